@@ -1,0 +1,159 @@
+"""What the hypergradient optimisers share: validation, where alpha lives, and the order of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hdlib.optim import rules
+
+
+def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
+    """Refuse anything but a finite number in [low, high), in one sentence."""
+    if isinstance(value, str):
+        raise ValueError(
+            f"{name} must be a number, not the string {value!r}: write {name}={value} without quotes."
+        )
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must be one number, not a tensor of shape {tuple(value.shape)}.")
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number, not {value!r}.")
+    if not (low <= value < high and math.isfinite(value)):
+        upper = "" if high == math.inf else f" and less than {high:g}"
+        raise ValueError(f"{name} is {value}: it must be a finite number of at least {low:g}{upper}.")
+
+
+class HypergradientOptimizer(Optimizer):
+    """Base of the optimisers that adapt `group["lr"]` (the paper's alpha) once per step.
+
+    A group's `lr` stays a Python float where its parameters are on the CPU and `lr` was given as a float.
+    On an accelerator, or where a tensor was given, it is a 0-dim tensor (float64, or float32 where the
+    device has no float64) that belongs to that group alone and is updated in place, so that no step waits
+    for the device. `group["hypergrad"]` holds h_t of the last step: 0 before the second, and always 0 with
+    `hypergrad_lr=0`, for which no dot product is computed.
+    """
+
+    def __init__(self, params, defaults: dict[str, Any]) -> None:
+        self._check(defaults)
+        super().__init__(params, {**defaults, "hypergrad": 0.0})
+
+    def _check(self, group: dict[str, Any]) -> None:
+        check_number("lr", group["lr"])
+        check_number("hypergrad_lr", group["hypergrad_lr"])
+        check_number("weight_decay", group["weight_decay"])
+        if group["rule"] not in rules.RULES:
+            raise ValueError(
+                f"rule is {group['rule']!r}: it must be one of {', '.join(map(repr, rules.RULES))}."
+            )
+        if group["rule"] == "multiplicative" and group["hypergrad_lr"] >= 1:
+            raise ValueError(
+                f"hypergrad_lr is {group['hypergrad_lr']}: the multiplicative rule needs a value below 1, "
+                "beyond which alpha can change its sign."
+            )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group with its own alpha; its values are checked like the constructor's."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self._check(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        device = group["params"][0].device if group["params"] else torch.device("cpu")
+        if isinstance(group["lr"], Tensor) or device.type != "cpu":
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            group["lr"] = (
+                torch.as_tensor(group["lr"], dtype=dtype, device=device).detach().clone().reshape(())
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def learning_rates(self) -> list[float]:
+        """Return alpha of every group as floats. On an accelerator this waits for the device."""
+        return [float(group["lr"]) for group in self.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step: gradients, hypergradient, alpha, then the parameters.
+
+        Args:
+            closure: re-evaluates the model with gradients and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params, grads = [], []
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
+                g = p.grad.neg() if group["maximize"] else p.grad
+                if group["weight_decay"] != 0:
+                    g = g.add(p, alpha=group["weight_decay"])
+                params.append(torch.view_as_real(p) if p.is_complex() else p)
+                grads.append(torch.view_as_real(g) if g.is_complex() else g)
+            states = [self.state[p] for p in group["params"] if p.grad is not None]
+            if group["hypergrad_lr"] != 0:
+                self._adapt(group, grads, states)
+            self._descend(group, params, grads, states)
+        return loss
+
+    def _adapt(self, group: dict[str, Any], grads: list[Tensor], states: list[dict[str, Any]]) -> None:
+        """Move the group's alpha by the dot product over all of its tensors that have moved before."""
+        previous = [self._direction(group, state) for state in states]
+        pairs = [(g, d) for g, d in zip(grads, previous, strict=True) if d is not None]
+        if not pairs:
+            return
+        h = -total(rules.dot(g, d) for g, d in pairs)
+        norms: list[Tensor | float] = []
+        if group["rule"] == "multiplicative":
+            norms = [
+                total(rules.dot(g, g) for g, _ in pairs) ** 0.5,
+                total(rules.dot(d, d) for _, d in pairs) ** 0.5,
+            ]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(rules.next_alpha(group["lr"], h, group["hypergrad_lr"], group["rule"], *norms))
+            group["hypergrad"] = h
+        else:
+            group["hypergrad"] = h.item()
+            norms = [float(norm) for norm in norms]
+            group["lr"] = rules.next_alpha(
+                group["lr"], group["hypergrad"], group["hypergrad_lr"], group["rule"], *norms
+            )
+
+    def _direction(self, group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
+        """Return -D_{t-1} of one tensor, None before its first step."""
+        raise NotImplementedError
+
+    def _descend(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
+    ) -> None:
+        """Update the state and the parameters with the group's alpha."""
+        raise NotImplementedError
+
+
+def total(terms) -> Tensor:
+    """Sum 0-dim tensors in float64 (float32 where the device has no float64)."""
+    stacked = torch.stack(list(terms))
+    return stacked.sum() if stacked.device.type == "mps" else stacked.sum(dtype=torch.float64)

@@ -1,0 +1,95 @@
+"""The update rules of hypergradient descent: the one place where they are written.
+
+Notation of the paper (Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent",
+ICLR 2018, arXiv 1703.04782, Algorithms 4 to 6). One step at time t, in this order:
+
+    g_t     = gradient at theta_{t-1}, L2 term included
+    h_t     = g_t . D_{t-1}                        hypergradient, D = d(increment)/d(alpha)
+    alpha_t = alpha_{t-1} - beta h_t               additive rule
+    alpha_t = alpha_{t-1} (1 - beta h_t / (|g_t| |D_{t-1}|))    multiplicative rule, Eq. 8
+    theta_t = theta_{t-1} + alpha_t D_t
+
+D_0 = 0, so the first step never changes alpha. In code a *direction* is -D, what alpha is multiplied
+with and subtracted. Functions whose name ends in an underscore change their first argument in place.
+Everything is elementwise or a sum, so a leading axis of many models works as well as none: alpha, beta
+and h are then vectors along that axis, shaped to broadcast.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RULES = ("additive", "multiplicative")
+
+
+def next_alpha(alpha, h, beta, rule="additive", grad_norm=None, direction_norm=None):
+    """Return alpha_t from alpha_{t-1} and the hypergradient h_t.
+
+    All arguments are floats or tensors that broadcast. `grad_norm` and `direction_norm`, |g_t| and
+    |D_{t-1}|, are needed by the multiplicative rule only; where their product is zero alpha stays.
+    """
+    if rule == "additive":
+        return alpha - beta * h
+    scale = grad_norm * direction_norm
+    return alpha * (1 - beta * h / (scale + (scale == 0)))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of two tensors of one shape as a 0-dim tensor, summed in float32 or wider."""
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a, b = a.float(), b.float()
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
+def sgd_velocity_(v: Tensor, g: Tensor, momentum: float, dampening: float = 0.0) -> None:
+    """v_t = mu v_{t-1} + (1 - dampening) g_t (Algorithms 2 and 5; dampening as in torch.optim.SGD)."""
+    v.mul_(momentum).add_(g, alpha=1 - dampening)
+
+
+def sgd_direction(g: Tensor, v: Tensor | None, momentum: float, nesterov: bool) -> Tensor:
+    """-D_t of SGD: g_t without momentum, v_t with, g_t + mu v_t with Nesterov's."""
+    if v is None:
+        return g
+    return g.add(v, alpha=momentum) if nesterov else v
+
+
+def descend_(theta: Tensor, direction: Tensor, alpha: float | Tensor) -> None:
+    """theta_t = theta_{t-1} - alpha_t direction_t; alpha a float, or a tensor that broadcasts."""
+    if isinstance(alpha, Tensor):
+        theta.sub_(alpha.to(theta.dtype) * direction)
+    else:
+        theta.add_(direction, alpha=-alpha)
+
+
+def adam_moments_(m: Tensor, v: Tensor, g: Tensor, beta1: float, beta2: float) -> None:
+    """m_t = b1 m_{t-1} + (1 - b1) g_t and v_t = b2 v_{t-1} + (1 - b2) g_t^2, both in place."""
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+
+
+def adam_denominator(v: Tensor, t: float, beta2: float, eps: float) -> Tensor:
+    """sqrt(v_t / (1 - b2^t)) + eps."""
+    return (v.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
+
+
+def adam_direction(m: Tensor, v: Tensor, t: float, beta1: float, beta2: float, eps: float) -> Tensor:
+    """-D_t of Adam (Algorithm 6): mhat_t / (sqrt(vhat_t) + eps), rebuilt from the moments at step t."""
+    return (m / adam_denominator(v, t, beta2, eps)).div_(1 - beta1**t)
+
+
+def adam_descend_(
+    theta: Tensor,
+    m: Tensor,
+    v: Tensor,
+    t: float,
+    alpha: float | Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None:
+    """theta_t = theta_{t-1} - alpha_t mhat_t / (sqrt(vhat_t) + eps), in the order of torch.optim.Adam."""
+    if isinstance(alpha, Tensor):
+        descend_(theta, adam_direction(m, v, t, beta1, beta2, eps), alpha)
+    else:
+        theta.addcdiv_(m, adam_denominator(v, t, beta2, eps), value=-alpha / (1 - beta1**t))

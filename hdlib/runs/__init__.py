@@ -1,0 +1,13 @@
+"""How a run is described (`RunSpec`), trained (`train`), recorded (`Record`, `Store`) and swept (`sweep`).
+
+A sweep asks the store which specs are recorded already and trains only the others, so that asking again
+costs nothing and a changed parameter trains exactly what it needs.
+"""
+
+from hdlib.runs.record import Record
+from hdlib.runs.spec import BASELINE, METHODS, RunSpec, SpecError
+from hdlib.runs.store import Store
+from hdlib.runs.sweep import grid, sweep
+from hdlib.runs.train import train
+
+__all__ = ["BASELINE", "METHODS", "Record", "RunSpec", "SpecError", "Store", "grid", "sweep", "train"]

@@ -1,0 +1,105 @@
+"""What is kept of a run: its history, its outcome, and what made it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hdlib.runs.spec import RunSpec
+
+EPOCH_COLUMNS = ("epoch", "iteration", "train_loss", "alpha", "valid_loss", "valid_accuracy")
+TRACE_COLUMNS = ("iteration", "loss", "alpha", "hypergrad")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run's history with its outcome and provenance.
+
+    Attributes:
+        spec: what was asked.
+        outcome: "finished", "reached" (its target loss) or "diverged".
+        iterations: optimiser steps up to the outcome. Of a diverged run, the first iteration at which the
+            minibatch loss or alpha was not a finite number; of one that reached its target, the iteration
+            whose minibatch did.
+        epochs: a row per finished epoch: `train_loss` and `alpha`, means over the epoch's iterations, and
+            `valid_loss` and `valid_accuracy` after it. Row 0 is the state before training, its `train_loss`
+            that of the first minibatch.
+        trace: a row per traced iteration: the minibatch `loss` before the step, `alpha` of the step, and the
+            paper's h_t in `hypergrad` (0 where it is not computed).
+        provenance: code, library versions, device, threads, seconds, date.
+    """
+
+    spec: RunSpec
+    outcome: str
+    iterations: int
+    epochs: pd.DataFrame
+    trace: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def provenance(device: str, threads: int, seconds: float, data: str) -> dict[str, Any]:
+    """Return what made a record, as plain JSON values. `seconds` is the run's wall time."""
+    return {
+        **_environment(),
+        "device": device_name(device),
+        "threads": threads,
+        "seconds": round(seconds, 3),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": data,
+    }
+
+
+@lru_cache(maxsize=1)
+def _environment() -> dict[str, Any]:
+    return {
+        "hdlib": version("hdlib"),
+        "code": code_version(),
+        "commit": _commit(),
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Return twelve hexadecimal digits over the sources that decide a run: optim, tasks and runs."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for folder in ("optim", "tasks", "runs"):
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@lru_cache(maxsize=4)
+def device_name(device: str) -> str:
+    """Return the processor's or the GPU's name as its maker gives it."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    model = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.processor() or platform.machine()} ({os.cpu_count()} cores)"

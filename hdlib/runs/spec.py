@@ -1,0 +1,120 @@
+"""How a run is described: a validated, immutable value with a stable key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd"]
+METHODS: tuple[str, ...] = get_args(Method)
+BASELINE = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
+
+
+class SpecError(ValueError):
+    """A run was described wrongly; the message is one sentence that names the field, the value and the remedy."""
+
+
+class RunSpec(BaseModel):
+    """One training run: everything that decides its outcome up to rounding, and nothing else.
+
+    Two specs that are equal have the same `key`. Adding a field with a default to this class leaves the keys
+    of all recorded runs as they are.
+
+    Raises:
+        SpecError: a value is outside what a run can have.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    task: Literal["mnist", "digits"] = Field("mnist", description="data set")
+    model: Literal["logreg", "mlp"] = Field("logreg", description="model")
+    width: int = Field(1000, ge=1, description="units of a hidden layer of the MLP")
+    depth: int = Field(2, ge=1, description="hidden layers of the MLP")
+    method: Method = Field(description="optimiser")
+    alpha0: float = Field(ge=0, allow_inf_nan=False, description="initial learning rate alpha_0")
+    beta: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines"
+    )
+    rule: Literal["additive", "multiplicative"] = Field("additive", description="how alpha is updated")
+    decay: Literal["none", "inv_sqrt"] = Field("none", description="alpha_0 / sqrt(t), for baselines")
+    momentum: float = Field(0.9, ge=0, lt=1, description="mu of sgdn and sgdn_hd")
+    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="L2, added to the gradient")
+    batch_size: int = Field(128, ge=1, description="minibatch size; an epoch's last minibatch may be smaller")
+    epochs: int = Field(ge=1, description="passes over the training data, at most")
+    target_loss: float | None = Field(None, description="stop at the first minibatch loss at or below this")
+    seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
+    precision: Literal["float32", "float64"] = Field("float32", description="of parameters and arithmetic")
+    early: int = Field(
+        1000, ge=0, description="iterations of which every one is traced; later ones log-spaced"
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise SpecError(_sentence(error)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_not_text(cls, fields: Any) -> Any:
+        for name, value in fields.items():
+            if isinstance(value, str) and cls.model_fields.get(name) and not _is_text(cls, name):
+                raise ValueError(f"{name} is the string {value!r}: give a number, without quotes.")
+        return fields
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSpec:
+        adapts = self.method in BASELINE
+        if not adapts and self.beta != 0:
+            raise ValueError(
+                f"beta is {self.beta} but {self.method} does not adapt its learning rate: leave beta out."
+            )
+        if adapts and self.decay != "none":
+            raise ValueError(
+                f"decay is {self.decay!r} but {self.method} adapts its learning rate: leave decay out."
+            )
+        if self.rule == "multiplicative" and not (adapts and self.beta < 1):
+            raise ValueError(
+                f"rule is 'multiplicative' with method {self.method} and beta {self.beta}: it needs a "
+                "hypergradient method and a beta below 1."
+            )
+        return self
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that stand for the spec: equal specs, equal keys."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    def canonical(self) -> str:
+        """Return the spec as JSON with sorted names and without the fields that have their default value."""
+        return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
+
+    def with_(self, **changes: Any) -> RunSpec:
+        """Return a copy with some fields changed, validated again."""
+        return RunSpec(**(self.model_dump() | changes))
+
+
+def _is_text(cls: type[BaseModel], name: str) -> bool:
+    annotation = cls.model_fields[name].annotation
+    return any(isinstance(option, str) for option in get_args(annotation))
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(RunSpec.model_fields)
+        return f"{name} is not a field of a run: the fields are {known}."
+    if first["type"] == "missing":
+        return f"{name} is missing ({RunSpec.model_fields[name].description}): every run needs it."
+    value = first["input"]
+    reason = first["msg"][0].lower() + first["msg"][1:]
+    if isinstance(value, float) and not math.isfinite(value):
+        reason = "input should be a finite number"
+    return f"{name} is {value!r}: {reason.replace('input', name)}."
