@@ -16,9 +16,7 @@ from hdlib.optim import rules
 def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
     """Refuse anything but a finite number in [low, high), in one sentence."""
     if isinstance(value, str):
-        raise ValueError(
-            f"{name} must be a number, not the string {value!r}: write {name}={value} without quotes."
-        )
+        raise ValueError(f"{name} must be a number, not the string {value!r}: write {name}={value} without quotes.")
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"{name} must be one number, not a tensor of shape {tuple(value.shape)}.")
@@ -38,6 +36,9 @@ class HypergradientOptimizer(Optimizer):
     device has no float64) that belongs to that group alone and is updated in place, so that no step waits
     for the device. `group["hypergrad"]` holds h_t of the last step: 0 before the second, and always 0 with
     `hypergrad_lr=0`, for which no dot product is computed.
+
+    A parameter without a gradient has zeros in g_t, and is not moved, so it has zeros in D_t too: its state
+    then says `rested`.
     """
 
     def __init__(self, params, defaults: dict[str, Any]) -> None:
@@ -49,9 +50,7 @@ class HypergradientOptimizer(Optimizer):
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
         if group["rule"] not in rules.RULES:
-            raise ValueError(
-                f"rule is {group['rule']!r}: it must be one of {', '.join(map(repr, rules.RULES))}."
-            )
+            raise ValueError(f"rule is {group['rule']!r}: it must be one of {', '.join(map(repr, rules.RULES))}.")
         if group["rule"] == "multiplicative" and group["hypergrad_lr"] >= 1:
             raise ValueError(
                 f"hypergrad_lr is {group['hypergrad_lr']}: the multiplicative rule needs a value below 1, "
@@ -67,18 +66,14 @@ class HypergradientOptimizer(Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        device = group["params"][0].device if group["params"] else torch.device("cpu")
-        if isinstance(group["lr"], Tensor) or device.type != "cpu":
-            dtype = torch.float32 if device.type == "mps" else torch.float64
-            group["lr"] = (
-                torch.as_tensor(group["lr"], dtype=dtype, device=device).detach().clone().reshape(())
-            )
+        _place_alpha(group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+            _place_alpha(group)
 
     def learning_rates(self) -> list[float]:
         """Return alpha of every group as floats. On an accelerator this waits for the device."""
@@ -102,35 +97,47 @@ class HypergradientOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params, grads = [], []
+            params, grads, resting = [], [], []
             for p in group["params"]:
                 if p.grad is None:
+                    if self.state.get(p) and "rested" not in self.state[p]:
+                        resting.append(self.state[p])
                     continue
                 if p.grad.is_sparse:
                     raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
                 g = p.grad.neg() if group["maximize"] else p.grad
                 if group["weight_decay"] != 0:
                     g = g.add(p, alpha=group["weight_decay"])
-                params.append(torch.view_as_real(p) if p.is_complex() else p)
-                grads.append(torch.view_as_real(g) if g.is_complex() else g)
+                params.append(as_real(p))
+                grads.append(as_real(g.resolve_conj()))
             states = [self.state[p] for p in group["params"] if p.grad is not None]
             if group["hypergrad_lr"] != 0:
-                self._adapt(group, grads, states)
+                self._adapt(group, grads, states, resting)
             self._descend(group, params, grads, states)
         return loss
 
-    def _adapt(self, group: dict[str, Any], grads: list[Tensor], states: list[dict[str, Any]]) -> None:
-        """Move the group's alpha by the dot product over all of its tensors that have moved before."""
-        previous = [self._direction(group, state) for state in states]
+    def _adapt(
+        self,
+        group: dict[str, Any],
+        grads: list[Tensor],
+        states: list[dict[str, Any]],
+        resting: list[dict[str, Any]],
+    ) -> None:
+        """Move the group's alpha by the dot product over all of its tensors; `resting` have no gradient now."""
+        previous = [None if state.pop("rested", False) else self._direction(group, state) for state in states]
+        rested = [self._direction(group, state) for state in resting]
+        for state in resting:
+            state["rested"] = True
         pairs = [(g, d) for g, d in zip(grads, previous, strict=True) if d is not None]
         if not pairs:
+            group["hypergrad"] = 0.0
             return
         h = -total(rules.dot(g, d) for g, d in pairs)
         norms: list[Tensor | float] = []
         if group["rule"] == "multiplicative":
             norms = [
-                total(rules.dot(g, g) for g, _ in pairs) ** 0.5,
-                total(rules.dot(d, d) for _, d in pairs) ** 0.5,
+                total(rules.dot(g, g) for g in grads) ** 0.5,
+                total(rules.dot(d, d) for d in previous + rested if d is not None) ** 0.5,
             ]
         if isinstance(group["lr"], Tensor):
             group["lr"].copy_(rules.next_alpha(group["lr"], h, group["hypergrad_lr"], group["rule"], *norms))
@@ -151,6 +158,19 @@ class HypergradientOptimizer(Optimizer):
     ) -> None:
         """Update the state and the parameters with the group's alpha."""
         raise NotImplementedError
+
+
+def _place_alpha(group: dict[str, Any]) -> None:
+    """Give a group whose alpha is a tensor, or belongs on an accelerator, a 0-dim tensor of its own there."""
+    device = group["params"][0].device if group["params"] else torch.device("cpu")
+    if isinstance(group["lr"], Tensor) or device.type != "cpu":
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        group["lr"] = torch.as_tensor(group["lr"], dtype=dtype, device=device).detach().clone().reshape(())
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """View a complex tensor as its real and imaginary parts; a real one as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def total(terms) -> Tensor:

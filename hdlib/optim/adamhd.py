@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hdlib.optim import rules
-from hdlib.optim._base import HypergradientOptimizer, check_number
+from hdlib.optim._base import HypergradientOptimizer, as_real, check_number
 
 
 class AdamHD(HypergradientOptimizer):
@@ -77,6 +77,8 @@ class AdamHD(HypergradientOptimizer):
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
         check_number("eps", group["eps"])
+        if not isinstance(group["betas"], (tuple, list)) or len(group["betas"]) != 2:
+            raise ValueError(f"betas is {group['betas']!r}: it must be a pair of numbers in [0, 1).")
         for i in (0, 1):
             check_number(f"betas[{i}]", group["betas"][i], high=1.0)
 
@@ -94,7 +96,7 @@ class AdamHD(HypergradientOptimizer):
     def _descend(self, group, params, grads, states) -> None:
         for p, g, state in zip(params, grads, states, strict=True):
             if not state:
-                state["step"] = torch.tensor(0.0)
+                state["step"] = torch.tensor(0.0, dtype=torch.float32)
                 state["exp_avg"] = torch.zeros_like(g, memory_format=torch.preserve_format)
                 state["exp_avg_sq"] = torch.zeros_like(g, memory_format=torch.preserve_format)
             m, v = as_real(state["exp_avg"]), as_real(state["exp_avg_sq"])
@@ -102,8 +104,3 @@ class AdamHD(HypergradientOptimizer):
             t = state["step"].item()
             rules.adam_moments_(m, v, g, *group["betas"])
             rules.adam_descend_(p, m, v, t, group["lr"], *group["betas"], group["eps"])
-
-
-def as_real(tensor: Tensor) -> Tensor:
-    """View a complex tensor as its real and imaginary parts; a real one as it is."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

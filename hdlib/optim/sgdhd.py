@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hdlib.optim import rules
-from hdlib.optim._base import HypergradientOptimizer, check_number
+from hdlib.optim._base import HypergradientOptimizer, as_real, check_number
 
 
 class SGDHD(HypergradientOptimizer):
@@ -89,7 +89,8 @@ class SGDHD(HypergradientOptimizer):
 
     def _direction(self, group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
         heavy_ball = group["momentum"] != 0 and not group["nesterov"]
-        return state.get("momentum_buffer" if heavy_ball else "direction")
+        direction = state.get("momentum_buffer" if heavy_ball else "direction")
+        return None if direction is None else as_real(direction)
 
     def _descend(self, group, params, grads, states) -> None:
         momentum, nesterov = group["momentum"], group["nesterov"]
@@ -100,9 +101,12 @@ class SGDHD(HypergradientOptimizer):
                 if v is None:
                     v = state["momentum_buffer"] = g.clone(memory_format=torch.preserve_format)
                 else:
+                    v = as_real(v)
                     rules.sgd_velocity_(v, g, momentum, group["dampening"])
             direction = rules.sgd_direction(g, v, momentum, nesterov)
-            if group["hypergrad_lr"] != 0 and direction is not v:
+            if group["hypergrad_lr"] == 0:
+                state.pop("direction", None)
+            elif direction is not v:
                 if "direction" in state:
                     state["direction"].copy_(direction)
                 else:

@@ -36,9 +36,7 @@ class RunSpec(BaseModel):
     depth: int = Field(2, ge=1, description="hidden layers of the MLP")
     method: Method = Field(description="optimiser")
     alpha0: float = Field(ge=0, allow_inf_nan=False, description="initial learning rate alpha_0")
-    beta: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines"
-    )
+    beta: float = Field(0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines")
     rule: Literal["additive", "multiplicative"] = Field("additive", description="how alpha is updated")
     decay: Literal["none", "inv_sqrt"] = Field("none", description="alpha_0 / sqrt(t), for baselines")
     momentum: float = Field(0.9, ge=0, lt=1, description="mu of sgdn and sgdn_hd")
@@ -48,9 +46,7 @@ class RunSpec(BaseModel):
     target_loss: float | None = Field(None, description="stop at the first minibatch loss at or below this")
     seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
     precision: Literal["float32", "float64"] = Field("float32", description="of parameters and arithmetic")
-    early: int = Field(
-        1000, ge=0, description="iterations of which every one is traced; later ones log-spaced"
-    )
+    early: int = Field(1000, ge=0, description="iterations of which every one is traced; later ones log-spaced")
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -70,13 +66,9 @@ class RunSpec(BaseModel):
     def _consistent(self) -> RunSpec:
         adapts = self.method in BASELINE
         if not adapts and self.beta != 0:
-            raise ValueError(
-                f"beta is {self.beta} but {self.method} does not adapt its learning rate: leave beta out."
-            )
+            raise ValueError(f"beta is {self.beta} but {self.method} does not adapt its learning rate: leave beta out.")
         if adapts and self.decay != "none":
-            raise ValueError(
-                f"decay is {self.decay!r} but {self.method} adapts its learning rate: leave decay out."
-            )
+            raise ValueError(f"decay is {self.decay!r} but {self.method} adapts its learning rate: leave decay out.")
         if self.rule == "multiplicative" and not (adapts and self.beta < 1):
             raise ValueError(
                 f"rule is 'multiplicative' with method {self.method} and beta {self.beta}: it needs a "

@@ -15,24 +15,29 @@ import torch
 from tqdm import tqdm
 
 from hdlib.runs.record import Record
-from hdlib.runs.spec import RunSpec
+from hdlib.runs.spec import RunSpec, SpecError
 from hdlib.runs.store import Store
 from hdlib.runs.train import train
 from hdlib.tasks.data import require_data
 
 
-def grid(**fields: Any) -> list[RunSpec]:
-    """Return the specs of a grid: every combination of the fields that are given as lists or tuples.
+def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
+    """Return the specs of a grid: every combination of the fields that are given as lists, tuples or ranges.
 
-    >>> len(grid(method=["sgd", "adam"], alpha0=[0.1, 0.01], epochs=1))
-    4
+    Args:
+        seeds: how many seeds each combination runs with: 0, 1, ..., seeds - 1.
+        fields: those of RunSpec.
+
+    >>> len(grid(method=["sgd", "adam"], alpha0=[0.1, 0.01], epochs=1, seeds=3))
+    12
     """
+    if seeds is not None:
+        if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+            raise SpecError(f"seeds is {seeds!r}: it must be a whole number of at least 1.")
+        fields["seed"] = range(seeds)
     axes = {name: value for name, value in fields.items() if isinstance(value, (list, tuple, range))}
     fixed = {name: value for name, value in fields.items() if name not in axes}
-    return [
-        RunSpec(**fixed, **dict(zip(axes, values, strict=True)))
-        for values in itertools.product(*axes.values())
-    ]
+    return [RunSpec(**fixed, **dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
 
 
 def sweep(
@@ -81,9 +86,7 @@ def resolve_device(device: str) -> str:
     if not device.startswith("cuda"):
         raise ValueError(f"device is {device!r}: it must be 'auto', 'cpu' or a CUDA device such as 'cuda'.")
     if not torch.cuda.is_available():
-        raise ValueError(
-            f"device is {device!r} but torch finds no GPU on this machine: use device='auto' or 'cpu'."
-        )
+        raise ValueError(f"device is {device!r} but torch finds no GPU on this machine: use device='auto' or 'cpu'.")
     return device
 
 

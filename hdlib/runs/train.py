@@ -108,9 +108,7 @@ class History:
 
     def __init__(self, spec: RunSpec, size: int) -> None:
         self.spec = spec
-        self.traced = set(
-            traced_iterations(spec.epochs * math.ceil(size / spec.batch_size), spec.early).tolist()
-        )
+        self.traced = set(traced_iterations(spec.epochs * math.ceil(size / spec.batch_size), spec.early).tolist())
         self.pending: list[tuple] = []
         self.iteration = 0
         self.sums = np.zeros(2)
@@ -162,6 +160,4 @@ def _fetch(column: tuple) -> list[float]:
     if not tensors:
         return list(column)
     device = tensors[0].device
-    return torch.stack(
-        [torch.as_tensor(value, dtype=torch.float64, device=device) for value in column]
-    ).tolist()
+    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in column]).tolist()

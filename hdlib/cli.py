@@ -1,0 +1,113 @@
+"""The command line: run a notebook, build the book, check its pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run the notebooks of the book and build it. Training in your own code needs no command: import hdlib.",
+)
+
+
+@app.command()
+def run(
+    notebook: Annotated[Path, typer.Argument(help="a notebook as MyST markdown, such as notebooks/tuning.md")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="set a parameter; may be given many times"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="executed notebook [default: _build/runs/NAME.ipynb]")
+    ] = None,
+    show: Annotated[bool, typer.Option("--parameters", help="list the notebook's parameters and stop")] = False,
+) -> None:
+    """Execute a notebook with parameters; unknown ones are refused.
+
+    Runs that are recorded already are read from the store, others are trained and recorded.
+
+    \b
+    hdlib run notebooks/tuning.md --parameters
+    hdlib run notebooks/tuning.md -p model=mlp -p epochs=2 -p seeds=1 -o mlp.ipynb
+    hdlib run notebooks/online_tuning.md -p task=digits -p epochs=3 -p seeds=2
+    """
+    from hdlib.report import pages
+
+    with one_sentence_errors():
+        if show:
+            for name, default in pages.parameters_of(notebook).items():
+                typer.echo(f"{name} = {default}")
+            return
+        values = {}
+        for text in parameter or []:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise ValueError(f"-p {text!r} has no value: write -p {text}=VALUE.")
+            values[name] = pages.number(value)
+        root = pages.find_root()
+        target = output or root / "_build" / "runs" / f"{notebook.stem}.ipynb"
+        pages.execute(notebook, target, values, root)
+    typer.echo(f"Executed notebook: {target}")
+
+
+@app.command()
+def book(
+    only: Annotated[str | None, typer.Option(help="execute this page alone and build nothing")] = None,
+) -> None:
+    """Execute every page and build the site into _build/html.
+
+    \b
+    hdlib book
+    hdlib book --only tuning-logreg
+    """
+    from hdlib.report import pages
+
+    with one_sentence_errors():
+        root = pages.find_root()
+        if only is None:
+            index = pages.build(root, typer_print)
+            typer.echo(f"\nThe book is in {index.relative_to(root)}: open it, or run `make serve`.")
+            return
+        listed = {page.name: page for page in pages.read_pages(root)}
+        if only not in listed:
+            raise ValueError(f"There is no page {only!r}: the pages are {', '.join(listed)}.")
+        page = listed[only]
+        pages.execute(page.source(root), page.output(root), page.parameters, root)
+
+
+@app.command()
+def check() -> None:
+    """Refuse pages that are missing, stale, failed or partly executed."""
+    from hdlib.report import pages
+
+    with one_sentence_errors():
+        root = pages.find_root()
+        listed = pages.read_pages(root)
+        pages.check(listed, root)
+    typer.echo(f"{len(listed)} pages are as their notebooks say.")
+
+
+class one_sentence_errors:
+    """Print refused input as its sentence, without a traceback, and leave with status 2."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, ValueError):
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2)
+
+
+def typer_print(text: str, end: str = "\n", flush: bool = False) -> None:
+    typer.echo(text, nl=False)
+    typer.echo(end, nl=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,230 @@
+"""What the runs say, as sentences and tables: every number on a page comes from here or from a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hdlib.report import frames, paper
+from hdlib.report.style import LABELS, Table, power_of_ten, significant, spread
+from hdlib.runs import BASELINE, METHODS, Record
+
+
+def online_tuning(records: Sequence[Record], family: str) -> str:
+    """Say, for a method and its hypergradient version, where they end from each alpha_0 and which is better."""
+    finals = frames.finals(records)
+    finals = finals[finals["rule"] == "additive"]
+    adapted = finals[finals["method"] == f"{family}_hd"]
+    return "\n\n".join(
+        _compare(finals[(finals["method"] == family) & (finals["decay"] == decay)], adapted, family, decay)
+        for decay in ("none", "inv_sqrt")
+        if ((finals["method"] == family) & (finals["decay"] == decay)).any()
+    )
+
+
+def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: str) -> str:
+    name, label = LABELS[family if decay == "none" else f"{family}_decayed"], LABELS[f"{family}_hd"]
+    ours, theirs = (f.groupby("alpha0")["train_loss"].mean() for f in (adapted, baseline))
+    lost = adapted[adapted["outcome"] == "diverged"]
+    rates = sorted(ours.index, reverse=True)
+    if len(lost) == len(adapted):
+        first, last = lost["iterations"].min(), lost["iterations"].max()
+        return (
+            f"**{label} diverged from every initial learning rate**: all {len(lost)} runs left the finite numbers, "
+            f"the first at iteration {first}, the last at iteration {last}. {name} itself {_range(theirs)}."
+        )
+    better = [rate for rate in rates if ours[rate] < theirs[rate]]
+    worse = [rate for rate in rates if not ours[rate] < theirs[rate]]
+    text = (
+        f"Against {name}: after the last epoch the mean training loss of {name} {_range(theirs)}; that of {label} "
+        f"{_range(ours)}. {label} ends lower from {len(better)} of {len(rates)} initial learning rates"
+    )
+    if worse and better:
+        named = ", ".join(f"{power_of_ten(rate)} ({_loss(ours[rate])} against {_loss(theirs[rate])})" for rate in worse)
+        text += f"; not from {named}"
+    best = theirs.idxmin()
+    finite = ours[np.isfinite(ours)]
+    text += (
+        f". The best {name}, α₀ = {power_of_ten(best)}, reaches {_loss(theirs[best])}: {label} ends at between "
+        f"{significant(finite.min() / theirs[best], 2)} and {significant(finite.max() / theirs[best], 2)} times that."
+    )
+    if len(lost):
+        where = ", ".join(power_of_ten(rate) for rate in sorted(set(lost["alpha0"]), reverse=True))
+        text += f" {len(lost)} {label} runs diverged, all from α₀ in {{{where}}}."
+    return text
+
+
+def final_table(records: Sequence[Record]) -> Table:
+    """Return the last epoch's losses of every configuration, over seeds."""
+    finals = frames.finals(records)
+    rows = []
+    for (method, rule, decay, beta), group in _in_order(finals):
+        for alpha0, runs in group.groupby("alpha0"):
+            rows.append(
+                {
+                    "method": _label(method, rule, decay),
+                    "β": "" if method not in BASELINE else f"{beta:g}",
+                    "α₀": power_of_ten(alpha0),
+                    "training loss": spread(runs["train_loss"]),
+                    "validation loss": spread(runs["valid_loss"]),
+                    "validation accuracy": _accuracy(runs),
+                    "diverged at iteration": _divergence(runs),
+                }
+            )
+    return Table(pd.DataFrame(rows), f"{frames.note(records)} ± is half the range over seeds.")
+
+
+def tuning(records: Sequence[Record]) -> str:
+    """Say for each hypergradient method whether it got further than its baseline from the same alpha_0."""
+    finals = frames.finals(records)
+    lines = []
+    for method, baseline in BASELINE.items():
+        ours = finals[finals["method"] == method]
+        for decay in ("inv_sqrt", "none"):
+            theirs = finals[(finals["method"] == baseline) & (finals["decay"] == decay)]
+            if theirs.empty or (baseline != "adam" and decay != "none"):
+                continue
+            name = LABELS[baseline if decay == "none" else f"{baseline}_decayed"]
+            verdicts = [
+                f"{kind} loss {spread(ours[column])} against {spread(theirs[column])} ({_verdict(ours, theirs, column)})"
+                for kind, column in (("training", "train_loss"), ("validation", "valid_loss"))
+            ]
+            lines.append(f"- {LABELS[method]} against {name}: {', '.join(verdicts)}.")
+    peak = _peaks(records)
+    lines.append(f"- The learning rate of {peak}.")
+    return "\n".join(lines)
+
+
+def tuning_table(records: Sequence[Record]) -> Table:
+    """Return our final and best losses beside the paper's and the authors' published ones."""
+    finals = frames.finals(records)
+    spec = records[0].spec
+    rows = []
+    for (method, _, decay, _), runs in _in_order(finals):
+        name = method if decay == "none" else f"{method}_decayed"
+        rows.append(
+            {
+                "method": LABELS[name],
+                "source": "ours",
+                "epochs": spec.epochs,
+                "training loss, end": spread(runs["train_loss"]),
+                "validation loss, end": spread(runs["valid_loss"]),
+                "validation loss, best": spread(runs["best_valid_loss"]),
+            }
+        )
+    published = paper.tuning()
+    for row in published[published["model"] == spec.model].itertuples():
+        rows.append(
+            {
+                "method": LABELS[row.method],
+                "source": {"paper": "paper, Figure 3", "authors": "authors' repository"}[row.source],
+                "epochs": row.epochs,
+                "training loss, end": significant(row.train_end),
+                "validation loss, end": significant(row.valid_end),
+                "validation loss, best": significant(row.valid_best),
+            }
+        )
+    order = {label: i for i, label in enumerate(LABELS.values())}
+    table = pd.DataFrame(rows).sort_values("method", key=lambda column: column.map(order), kind="stable")
+    return Table(table, f"Ours: {frames.note(records)} ± is half the range over seeds.")
+
+
+def status(records: Sequence[Record]) -> Table:
+    """Return what ran: runs, seeds, outcomes, where, with which versions, when and how long."""
+    rows = []
+    keys: dict[tuple, list[Record]] = {}
+    for record in records:
+        p = record.provenance
+        key = (record.spec.task, record.spec.model, record.spec.epochs, p["device"], p["torch"], p["commit"] or "")
+        keys.setdefault(key, []).append(record)
+    for (task, model, length, device, torch, commit), group in sorted(keys.items()):
+        outcomes = pd.Series([record.outcome for record in group]).value_counts()
+        dates = sorted(record.provenance["date"] for record in group)
+        rows.append(
+            {
+                "task": task,
+                "model": model,
+                "epochs": length,
+                "runs": len(group),
+                "seeds": len({record.spec.seed for record in group}),
+                "outcomes": ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()),
+                "device": device,
+                "torch": torch,
+                "commit": commit,
+                "training time": _duration(sum(record.provenance["seconds"] for record in group)),
+                "last run": dates[-1][:10],
+            }
+        )
+    return Table(pd.DataFrame(rows))
+
+
+def headline(records: Sequence[Record], family: str = "sgd") -> str:
+    """Return one sentence: how far apart six initial learning rates end, without and with hypergradients."""
+    finals = frames.finals(records)
+    finals = finals[(finals["rule"] == "additive") & (finals["decay"] == "none")]
+    base, ours = (
+        finals[finals["method"] == method].groupby("alpha0")["train_loss"].mean() for method in (family, f"{family}_hd")
+    )
+    return (
+        f"From {len(base)} initial learning rates between {power_of_ten(base.index.min())} and "
+        f"{power_of_ten(base.index.max())}, {LABELS[family]} {_range(base)} in training loss; {LABELS[family]}-HD "
+        f"{_range(ours)} ({len(finals['seed'].unique())} seeds)."
+    )
+
+
+def _range(losses: pd.Series) -> str:
+    if np.isinf(losses).all():
+        return "diverges everywhere"
+    finite = losses[np.isfinite(losses)]
+    text = f"ends between {_loss(finite.min())} and {_loss(finite.max())}"
+    return text if len(finite) == len(losses) else f"{text} where it does not diverge"
+
+
+def _loss(value: float) -> str:
+    return "no finite value" if not np.isfinite(value) else significant(value)
+
+
+def _verdict(ours: pd.DataFrame, theirs: pd.DataFrame, column: str) -> str:
+    pair = ours.set_index("seed")[column].to_frame("ours").join(theirs.set_index("seed")[column].rename("theirs"))
+    lower = int((pair["ours"] < pair["theirs"]).sum())
+    if len(pair) == 1:
+        return "lower, one seed" if lower else "not lower, one seed"
+    return f"lower in {lower} of {len(pair)} seeds"
+
+
+def _peaks(records: Sequence[Record]) -> str:
+    parts = []
+    for method in BASELINE:
+        runs = [r for r in records if r.spec.method == method]
+        if runs:
+            peaks = [r.trace["alpha"].max() for r in runs]
+            lowest = min(r.trace["alpha"].min() for r in runs)
+            sign = ", and is negative at times" if lowest < 0 else ""
+            parts.append(f"{LABELS[method]} rises to {spread(peaks)}{sign}")
+    return "; that of ".join(parts)
+
+
+def _in_order(finals: pd.DataFrame):
+    grouped = finals.groupby(["method", "rule", "decay", "beta"])
+    return sorted(grouped, key=lambda item: (METHODS.index(item[0][0]), item[0][1:]))
+
+
+def _label(method: str, rule: str, decay: str) -> str:
+    label = LABELS[method if decay == "none" else f"{method}_decayed"]
+    return f"{label}, multiplicative" if rule == "multiplicative" else label
+
+
+def _accuracy(runs: pd.DataFrame) -> str:
+    kept = runs[runs["outcome"] != "diverged"]
+    return f"{100 * kept['valid_accuracy'].mean():.2f} %" if len(kept) else ""
+
+
+def _divergence(runs: pd.DataFrame) -> str:
+    lost = runs.loc[runs["outcome"] == "diverged", "iterations"]
+    return ", ".join(map(str, sorted(lost)))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,73 @@
+"""Recorded runs as tidy tables, and their statistics over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hdlib.runs import Record
+
+SPEC_COLUMNS = ["model", "method", "alpha0", "beta", "rule", "decay", "seed"]
+
+
+def epochs(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run and epoch: the spec's columns and those of `Record.epochs`."""
+    return _stack(records, "epochs")
+
+
+def trace(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run and traced iteration: the spec's columns and those of `Record.trace`."""
+    return _stack(records, "trace")
+
+
+def finals(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run: outcome, iterations, the last epoch's losses and the best ones.
+
+    A diverged run has infinite losses, so that it is counted and never averaged away.
+    """
+    rows = []
+    for record in records:
+        row = _spec_columns(record) | {"outcome": record.outcome, "iterations": record.iterations}
+        diverged = record.outcome == "diverged"
+        for column in ("train_loss", "valid_loss", "valid_accuracy"):
+            worst = 0.0 if column == "valid_accuracy" else float("inf")
+            row[column] = worst if diverged else record.epochs[column].iloc[-1]
+        after = record.epochs[1:]
+        row["best_train_loss"] = after["train_loss"].min()
+        row["best_valid_loss"] = after["valid_loss"].min()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def across_seeds(frame: pd.DataFrame, x: str, values: Sequence[str]) -> pd.DataFrame:
+    """Return mean, lowest and highest value over seeds, long: a row per configuration, x and quantity."""
+    keys = [column for column in SPEC_COLUMNS if column != "seed"]
+    tidy = frame.melt([*keys, "seed", x], list(values), var_name="quantity")
+    grouped = tidy.groupby([*keys, "quantity", x], sort=False)["value"]
+    return grouped.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
+
+
+def note(records: Sequence[Record]) -> str:
+    """Return one sentence that says what was run: seeds, epochs, precision, device, data."""
+    if not records:
+        return "No runs."
+    specs = [record.spec for record in records]
+    seeds = len({spec.seed for spec in specs})
+    lengths = sorted({spec.epochs for spec in specs})
+    devices = sorted({record.provenance["device"] for record in records})
+    data = sorted({record.provenance["data"] for record in records})
+    precisions = sorted({spec.precision for spec in specs})
+    return (
+        f"{len(records)} runs, {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"{' and '.join(map(str, lengths))} epoch{'s' if lengths != [1] else ''}, "
+        f"{' and '.join(precisions)}, {', '.join(devices)}. Data: {'; '.join(data)}."
+    )
+
+
+def _spec_columns(record: Record) -> dict:
+    return {name: getattr(record.spec, name) for name in SPEC_COLUMNS}
+
+
+def _stack(records: Sequence[Record], kind: str) -> pd.DataFrame:
+    return pd.concat([getattr(r, kind).assign(**_spec_columns(r)) for r in records], ignore_index=True)

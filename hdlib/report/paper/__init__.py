@@ -1,0 +1,43 @@
+"""The paper's own numbers, to stand beside ours.
+
+`figure2.csv` and `figure3.csv` are digitised from the vector figures of Baydin et al., ICLR 2018 (arXiv
+1703.04782 v3), epoch values good to about 1 %. `tuning.csv` holds the final and best losses of Figure 3 and of
+the runs that the authors published with their PyTorch code (gbaydin/hypergradient-descent); there, the training
+loss of the MLP's Adam-HD is read from their plot.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pandas as pd
+
+COLUMNS = {"loss": "train_loss", "val": "valid_loss", "alpha": "alpha"}
+
+
+def figure2() -> pd.DataFrame:
+    """Return the online-tuning curves: model, method, alpha0, rule, quantity, epoch, value."""
+    frame = _read("figure2.csv")
+    multiplicative = frame["alpha0"] == "HDM"
+    legend = {("logreg", "sgd_hd"): 0.1, ("mlp", "sgd_hd"): 0.1, ("logreg", "adam_hd"): 0.01, ("mlp", "adam_hd"): 0.001}
+    named = [legend.get(pair) for pair in zip(frame["model"], frame["method"], strict=True)]
+    frame["rule"] = multiplicative.map({True: "multiplicative", False: "additive"})
+    frame["alpha0"] = frame["alpha0"].where(~multiplicative, pd.Series(named, index=frame.index)).astype(float)
+    return frame[frame["epoch"] <= 50]
+
+
+def figure3() -> pd.DataFrame:
+    """Return the tuning curves: model, method, quantity, epoch, value."""
+    return _read("figure3.csv")
+
+
+def tuning() -> pd.DataFrame:
+    """Return final and best losses: model, method, source, epochs, train_end, valid_end, valid_best."""
+    return pd.read_csv(files(__package__) / "tuning.csv")
+
+
+def _read(name: str) -> pd.DataFrame:
+    frame = pd.read_csv(files(__package__) / name)
+    frame["quantity"] = frame["quantity"].map(COLUMNS)
+    keys = [column for column in frame.columns if column != "value"]
+    return frame.groupby(keys, sort=False, as_index=False)["value"].mean()

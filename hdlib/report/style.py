@@ -1,0 +1,188 @@
+"""One visual language for every figure and table of the book.
+
+A colour per family of methods, from seaborn's colour-blind-safe palette; baselines dashed, hypergradient
+methods solid, the multiplicative rule dotted, the paper's digitised curves faint and grey. A `Figure` is drawn
+twice, for light and dark pages, as vector graphics, and carries its alternative text and its data as CSV.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import to_rgb
+
+LABELS = {
+    "sgd": "SGD",
+    "sgd_hd": "SGD-HD",
+    "sgdn": "SGDN",
+    "sgdn_hd": "SGDN-HD",
+    "adam": "Adam",
+    "adam_decayed": "Adam, α/√t",
+    "adam_hd": "Adam-HD",
+}
+QUANTITIES = {
+    "train_loss": "training loss",
+    "valid_loss": "validation loss",
+    "valid_error": "validation error",
+    "alpha": "learning rate α",
+    "loss": "minibatch loss",
+    "hypergrad": "hypergradient h",
+}
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of a page: light or dark."""
+
+    name: str
+    text: str
+    grid: str
+    paper: str
+    background: str
+    palette: tuple
+
+    def color(self, method: str, strength: float = 1.0):
+        """Return a method's colour, blended towards the background for a strength below 1."""
+        family = ("sgd", "sgdn", "adam").index(method.removesuffix("_hd").removesuffix("_decayed"))
+        color, ground = np.array(to_rgb(self.palette[family])), np.array(to_rgb(self.background))
+        return tuple(strength * color + (1 - strength) * ground)
+
+    def line(self, method: str, rule: str = "additive", decay: str = "none", strength: float = 1.0) -> dict:
+        """Return matplotlib's line properties for a method."""
+        adapts = method.endswith("_hd")
+        style = (0, (1, 1)) if rule == "multiplicative" else "-" if adapts else (0, (4, 2))
+        if decay != "none" or method.endswith("_decayed"):
+            style = (0, (4, 1.5, 1, 1.5))
+        return dict(color=self.color(method, strength), linestyle=style, linewidth=1.6 if adapts else 1.2)
+
+
+_COLORBLIND = sns.color_palette("colorblind")
+LIGHT = Theme("light", "#1f2328", "#d8dee4", "#8a8f98", "#ffffff", tuple(_COLORBLIND[i] for i in (0, 1, 2)))
+DARK = Theme("dark", "#e6e6e6", "#3d444d", "#9aa0a8", "#14181e", ("#4fa8e8", "#f0a830", "#2fc398"))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that shows itself in a notebook and in the book, in the page's theme.
+
+    Attributes:
+        draw: called with a Theme, returns a matplotlib figure.
+        name: of the CSV file.
+        alt: alternative text; says what is to be seen.
+        data: what is drawn.
+        note: one line below the caption: what was run.
+        caption: what the figure shows.
+    """
+
+    draw: Callable[[Theme], matplotlib.figure.Figure]
+    name: str
+    alt: str
+    data: pd.DataFrame
+    note: str = ""
+    caption: str = ""
+
+    def _repr_html_(self) -> str:
+        alt = html.escape(self.alt)
+        images = "".join(
+            f'<img class="hd-figure hd-{theme.name} only-{theme.name}" alt="{alt}" '
+            f'src="data:image/svg+xml;base64,{_base64(self.svg(theme))}">'
+            for theme in (LIGHT, DARK)
+        )
+        csv = _base64(self.data.to_csv(index=False, float_format="%.6g"))
+        link = f'<a download="{self.name}.csv" href="data:text/csv;base64,{csv}">Data of this figure (CSV)</a>'
+        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+        note = f'<p class="hd-note">{html.escape(self.note)} {link}</p>'
+        return f'{_ONLY_ONE}<figure class="hd-frame">{images}{caption}{note}</figure>'
+
+    def svg(self, theme: Theme) -> str:
+        """Return the figure as SVG text, the same bytes for the same data."""
+        rc = {
+            **sns.axes_style("whitegrid"),
+            **sns.plotting_context("notebook", font_scale=0.8),
+            "figure.constrained_layout.use": True,
+            "svg.hashsalt": self.name,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid.which": "major",
+            "grid.linewidth": 0.6,
+            "grid.color": theme.grid,
+            "axes.edgecolor": theme.grid,
+            **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), theme.text),
+            **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
+            "legend.frameon": False,
+        }
+        with matplotlib.rc_context(rc):
+            figure = self.draw(theme)
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+            plt.close(figure)
+        return _lighter(buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that shows itself in a notebook and in the book; columns become headings as they are."""
+
+    data: pd.DataFrame
+    note: str = ""
+
+    def _repr_html_(self) -> str:
+        body = self.data.to_html(index=False, border=0, classes="dataframe hd-table", escape=True)
+        note = f'<p class="hd-note">{html.escape(self.note)}</p>' if self.note else ""
+        return f'<div class="hd-scroll" tabindex="0">{body}</div>{note}'
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Return "mean ± half the range" over seeds, the mean alone for one seed, or how many diverged."""
+    values = np.asarray(values, dtype=float)
+    lost = int((~np.isfinite(values)).sum())
+    if lost:
+        return "diverged" if lost == len(values) else f"{lost} of {len(values)} diverged"
+    mean = significant(values.mean(), digits)
+    if len(values) == 1:
+        return mean
+    half = (values.max() - values.min()) / 2
+    decimals = len(mean.partition(".")[2])
+    return f"{mean} ± {half:.{decimals}f}" if decimals else f"{mean} ± {significant(half, 2)}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits, without an exponent where that is readable."""
+    if value == 0 or not np.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
+    return f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
+
+
+def power_of_ten(value: float) -> str:
+    """Return 0.001 as 10⁻³, other numbers as they are."""
+    exponent = np.log10(value) if value > 0 else np.nan
+    if np.isfinite(exponent) and abs(exponent - round(exponent)) < 1e-9:
+        return "10" + str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{value:g}"
+
+
+# Pages without the book's style sheet, such as JupyterLab, show the light figure alone.
+_ONLY_ONE = (
+    "<style>.hd-dark{display:none}html[data-theme=dark] .hd-dark{display:inline}"
+    "html[data-theme=dark] .hd-light{display:none}</style>"
+)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _lighter(svg: str) -> str:
+    """Cut the coordinates of paths to a hundredth of a point: half the bytes, the same picture."""
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d{2})\d+", r"\1", path[0]), svg)
