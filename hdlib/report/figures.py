@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hdlib.report import frames, paper
 from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, power_of_ten
@@ -16,7 +16,7 @@ from hdlib.runs import BASELINE, Record
 
 LINE_KEYS = ["method", "rule", "decay", "alpha0"]
 ALPHA_FLOOR = 1e-6  # below this an axis of learning rates is linear, so that zero and negative values have a place
-EARLY_POINTS = 160  # points drawn of the early iterations, log-spaced
+EARLY_POINTS = 100  # points drawn of the early iterations, log-spaced
 
 
 def online_tuning(records: Sequence[Record], family: str, name: str, caption: str = "") -> Figure:
@@ -143,7 +143,8 @@ def final_loss(records: Sequence[Record], name: str, quantity: str = "train_loss
                 lost = line[~np.isfinite(line["mean"])]
                 top = axis.get_xaxis_transform()
                 axis.plot(lost["alpha0"], np.full(len(lost), 0.97), "x", color=style["color"], transform=top)
-            axis.set(xscale="log", yscale="log", xlabel="initial learning rate α₀", title=LABELS[family])
+            axis.set(xscale="log", xlabel="initial learning rate α₀", title=LABELS[family])
+            _log_y(axis)
             axis.legend()
         axes[0, 0].set_ylabel(f"final {QUANTITIES[quantity]}")
         return figure
@@ -194,11 +195,18 @@ def _scales(axis: plt.Axes, x: str, quantity: str, data: pd.DataFrame) -> None:
         low = min(0.0, float(shown.min()))
         axis.set_ylim(low * 3 if low < -ALPHA_FLOOR else -ALPHA_FLOOR / 2, max(0.15, float(shown.max()) * 1.5))
         return
-    axis.set_yscale("log")
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    _log_y(axis)
     values = data.loc[data["quantity"] == quantity, "mean"]
     values = values[np.isfinite(values) & (values > 0)]
     axis.set_ylim(values.min() * 0.8, min(values.max(), 20.0) * 1.25)
+
+
+def _log_y(axis: plt.Axes) -> None:
+    """A logarithmic axis that names 1, 2 and 5 of each decade, in plain digits."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _mark_divergence(early: plt.Axes, late: plt.Axes, records: Sequence[Record], theme: Theme, rates: list) -> None:

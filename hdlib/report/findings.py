@@ -88,10 +88,10 @@ def tuning(records: Sequence[Record]) -> str:
                 continue
             name = LABELS[baseline if decay == "none" else f"{baseline}_decayed"]
             verdicts = [
-                f"{kind} loss {spread(ours[column])} against {spread(theirs[column])} ({_verdict(ours, theirs, column)})"
+                f"{kind} loss {spread(ours[column])} against {spread(theirs[column])}, {_verdict(ours, theirs, column)}"
                 for kind, column in (("training", "train_loss"), ("validation", "valid_loss"))
             ]
-            lines.append(f"- {LABELS[method]} against {name}: {', '.join(verdicts)}.")
+            lines.append(f"- {LABELS[method]} against {name}: {'; '.join(verdicts)}.")
     peak = _peaks(records)
     lines.append(f"- The learning rate of {peak}.")
     return "\n".join(lines)
@@ -170,8 +170,13 @@ def headline(records: Sequence[Record], family: str = "sgd") -> str:
     return (
         f"From {len(base)} initial learning rates between {power_of_ten(base.index.min())} and "
         f"{power_of_ten(base.index.max())}, {LABELS[family]} {_range(base)} in training loss; {LABELS[family]}-HD "
-        f"{_range(ours)} ({len(finals['seed'].unique())} seeds)."
+        f"{_range(ours)} ({_seeds(finals)})."
     )
+
+
+def _seeds(finals: pd.DataFrame) -> str:
+    seeds = finals["seed"].nunique()
+    return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 
 def _range(losses: pd.Series) -> str:
@@ -190,7 +195,7 @@ def _verdict(ours: pd.DataFrame, theirs: pd.DataFrame, column: str) -> str:
     pair = ours.set_index("seed")[column].to_frame("ours").join(theirs.set_index("seed")[column].rename("theirs"))
     lower = int((pair["ours"] < pair["theirs"]).sum())
     if len(pair) == 1:
-        return "lower, one seed" if lower else "not lower, one seed"
+        return "lower with the one seed" if lower else "not lower with the one seed"
     return f"lower in {lower} of {len(pair)} seeds"
 
 

@@ -94,7 +94,7 @@ class Figure:
     def _repr_html_(self) -> str:
         alt = html.escape(self.alt)
         images = "".join(
-            f'<img class="hd-figure hd-{theme.name} only-{theme.name}" alt="{alt}" '
+            f'<img class="hd-figure hd-{theme.name} dark-light" alt="{alt}" '
             f'src="data:image/svg+xml;base64,{_base64(self.svg(theme))}">'
             for theme in (LIGHT, DARK)
         )

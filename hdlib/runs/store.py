@@ -1,9 +1,9 @@
 """The record store: a folder of small parquet files, each holding one or more records whole.
 
 A record is one row: its key, its spec and provenance as JSON, its histories as lists. Files are written
-beside their place and moved into it, so a record is there whole or not at all; every file has a name of its
-own, so two writers never touch the same one. Pages carry checksums: a damaged file is named in a warning and
-its runs count as not recorded.
+beside their place and moved into it, so a record is there whole or not at all. A file's name is the checksum of its
+content: two writers never touch the same one, and a damaged file is noticed, named in a warning, and its runs count
+as not recorded.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for batch in _batches(list(records)):
-            name = hashlib.sha256("".join(sorted(r.spec.key + r.provenance["date"] for r in batch)).encode())
+            content = _parquet(batch)
             task, model = batch[0].spec.task, batch[0].spec.model
-            path = self.folder / f"{task}-{model}-{name.hexdigest()[:12]}.parquet"
+            path = self.folder / f"{task}-{model}-{_checksum(content)}.parquet"
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            _write(temporary, batch)
+            temporary.write_bytes(content)
             os.replace(temporary, path)
             paths.append(path)
         return paths
@@ -127,7 +127,11 @@ def _batches(records: list[Record]) -> list[list[Record]]:
     return batches
 
 
-def _write(path: Path, records: list[Record]) -> None:
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _parquet(records: list[Record]) -> bytes:
     columns: dict[str, pa.Array] = {
         "key": pa.array([r.spec.key for r in records]),
         "spec": pa.array([r.spec.canonical() for r in records]),
@@ -141,12 +145,17 @@ def _write(path: Path, records: list[Record]) -> None:
             with np.errstate(over="ignore"):
                 lists = [getattr(r, kind)[name].to_numpy().astype(element.to_pandas_dtype()) for r in records]
             columns[f"{kind}.{name}"] = pa.array(lists, pa.list_(element))
-    pq.write_table(pa.table(columns), path, compression="zstd", compression_level=9, write_page_checksum=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd", compression_level=9)
+    return sink.getvalue().to_pybytes()
 
 
 def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
+    content = path.read_bytes()
+    if not path.stem.endswith(_checksum(content)):
+        raise ValueError("its content is not what its name says")
     filters = None if keys is None else [("key", "in", sorted(keys))]
-    table = pq.read_table(path, filters=filters, page_checksum_verification=True, memory_map=False)
+    table = pq.read_table(pa.BufferReader(content), filters=filters)
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     records = []
     for i in range(table.num_rows):

@@ -121,7 +121,7 @@ def test_each_group_follows_the_paper_with_its_own_alpha_and_beta(name):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", METHODS)
 def test_alpha_does_not_depend_on_how_parameters_are_cut_into_tensors(name, rule):
-    """The authors' AdamHD changes alpha between tensors, so there it does (their issue 9)."""
+    """In the authors' AdamHD it does: alpha changes from tensor to tensor within a step."""
     g = torch.Generator().manual_seed(3)
     start = torch.randn(24, generator=g, dtype=torch.float64)
     noise = [torch.randn(24, generator=g, dtype=torch.float64) for _ in range(40)]
@@ -426,6 +426,15 @@ class TestKindsOfTensors:
             optimizer.step()
         assert optimizer.param_groups[0]["hypergrad"] == -9 * 0.25
         assert optimizer.learning_rates() == [0.125 + 0.5 * 9 * 0.25]
+
+    def test_the_parts_of_h_are_added_in_float64(self):
+        params = [torch.zeros(1, requires_grad=True) for _ in range(3)]
+        optimizer = make("sgd", params, lr=0.0, hypergrad_lr=1e-9)
+        for grads in ((2.0**30, 1.0, -(2.0**30)), (1.0, 1.0, 1.0)):
+            for p, g in zip(params, grads, strict=True):
+                p.grad = torch.full_like(p, g)
+            optimizer.step()
+        assert optimizer.param_groups[0]["hypergrad"] == -1.0
 
     def test_adam_counts_its_steps_whatever_the_default_precision(self):
         torch.set_default_dtype(torch.bfloat16)

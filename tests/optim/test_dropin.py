@@ -331,8 +331,8 @@ class TestOnAnAccelerator:
         there = [p.detach().cuda().requires_grad_() for p in here]
         optimizers = [make(name, here, rule=rule), make(name, there, rule=rule)]
         for t in range(20):
+            grads = torch.autograd.grad(loss_of(here, t), here)
             for params, optimizer in zip((here, there), optimizers, strict=True):
-                grads = torch.autograd.grad(loss_of(here, t), here)
                 for p, g in zip(params, grads, strict=True):
                     p.grad = g.to(p.device)
                 torch.cuda.synchronize()

@@ -1,0 +1,20 @@
+"""Draw the README's figure from the recorded runs: `python -m hdlib.report.readme`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hdlib.report import figures
+from hdlib.report.style import LIGHT
+from hdlib.runs import Store
+
+
+def main() -> None:
+    """Write book/_static/online-tuning.svg, on white, because READMEs are shown on any ground."""
+    records = [r for r in Store("results").all() if r.spec.model == "logreg" and r.spec.epochs == 50]
+    svg = figures.final_loss(records, "online-tuning").svg(replace(LIGHT, name="print"))
+    svg = svg.replace("<defs>", '<rect width="100%" height="100%" fill="#ffffff"/><defs>', 1)
+    Path("book/_static/online-tuning.svg").write_text(svg)
+
+
+if __name__ == "__main__":
+    main()

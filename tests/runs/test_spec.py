@@ -1,0 +1,79 @@
+"""A spec is validated, immutable, and has a stable key."""
+
+import pytest
+
+from hdlib.runs import RunSpec, SpecError, grid
+
+GOOD = dict(method="sgd_hd", alpha0=0.001, beta=1e-4, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alpha0", -0.1),
+        ("alpha0", "1e-3"),
+        ("alpha0", float("nan")),
+        ("beta", -1e-4),
+        ("beta", float("inf")),
+        ("beta", "1e-4"),
+        ("method", "adm"),
+        ("task", "imagenet"),
+        ("model", "vgg"),
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("seed", -1),
+        ("decay", "cosine"),
+        ("precision", "float8"),
+        ("momentum", 1.0),
+        ("bta", 1e-4),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_sentence_that_names_it(field, value):
+    with pytest.raises(SpecError) as refused:
+        RunSpec(**(GOOD | {field: value}))
+    message = str(refused.value)
+    assert field in message
+    assert str(value) in message or field == "bta"
+    assert message.endswith(".") and "\n" not in message
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(SpecError, match="alpha0 is missing"):
+        RunSpec(method="sgd", epochs=1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(method="sgd", beta=1e-4),
+        dict(method="adam_hd", decay="inv_sqrt"),
+        dict(method="sgd_hd", rule="multiplicative", beta=1.5),
+        dict(method="sgd", rule="multiplicative", beta=0.0),
+    ],
+)
+def test_values_that_contradict_one_another_are_refused(fields):
+    with pytest.raises(SpecError):
+        RunSpec(**(GOOD | fields))
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(Exception, match="frozen"):
+        RunSpec(**GOOD).alpha0 = 1.0
+
+
+def test_keys_are_equal_for_equal_specs_and_differ_otherwise():
+    assert RunSpec(**GOOD).key == RunSpec(**GOOD, momentum=0.9).key
+    assert len({spec.key for spec in grid(seeds=3, alpha0=[0.1, 0.01], method="sgd", epochs=[1, 2])}) == 12
+
+
+def test_the_key_of_a_recorded_run_never_changes():
+    """Every record in results/ is found by this key: a changed default or name would lose them all."""
+    spec = RunSpec(method="sgd", alpha0=0.1, epochs=1)
+    assert spec.canonical() == '{"alpha0": 0.1, "epochs": 1, "method": "sgd"}'
+    assert spec.key == "ad0685afb51d86c9"
+
+
+@pytest.mark.parametrize("seeds", [0, "3", 1.5, True])
+def test_a_wrong_number_of_seeds_is_refused(seeds):
+    with pytest.raises(SpecError, match="seeds is"):
+        grid(seeds=seeds, method="sgd", alpha0=0.1, epochs=1)

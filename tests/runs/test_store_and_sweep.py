@@ -1,0 +1,148 @@
+"""Nothing is lost: records are whole or absent, a killed sweep resumes, writers do not collide."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from hdlib.runs import Store, grid, sweep, train
+from hdlib.runs.sweep import resolve_device
+
+
+def specs(n=4, **fields):
+    return grid(seeds=n, **(dict(task="digits", method="sgd_hd", alpha0=0.01, beta=1e-3, epochs=1) | fields))
+
+
+def test_a_record_comes_back_as_it_went_in(tmp_path, tiny):
+    record = train(tiny)
+    Store(tmp_path).put([record])
+    [back] = Store(tmp_path).get([tiny])
+    assert (back.spec, back.outcome, back.iterations) == (record.spec, record.outcome, record.iterations)
+    assert back.provenance == record.provenance
+    pd.testing.assert_frame_equal(back.epochs, record.epochs, check_dtype=False, check_exact=True)
+    pd.testing.assert_frame_equal(back.trace, record.trace, check_dtype=False, rtol=1e-6)
+
+
+def test_a_record_says_what_made_it(tiny):
+    made = train(tiny).provenance
+    assert {"code", "torch", "device", "threads", "seconds", "date", "data", "python", "hdlib"} <= set(made)
+    assert "digits" in made["data"] and made["seconds"] > 0
+
+
+def test_a_second_sweep_trains_nothing(tmp_path):
+    first = sweep(specs(), tmp_path, jobs=1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    second = sweep(specs(), tmp_path, jobs=1)
+    assert [r.provenance["date"] for r in first] == [r.provenance["date"] for r in second]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert [r.spec for r in second] == specs()
+
+
+def test_processes_give_the_same_records_as_one_process(tmp_path):
+    alone, together = sweep(specs(), tmp_path / "a", jobs=1), sweep(specs(), tmp_path / "b", jobs=2)
+    for a, b in zip(alone, together, strict=True):
+        pd.testing.assert_frame_equal(a.trace, b.trace)
+    assert len(list((tmp_path / "b").iterdir())) == 1  # merged into one file
+
+
+def test_a_killed_sweep_keeps_what_was_finished_and_resumes(tmp_path):
+    code = (
+        "from hdlib.runs import grid, sweep\n"
+        "sweep(grid(seeds=400, task='digits', method='sgd_hd', alpha0=0.01, beta=1e-3, epochs=3),"
+        f" {str(tmp_path)!r}, jobs=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while len(list(tmp_path.glob("*.parquet"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = Store(tmp_path).keys()
+    assert 3 <= len(kept) < 400
+    wanted = specs(len(kept) + 2, epochs=3)
+    records = sweep(wanted, tmp_path, jobs=1)
+    assert len(records) == len(wanted)
+    dates = {r.spec.key: r.provenance["date"] for r in Store(tmp_path).get(wanted)}
+    assert kept <= set(dates) or kept <= Store(tmp_path).keys()
+
+
+def _put_many(folder, seed):
+    store = Store(folder)
+    paths = []
+    for spec in specs(5, alpha0=0.1 / (seed + 1)):
+        paths += store.put([train(spec)])
+    store.compact(paths)
+
+
+def test_two_writers_do_not_clobber_each_other(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_put_many, args=(str(tmp_path), i)) for i in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(Store(tmp_path).all()) == 10
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_record_is_named_and_trained_again(tmp_path, tiny, damage):
+    sweep([tiny], tmp_path, jobs=1)
+    [path] = tmp_path.glob("*.parquet")
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 3] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=path.name):
+        records = sweep([tiny], tmp_path, jobs=1)
+    assert len(records) == 1
+
+
+def test_an_interrupted_write_leaves_no_record(tmp_path, tiny, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Store(tmp_path).put([train(tiny)])
+    assert Store(tmp_path).keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(device="cuda"), "no GPU"),
+        (dict(device="tpu"), "must be 'auto', 'cpu' or"),
+        (dict(jobs=0), "jobs is 0"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        sweep(specs(), tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+    assert resolve_device("auto") == "cpu"
+
+
+def test_a_missing_data_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HDLIB_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="HDLIB_DATA names .*nowhere"):
+        sweep(specs(task="mnist"), tmp_path / "store")
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="name a folder"):
+        Store(tmp_path / "file")
+
+
+def test_no_bar_where_there_is_no_terminal(tmp_path, capfd):
+    sweep(specs(1), tmp_path, jobs=1)
+    assert capfd.readouterr().err == ""

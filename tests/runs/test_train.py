@@ -1,0 +1,94 @@
+"""A run's history says what happened, the same on every repetition."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hdlib.runs import METHODS, RunSpec, train
+from hdlib.runs.train import minibatches, traced_iterations
+from hdlib.tasks import build_model, load_data
+
+
+def test_a_run_repeats_itself_exactly(tiny):
+    first, second = train(tiny), train(tiny)
+    pd.testing.assert_frame_equal(first.epochs, second.epochs)
+    pd.testing.assert_frame_equal(first.trace, second.trace)
+
+
+def test_a_baseline_is_a_plain_training_loop_with_torch_optim():
+    spec = RunSpec(task="digits", model="mlp", width=16, method="adam", alpha0=0.01, epochs=2, seed=3)
+    data = load_data("digits")
+    model = build_model("mlp", data.features, data.classes, seed=3, width=16)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-4)
+    losses = []
+    for epoch in (1, 2):
+        for batch in minibatches(spec, epoch, len(data.train_y), "cpu"):
+            loss = F.cross_entropy(model(data.train_x[batch]), data.train_y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    record = train(spec)
+    np.testing.assert_array_equal(record.trace["loss"], losses)
+    np.testing.assert_allclose(record.epochs["train_loss"][1:], [np.mean(losses[:12]), np.mean(losses[12:])])
+    with torch.no_grad():
+        logits = model(data.valid_x)
+    assert record.epochs["valid_loss"].iloc[-1] == pytest.approx(F.cross_entropy(logits, data.valid_y).item())
+    assert record.epochs["valid_accuracy"].iloc[-1] == (logits.argmax(1) == data.valid_y).double().mean()
+
+
+def test_every_method_sees_the_same_start_and_the_same_minibatches():
+    firsts = {
+        train(RunSpec(task="digits", method=m, alpha0=0.0, epochs=1, seed=5)).trace["loss"].iloc[0] for m in METHODS
+    }
+    assert len(firsts) == 1
+    spec = RunSpec(task="digits", method="sgd", alpha0=0.1, epochs=1)
+    order = torch.cat(minibatches(spec, 1, 1500, "cpu"))
+    assert sorted(order.tolist()) == list(range(1500))
+    assert not torch.equal(order, torch.cat(minibatches(spec, 2, 1500, "cpu")))
+    assert not torch.equal(order, torch.cat(minibatches(spec.with_(seed=1), 1, 1500, "cpu")))
+
+
+def test_alpha_follows_the_recorded_hypergradient(tiny):
+    trace = train(tiny.with_(precision="float64")).trace
+    np.testing.assert_allclose(np.diff(trace["alpha"]), -tiny.beta * trace["hypergrad"][1:], atol=1e-15)
+    assert trace["alpha"].iloc[0] == tiny.alpha0
+
+
+def test_decay_divides_alpha_by_the_root_of_the_iteration():
+    trace = train(RunSpec(task="digits", method="adam", alpha0=0.1, decay="inv_sqrt", epochs=1)).trace
+    np.testing.assert_allclose(trace["alpha"], 0.1 / np.sqrt(trace["iteration"]))
+
+
+def test_a_diverged_run_is_a_result():
+    record = train(RunSpec(task="digits", model="mlp", width=64, method="adam_hd", alpha0=0.1, beta=1.0, epochs=3))
+    assert record.outcome == "diverged"
+    last = record.trace.iloc[-1]
+    assert last["iteration"] == record.iterations < 3 * 12
+    assert not (math.isfinite(last["loss"]) and math.isfinite(last["alpha"]))
+    assert np.isfinite(record.trace[["loss", "alpha"]].iloc[:-1]).all(axis=None)
+    assert len(record.epochs) >= 1  # the state before training, at least
+
+
+def test_a_run_stops_at_the_first_minibatch_that_reaches_its_target():
+    spec = RunSpec(task="digits", method="sgd", alpha0=0.1, epochs=50)
+    losses = train(spec).trace["loss"]
+    target = 0.5
+    record = train(spec.with_(target_loss=target))
+    assert record.outcome == "reached"
+    assert record.iterations == losses[losses <= target].index[0] + 1
+    assert record.trace["loss"].iloc[-1] <= target
+
+
+def test_early_iterations_are_all_traced_and_later_ones_log_spaced():
+    kept = traced_iterations(100_000, 1000)
+    assert kept[:1000].tolist() == list(range(1, 1001))
+    assert kept[-1] == 100_000
+    steps = np.diff(np.log10(kept[1000:-1]))
+    assert steps.max() < 0.006 and steps.min() > 0.004
+    assert traced_iterations(10, 1000).tolist() == list(range(1, 11))
+    assert len(traced_iterations(100, 0)) == 0

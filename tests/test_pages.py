@@ -1,0 +1,195 @@
+"""Pages are executed by real kernels, and stale, failed or unexecuted ones are refused."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
+from hdlib.cli import app
+from hdlib.report import pages
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOK = """---
+jupytext:
+  formats: md:myst
+  text_representation: {extension: .md, format_name: myst}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+# A page about {{ name }}
+
+```{code-cell}
+:tags: [parameters]
+name = "nothing"  # what the page is about
+steps = 2  # how many
+```
+
+```{code-cell}
+if steps < 0:
+    raise ValueError(f"steps is {steps}: it must be at least 0.")
+print(steps * 2, 1 // steps)
+```
+"""
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.md"))
+TINY = {
+    "introduction.md": {},
+    "method.md": {"steps": 3},
+    "online_tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
+    "status.md": {},
+    "tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with one page."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "note.md").write_text(NOTEBOOK)
+    (tmp_path / "book" / "pages.yml").write_text("page: {notebook: note, parameters: {steps: 1e-0, name: tests}}")
+    return tmp_path
+
+
+@pytest.fixture
+def executed(project):
+    """The same, executed."""
+    [page] = pages.read_pages(project)
+    pages.execute(page.source(project), page.output(project), page.parameters, project)
+    return project
+
+
+def edit(project, change):
+    path = project / "book" / "page.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook)
+    nbformat.write(notebook, path)
+
+
+def last_cell(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+
+
+def test_an_executed_page_passes_and_says_what_made_it(executed):
+    pages.check(pages.read_pages(executed), executed)
+    notebook = nbformat.read(executed / "book" / "page.ipynb", as_version=4)
+    assert notebook.metadata.hdlib.effective == {"name": "tests", "steps": 1.0}
+    assert notebook.cells[0].source == "# A page about tests"
+    assert last_cell(notebook).outputs[0].text == "2.0 1.0\n"
+    assert str(executed) not in (executed / "book" / "page.ipynb").read_text()
+
+
+def test_a_page_that_was_never_executed_is_refused(project):
+    with pytest.raises(pages.PageError, match="page was not executed"):
+        pages.check(pages.read_pages(project), project)
+
+
+def test_a_changed_notebook_makes_its_page_stale(executed):
+    source = executed / "notebooks" / "note.md"
+    source.write_text(source.read_text() + "\nMore.\n")
+    with pytest.raises(pages.PageError, match="page is stale"):
+        pages.check(pages.read_pages(executed), executed)
+
+
+def test_other_parameters_make_a_page_stale(executed):
+    (executed / "book" / "pages.yml").write_text("page: {notebook: note, parameters: {steps: 3}}")
+    with pytest.raises(pages.PageError, match="other parameters"):
+        pages.check(pages.read_pages(executed), executed)
+
+
+def test_a_failed_cell_is_refused(executed):
+    fail = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
+    edit(executed, lambda notebook: last_cell(notebook).outputs.append(fail))
+    with pytest.raises(pages.PageError, match="a cell that failed"):
+        pages.check(pages.read_pages(executed), executed)
+
+
+@pytest.mark.parametrize("count", [None, 7])
+def test_a_cell_that_was_not_executed_in_turn_is_refused(executed, count):
+    edit(executed, lambda notebook: last_cell(notebook).update(execution_count=count))
+    with pytest.raises(pages.PageError, match="not executed from beginning to end"):
+        pages.check(pages.read_pages(executed), executed)
+
+
+def test_a_failing_notebook_replaces_nothing(executed):
+    before = (executed / "book" / "page.ipynb").read_bytes()
+    with pytest.raises(pages.PageError, match="ZeroDivisionError"):
+        pages.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 0}, executed)
+    assert (executed / "book" / "page.ipynb").read_bytes() == before
+
+
+def hdlib(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_command_line_runs_a_notebook(project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = hdlib("run", "notebooks/note.md", "-p", "steps=4", "-o", "out.ipynb")
+    assert result.exit_code == 0, result.output
+    assert last_cell(nbformat.read(project / "out.ipynb", as_version=4)).outputs[0].text == "8 0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "step=3"], "note.md has no parameter 'step': did you mean steps? Its parameters are name, steps."),
+        (["-p", "steps"], "-p 'steps' has no value: write -p steps=VALUE."),
+        (["-p", "steps=-1"], "steps is -1: it must be at least 0."),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_sentence(project, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(project)
+    result = hdlib("run", "notebooks/note.md", "-o", "out.ipynb", *arguments)
+    assert result.exit_code == 2
+    assert result.output.strip().splitlines()[-1] == sentence
+    assert not (project / "out.ipynb").exists()
+
+
+def test_a_missing_notebook_is_named(project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = hdlib("run", "notebooks/note.md")
+    assert result.exit_code == 2 and "no notebook note.md" in result.output
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_notebook_trains_and_executes_with_tiny_parameters(name, tmp_path):
+    parameters = dict(TINY[name])
+    known = pages.parameters_of(ROOT / "notebooks" / name)
+    if "store" in known and "task" in known:
+        parameters["store"] = str(tmp_path / "store")
+    pages.execute(ROOT / "notebooks" / name, tmp_path / "out.ipynb", parameters, ROOT)
+    if "task" in known:
+        assert list((tmp_path / "store").glob("digits-*.parquet"))
+    text = (tmp_path / "out.ipynb").read_text()
+    assert "nan" not in text.replace("nanmean", "").lower().split("data:")[0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"sgd_beta": "1e-4x"}, "beta is the string"),
+        ({"sgd_beta": -1e-4}, "beta is -0.0001"),
+        ({"task": "imagenet"}, "task is 'imagenet'"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"device": "cuda"}, "no GPU"),
+    ],
+)
+def test_a_notebook_refuses_bad_parameters_before_training(parameters, sentence, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    values = {"task": "digits", "epochs": 1, "seeds": 1, "store": str(tmp_path / "store")} | parameters
+    with pytest.raises(pages.PageError, match=sentence) as refused:
+        pages.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out.ipynb", values, ROOT)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "store").exists() or not list((tmp_path / "store").iterdir())
+
+
+def test_papermills_own_command_line_works_as_documented(tmp_path):
+    binaries = Path(sys.executable).parent
+    shutil.copy(ROOT / "notebooks" / "tuning.md", tmp_path)
+    subprocess.run([binaries / "jupytext", "--to", "ipynb", tmp_path / "tuning.md"], check=True, capture_output=True)
+    command = [binaries / "papermill", tmp_path / "tuning.ipynb", tmp_path / "out.ipynb", "-p", "task", "digits"]
+    command += ["-p", "epochs", "1", "-p", "seeds", "1", "-p", "alpha0", "1e-3", "-p", "store", tmp_path / "store"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert len(list((tmp_path / "store").iterdir())) >= 1

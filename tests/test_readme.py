@@ -1,0 +1,27 @@
+"""What the README and the book tell a user to type works."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readmes_training_loop_runs():
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[0.0")
+    body = code.split("import SGDHD\n")[1].strip()
+    assert len(body.splitlines()) <= 10
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/rerun.md"])
+def test_the_make_targets_that_are_named_exist(page):
+    text = (ROOT / page).read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^make (\w+)", text, re.MULTILINE)) | set(re.findall(r"`make (\w+)`", text))
+    assert named and named <= targets

@@ -1,0 +1,137 @@
+"""The built book, in a real browser: complete, offline, readable in light and dark, on a desk and on a phone."""
+
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+from hdlib.report import pages
+
+ROOT = Path(__file__).parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PAGES = [line.split("file:")[1].strip() for line in (ROOT / "_toc.yml").read_text().splitlines() if "file:" in line]
+PAGES.append("book/introduction")
+# faults of the theme's own frame, not of a page
+THEME_FAULTS = {"region", "landmark-unique", "landmark-no-duplicate-banner", "aria-required-children", "list"}
+SCREENS = {
+    "desktop light": (dict(width=1280, height=900), "light"),
+    "desktop dark": (dict(width=1280, height=900), "dark"),
+    "phone light": (dict(width=390, height=844), "light"),
+    "phone dark": (dict(width=390, height=844), "dark"),
+}
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The folder of the site, built from the recorded runs by the same steps as `make book`."""
+    pages.build(ROOT, say=lambda *_, **__: None)
+    return ROOT / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    flags = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        flags.append("--no-sandbox")
+    with sync_playwright() as playwright:
+        # without a system browser, playwright's own; where neither is there, these tests fail and say so
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
+
+
+def test_every_page_of_the_contents_is_built(site):
+    for page in PAGES:
+        assert (site / f"{page}.html").is_file(), page
+    assert (site / "index.html").is_file()
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_every_page_works_offline(site, address, browser, screen):
+    size, scheme = SCREENS[screen]
+    context = browser.new_context(viewport=size, color_scheme=scheme)
+    faults = []
+    page = context.new_page()
+    page.on("request", lambda r: r.url.startswith((address, "data:")) or faults.append(f"asks for {r.url}"))
+    page.on("console", lambda m: m.type == "error" and faults.append(f"console: {m.text}"))
+    page.on("pageerror", lambda e: faults.append(f"script error: {e}"))
+    page.on("response", lambda r: r.status >= 400 and faults.append(f"{r.status} for {r.url}"))
+    for name in PAGES:
+        page.goto(f"{address}/{name}.html", wait_until="networkidle")
+        found = page.evaluate(
+            """() => ({
+                theme: document.documentElement.dataset.theme,
+                wide: document.documentElement.scrollWidth - window.innerWidth,
+                nameless: [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).length,
+                figures: [...document.querySelectorAll('figure.hd-frame')].map(f =>
+                    [...f.querySelectorAll('img')].filter(i => i.offsetWidth > 0 && i.naturalWidth > 0)
+                        .map(i => i.className)),
+                captions: [...document.querySelectorAll('figcaption')].filter(c => c.offsetHeight == 0).length,
+            })"""
+        )
+        assert found["theme"] == scheme
+        if found["wide"] > 0:
+            faults.append(f"{name} is {found['wide']} px wider than the screen")
+        if found["nameless"]:
+            faults.append(f"{name} has {found['nameless']} images without alternative text")
+        if found["captions"]:
+            faults.append(f"{name} hides {found['captions']} captions")
+        for shown in found["figures"]:
+            if len(shown) != 1 or f"hd-{scheme}" not in shown[0]:
+                faults.append(f"{name} shows {shown} in {scheme}")
+    context.close()
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_accessible(site, address, browser, scheme):
+    context = browser.new_context(viewport=dict(width=1280, height=900), color_scheme=scheme)
+    page = context.new_page()
+    faults = []
+    for name in PAGES:
+        page.goto(f"{address}/{name}.html", wait_until="networkidle")
+        for violation in Axe().run(page).response["violations"]:
+            if violation["id"] not in THEME_FAULTS:
+                places = [node["html"][:100] for node in violation["nodes"][:3]]
+                faults.append(f"{name}: {violation['id']}: {places}")
+    context.close()
+    assert not faults, "\n".join(faults)
+
+
+def test_figures_come_with_their_data(site, address, browser):
+    page = browser.new_page()
+    page.goto(f"{address}/book/tuning-logreg.html")
+    with page.expect_download() as download:
+        page.get_by_text("Data of this figure (CSV)").first.click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0].startswith("model,method,alpha0") and len(lines) > 100
+    page.close()
+
+
+def test_links_and_anchors_lead_somewhere(site):
+    lychee = Path(sys.executable).parent / "lychee"
+    command = [lychee, "--offline", "--include-fragments", "--no-progress", "--root-dir", site]
+    command += ["--exclude-path", "_static", *site.glob("*.html"), *site.glob("book/*.html")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
