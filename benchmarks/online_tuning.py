@@ -1,9 +1,9 @@
 """The wall time of a set of runs as the sweep does them, and as the paper's authors would.
 
 The set: logistic regression on MNIST, SGD, SGD-HD, Adam and Adam-HD from six initial learning rates, 24 runs of 10
-epochs. The sweep trains the whole set, validation and records included, start of its processes included. The authors'
-way (authors_way.py) is one process a run, as many at a time as there are cores; a sample of its processes is timed
-for 1 and for 2 epochs, and the time of 24 runs of 10 epochs follows from the line through the two. Both in turn, several
+epochs. The sweep trains the whole set, validation, records and the start of its processes included. The authors' way
+(authors_way.py) is one process a run, as many at a time as there are cores; a sample of its processes is timed for 1
+and for 2 epochs, and the time of 24 runs of 10 epochs follows from the line through the two. Both in turn, several
 times; the medians and their ratio go to results/benchmarks/online_tuning.json.
 
     python benchmarks/online_tuning.py [--repeats 3]
@@ -11,7 +11,6 @@ times; the medians and their ratio go to results/benchmarks/online_tuning.json.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from hdlib.runs import grid, sweep
 from hdlib.runs.record import provenance
+from hdlib.runs.sweep import usable_cores
 
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "results" / "benchmarks" / "online_tuning.json"
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     ours, theirs = [], []
     for i in range(repeats):
         ours.append(sweep_seconds())

@@ -193,3 +193,8 @@ def test_papermills_own_command_line_works_as_documented(tmp_path):
     command += ["-p", "epochs", "1", "-p", "seeds", "1", "-p", "alpha0", "1e-3", "-p", "store", tmp_path / "store"]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     assert len(list((tmp_path / "store").iterdir())) >= 1
+    misspelt = [*command[:3], "-p", "epoch", "1", "-p", "store", tmp_path / "other"]
+    done = subprocess.run(misspelt, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert "The notebook has no parameter 'epoch': did you mean epochs?" in done.stderr
+    assert not (tmp_path / "other").exists()

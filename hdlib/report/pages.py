@@ -7,7 +7,6 @@ MyST markdown; jupytext converts, papermill executes, and the result is stamped 
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import re
 import shutil
@@ -25,6 +24,8 @@ import nbformat
 import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
+
+from hdlib.report.parameters import unknown_name
 
 CELL_TIMEOUT = 24 * 3600  # seconds; a cell may train
 
@@ -108,9 +109,7 @@ def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
     known = parameters_of(source)
     for name in parameters:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}? Its" if close else "its"
-            raise PageError(f"{source.name} has no parameter {name!r}: {hint} parameters are {', '.join(known)}.")
+            raise PageError(unknown_name(source.name, name, list(known)))
 
 
 def execute(source: Path, output: Path, parameters: dict[str, Any], root: Path) -> None:

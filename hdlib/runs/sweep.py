@@ -73,8 +73,13 @@ def sweep(
     if missing:
         for task in {spec.task for spec in missing}:
             require_data(task)
-        _train_missing(missing, store, device, jobs or len(os.sched_getaffinity(0)), progress)
+        _train_missing(missing, store, device, jobs or usable_cores(), progress)
     return store.get(specs)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(device: str) -> str:

@@ -133,7 +133,7 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message
 
 def test_a_missing_data_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("HDLIB_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="HDLIB_DATA names .*nowhere"):
+    with pytest.raises(ValueError, match=r"HDLIB_DATA names .*nowhere"):
         sweep(specs(task="mnist"), tmp_path / "store")
 
 
