@@ -142,6 +142,7 @@ def execute(source: Path, output: Path, parameters: dict[str, Any], root: Path) 
             execution_timeout=CELL_TIMEOUT,
             progress_bar=False,
             log_output=False,
+            extra_arguments=["--log-level=40"],  # no word about the kernel's transport on every page
         )
     except PapermillExecutionError as error:
         if refuses_input(error.ename):
@@ -185,7 +186,7 @@ def build(root: Path, say=print) -> Path:
         say(f"{time.time() - started:.0f} s", flush=True)
     check(pages, root)
     shutil.rmtree(root / "_build", ignore_errors=True)
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", ".", "-W", "-n", "--keep-going", "-q"]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n", "--keep-going", "-q"]
     done = subprocess.run(command, cwd=root, check=False)
     index = root / "_build" / "html" / "index.html"
     if done.returncode or not index.is_file():
