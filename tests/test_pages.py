@@ -149,8 +149,8 @@ def test_wrong_parameters_are_refused_in_one_sentence(project, monkeypatch, argu
 
 def test_a_missing_notebook_is_named(project, monkeypatch):
     monkeypatch.chdir(project)
-    result = hdlib("run", "notebooks/note.md")
-    assert result.exit_code == 2 and "no notebook note.md" in result.output
+    result = hdlib("run", "notebooks/none.md")
+    assert result.exit_code == 2 and "no notebook none.md" in result.output
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -87,6 +87,13 @@ def test_every_page_works_offline(site, address, browser, screen):
                 figures: [...document.querySelectorAll('figure.hd-frame')].map(f =>
                     [...f.querySelectorAll('img')].filter(i => i.offsetWidth > 0 && i.naturalWidth > 0)
                         .map(i => i.className)),
+                grounds: [...document.querySelectorAll('figure.hd-frame, .hd-scroll')].map(f => {
+                    for (let e = f; e; e = e.parentElement) {
+                        const [r, g, b, a] = getComputedStyle(e).backgroundColor.match(/[0-9.]+/g).map(Number);
+                        if (a !== 0) return (r + g + b) / 3;
+                    }
+                    return 255;
+                }),
                 captions: [...document.querySelectorAll('figcaption')].filter(c => c.offsetHeight == 0).length,
             })"""
         )
@@ -97,6 +104,8 @@ def test_every_page_works_offline(site, address, browser, screen):
             faults.append(f"{name} has {found['nameless']} images without alternative text")
         if found["captions"]:
             faults.append(f"{name} hides {found['captions']} captions")
+        if any((ground > 128) != (scheme == "light") for ground in found["grounds"]):
+            faults.append(f"{name} puts a figure or table on a ground of the other theme")
         for shown in found["figures"]:
             if len(shown) != 1 or f"hd-{scheme}" not in shown[0]:
                 faults.append(f"{name} shows {shown} in {scheme}")

@@ -27,7 +27,7 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
         family: the baseline, "sgd", "sgdn" or "adam".
         name: of the figure.
 
-    Curves are means over seeds, bands reach from the lowest to the highest seed, a darker line is a larger
+    Curves are means over seeds, bands reach from the lowest to the highest seed, a stronger line is a larger
     alpha_0. The left column shows the early iterations, the right one epochs. The paper's curves are grey.
     """
     records = [r for r in records if BASELINE.get(r.spec.method, r.spec.method) == family]
@@ -54,7 +54,7 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
                 _paper_lines(axis, theirs[theirs["quantity"] == quantity], theme)
             for keys, line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
                 method, rule, decay, alpha0 = keys
-                strength = 0.35 + 0.65 * (rates.index(alpha0) / max(1, len(rates) - 1))
+                strength = 0.45 + 0.55 * (rates.index(alpha0) / max(1, len(rates) - 1))
                 _line(axis, line, x, **theme.line(method, rule, decay, strength))
             _scales(axis, x, quantity, data)
         _mark_divergence(axes[0, 0], axes[0, 1], records, theme, rates)
@@ -191,7 +191,7 @@ def _scales(axis: plt.Axes, x: str, quantity: str, data: pd.DataFrame) -> None:
         axis.set_xscale("log")
     if quantity == "alpha":
         axis.set_yscale("symlog", linthresh=ALPHA_FLOOR, linscale=0.4)
-        shown = data.loc[data["quantity"] == "alpha", "mean"].clip(-1, 1)
+        shown = data.loc[data["quantity"] == "alpha", "mean"].clip(-0.05, 1)
         low = min(0.0, float(shown.min()))
         axis.set_ylim(low * 3 if low < -ALPHA_FLOOR else -ALPHA_FLOOR / 2, max(0.15, float(shown.max()) * 1.5))
         return
@@ -212,7 +212,7 @@ def _log_y(axis: plt.Axes) -> None:
 def _mark_divergence(early: plt.Axes, late: plt.Axes, records: Sequence[Record], theme: Theme, rates: list) -> None:
     lost = [r for r in records if r.outcome == "diverged"]
     for record in lost:
-        strength = 0.35 + 0.65 * (rates.index(record.spec.alpha0) / max(1, len(rates) - 1))
+        strength = 0.45 + 0.55 * (rates.index(record.spec.alpha0) / max(1, len(rates) - 1))
         style = dict(color=theme.color(record.spec.method, strength), marker="X", clip_on=False, markersize=6)
         early.plot([record.iterations], [0.98], transform=early.get_xaxis_transform(), linestyle="none", **style)
     if lost:
@@ -238,7 +238,7 @@ def _legend(figure: plt.Figure, records: Sequence[Record], theme: Theme, theirs:
     if len(rates) > 1:
         method = records[0].spec.method
         for i, rate in enumerate(rates):
-            strength = 1 - 0.65 * i / (len(rates) - 1)
+            strength = 1 - 0.55 * i / (len(rates) - 1)
             color = theme.color(method, strength)
             handles.append(Line2D([], [], color=color, linewidth=4, label=f"α₀ = {power_of_ten(rate)}"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 6 else len(handles))
