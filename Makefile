@@ -34,13 +34,13 @@ serve: $(READY)  ## open the built book on localhost
 		$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html
 
 lab: $(READY)  ## JupyterLab; the notebooks open as notebooks
-	JUPYTERLAB_SETTINGS_DIR=$(CURDIR)/book/lab $(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks --LabApp.app_settings_dir=$(CURDIR)/book/lab --MappingKernelManager.root_dir=$(CURDIR)
 
 bench: $(READY)  ## measure; needs MNIST (HDLIB_DATA or data/)
 	$(BIN)/python benchmarks/online_tuning.py
 
 clean:  ## everything that was built; the environment, the data and the records stay
-	rm -rf _build book/*.ipynb .pytest_cache .ruff_cache
+	rm -rf _build book/*.ipynb .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints
 	find hdlib tests benchmarks book -name __pycache__ -type d -exec rm -rf {} +
 
 pins: $(READY)  ## choose new versions of everything

@@ -40,8 +40,8 @@ def run(
 
     with one_sentence_errors():
         if show:
-            for name, default in pages.parameters_of(notebook).items():
-                typer.echo(f"{name} = {default}")
+            for name, (default, comment) in pages.parameters_of(notebook).items():
+                typer.echo(f"{name} = {default}  {comment}".rstrip())
             return
         values = {}
         for text in parameter or []:

@@ -78,7 +78,60 @@ def test_an_executed_page_passes_and_says_what_made_it(executed):
     assert notebook.metadata.hdlib.effective == {"name": "tests", "steps": 1.0}
     assert notebook.cells[0].source == "# A page about tests"
     assert last_cell(notebook).outputs[0].text == "2.0 1.0\n"
-    assert str(executed) not in (executed / "book" / "page.ipynb").read_text()
+    assert notebook.metadata.hdlib.source == "notebooks/note.md"
+    folded = [cell.metadata.tags for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert ["hide-input" in tags for tags in folded] == [True]
+
+
+def test_an_executed_page_names_no_folder_of_this_machine(project):
+    source = project / "notebooks" / "note.md"
+    shown = "import os, warnings, IPython; warnings.warn(os.getcwd() + '/x'); print(IPython.__file__)"
+    source.write_text(source.read_text().replace("if steps < 0", f"{shown}\nif steps < 0"))
+    [page] = pages.read_pages(project)
+    pages.execute(page.source(project), page.output(project), page.parameters, project)
+    text = page.output(project).read_text()
+    assert "UserWarning: x" in text and "IPython/__init__.py" in text
+    assert not [folder for folder in (project, sys.prefix, Path.home()) if f"{folder}/" in text]
+
+
+def test_a_page_whose_notebook_is_gone_is_refused(executed):
+    listed = pages.read_pages(executed)
+    (executed / "notebooks" / "note.md").unlink()
+    with pytest.raises(pages.PageError, match=r"no notebook note\.md"):
+        pages.check(listed, executed)
+
+
+def test_a_damaged_page_is_refused(executed):
+    path = executed / "book" / "page.ipynb"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(pages.PageError, match="page cannot be read"):
+        pages.check(pages.read_pages(executed), executed)
+
+
+def test_a_cell_that_takes_too_long_is_stopped(project):
+    source = project / "notebooks" / "note.md"
+    source.write_text(source.read_text().replace("if steps < 0", "import time; time.sleep(60)\nif steps < 0"))
+    with pytest.raises(pages.PageError, match="longer than 2 seconds"):
+        pages.execute(source, project / "book" / "page.ipynb", {}, project, cell_timeout=2)
+
+
+def test_parameters_are_read_as_python_reads_them(project):
+    source = project / "notebooks" / "note.md"
+    lines = "# a = b\nname: str = 'a # b = c'  # with = signs\nsteps = [\n    1,\n    2,\n]  # many"
+    source.write_text(
+        source.read_text().replace('name = "nothing"  # what the page is about\nsteps = 2  # how many', lines)
+    )
+    assert pages.parameters_of(source) == {
+        "name": ("'a # b = c'", "# with = signs"),
+        "steps": ("[\n    1,\n    2,\n]", "# many"),
+    }
+
+
+def test_prose_that_names_no_parameter_is_refused(project):
+    source = project / "notebooks" / "note.md"
+    source.write_text(source.read_text() + "\n{{ model }}\n")
+    with pytest.raises(pages.PageError, match=r"names {{ model }}"):
+        pages.execute(source, project / "book" / "page.ipynb", {}, project)
 
 
 def test_a_page_that_was_never_executed_is_refused(project):
@@ -149,8 +202,29 @@ def test_wrong_parameters_are_refused_in_one_sentence(project, monkeypatch, argu
 
 def test_a_missing_notebook_is_named(project, monkeypatch):
     monkeypatch.chdir(project)
-    result = hdlib("run", "notebooks/none.md")
-    assert result.exit_code == 2 and "no notebook none.md" in result.output
+    result = hdlib("run", "notebooks/not.md")
+    assert result.exit_code == 2 and result.output.strip() == "There is no notebook not.md in notebooks/."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "book/pages.yml lists no pages"),
+        ("page: [", "book/pages.yml is not YAML"),
+        ("page: note", "page page no notebook"),
+        ("page: {notebook: not}", "no notebook not.md"),
+        ("page: {notebook: note, parameter: {steps: 1}}", "the entry 'parameter'"),
+        ("page: {notebook: note, parameters: [steps]}", "the parameters ['steps']"),
+        ("first: {notebook: note}\nlast: {notebook: note, parameters: {step: 1}}", "no parameter 'step'"),
+    ],
+)
+def test_a_wrong_list_of_pages_is_refused_before_any_execution(project, monkeypatch, text, sentence):
+    (project / "book" / "pages.yml").write_text(text)
+    monkeypatch.chdir(project)
+    result = hdlib("book")
+    assert result.exit_code == 2 and sentence in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not list(project.rglob("*.ipynb"))
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -1,7 +1,11 @@
-// The theme's folding arrows and scrolling blocks have no name for a screen reader; give them one.
+// What the theme and docutils leave undone for screen readers: the folding arrows of the contents have no name, and
+// the entries of a bibliography carry roles that contradict one another.
 document.addEventListener("DOMContentLoaded", () => {
   for (const summary of document.querySelectorAll("nav summary")) {
     const link = summary.parentElement.parentElement.querySelector("a");
     summary.setAttribute("aria-label", "Pages of " + (link ? link.textContent.trim() : "this part"));
+  }
+  for (const entry of document.querySelectorAll(".citation-list, .citation")) {
+    entry.removeAttribute("role");
   }
 });

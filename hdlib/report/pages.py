@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import platform
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jupytext
 import nbformat
@@ -28,6 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 from hdlib.report.parameters import unknown_name
 
 CELL_TIMEOUT = 24 * 3600  # seconds; a cell may train
+SPHINX_FOLDERS = ("html", ".doctrees", "jupyter_execute")  # below _build
 
 
 class PageError(ValueError):
@@ -49,6 +51,13 @@ class Page:
         return root / "book" / f"{self.name}.ipynb"
 
 
+class Parameter(NamedTuple):
+    """A line of a notebook's `parameters` cell: its default as written, and the comment behind it."""
+
+    default: str
+    comment: str
+
+
 def find_root(start: Path | None = None) -> Path:
     """Return the folder with `book/pages.yml`, here or above."""
     start = (start or Path.cwd()).resolve()
@@ -59,17 +68,20 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def read_pages(root: Path) -> list[Page]:
-    """Return the pages that book/pages.yml lists."""
-    listed = yaml.safe_load((root / "book" / "pages.yml").read_text())
-    pages = []
-    for name, entry in listed.items():
-        unknown = set(entry) - {"notebook", "parameters"}
-        if unknown:
-            raise PageError(
-                f"book/pages.yml gives page {name} the entry {unknown.pop()!r}: use notebook or parameters."
-            )
-        parameters = {key: number(value) for key, value in (entry.get("parameters") or {}).items()}
-        pages.append(Page(name, entry["notebook"], parameters))
+    """Return the pages that book/pages.yml lists.
+
+    Raises:
+        PageError: the file is not what it should be, or a notebook is missing or lacks a parameter.
+    """
+    try:
+        listed = yaml.safe_load((root / "book" / "pages.yml").read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise PageError(f"book/pages.yml is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(listed, dict) or not listed:
+        raise PageError("book/pages.yml lists no pages: give each a name and its notebook.")
+    pages = [_page(str(name), entry) for name, entry in listed.items()]
+    for page in pages:
+        check_parameters(page.source(root), page.parameters)
     return pages
 
 
@@ -87,51 +99,86 @@ def number(value: Any) -> Any:
         return value
 
 
-def parameters_of(source: Path) -> dict[str, str]:
-    """Return a notebook's parameters with their defaults as written and their explanation.
+def parameters_of(source: Path) -> dict[str, Parameter]:
+    """Return a notebook's parameters.
 
     Raises:
-        PageError: the notebook has no cell tagged `parameters`.
+        PageError: the notebook cannot be read, or has no cell tagged `parameters`.
     """
-    for cell in jupytext.read(source).cells:
+    for cell in read_notebook(source).cells:
         if "parameters" in cell.metadata.get("tags", []):
-            found = {}
-            for line in cell.source.splitlines():
-                name, equals, rest = line.partition("=")
-                if equals:
-                    found[name.partition(":")[0].strip()] = rest.strip()
-            return found
-    raise PageError(f"{source.name} has no cell tagged 'parameters': tag one.")
+            break
+    else:
+        raise PageError(f"{source.name} has no cell tagged 'parameters': tag one.")
+    try:
+        body = ast.parse(cell.source).body
+    except SyntaxError as error:
+        raise PageError(f"The parameters cell of {source.name} is not Python: {error}.") from None
+    found = {}
+    lines = cell.source.splitlines()
+    for node in body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        default = ast.get_source_segment(cell.source, node.value) if hasattr(node, "value") else None
+        comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip()
+        found |= {target.id: Parameter(default, comment) for target in targets if isinstance(target, ast.Name)}
+    return found
 
 
 def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
     """Refuse names that the notebook does not have."""
-    known = parameters_of(source)
+    known = list(parameters_of(source))
     for name in parameters:
         if name not in known:
-            raise PageError(unknown_name(source.name, name, list(known)))
+            raise PageError(unknown_name(source.name, name, known))
 
 
-def execute(source: Path, output: Path, parameters: dict[str, Any], root: Path) -> None:
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Return a notebook that is written as markdown or as JSON.
+
+    Raises:
+        PageError: there is none, or it cannot be read.
+    """
+    if not path.is_file():
+        raise PageError(f"There is no notebook {path.name} in {path.parent.name or '.'}/.")
+    try:
+        return jupytext.read(path)
+    except Exception as error:  # whatever the reader of its format raises
+        raise PageError(f"{path.name} cannot be read as a notebook: {' '.join(str(error).split())[:200]}.") from None
+
+
+def execute(
+    source: Path, output: Path, parameters: dict[str, Any], root: Path, cell_timeout: float = CELL_TIMEOUT
+) -> None:
     """Run a notebook with parameters and write the executed notebook whole or not at all.
 
     A failed run leaves what there is beside the output, as `<name>.failed.ipynb`.
 
     Raises:
-        PageError: the notebook is missing, a parameter is unknown, or a cell failed.
+        PageError: the notebook is missing, a parameter is unknown, or a cell failed or took too many seconds.
     """
-    if not source.is_file():
-        raise PageError(f"There is no notebook {source.name} in {source.parent.name}/.")
     check_parameters(source, parameters)
+    source, output = source.resolve(), output.resolve()
+    if output == source:
+        raise PageError(f"The executed notebook would replace {source.name}: name another output.")
+    notebook = read_notebook(source)
+    defaults = {name: number(parameter.default) for name, parameter in parameters_of(source).items()}
+    effective = defaults | parameters
+    _fill_in(notebook, effective, source.name)
+    stamp = {
+        "source": source.relative_to(root).as_posix() if source.is_relative_to(root) else source.name,
+        "sha256": _sha256(source),
+        "parameters": parameters,
+        "effective": effective,
+        "executed": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git(root, "rev-parse", "--short=12", "HEAD"),
+        "dirty": bool(_git(root, "status", "--porcelain")),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("hdlib", "torch", "papermill", "jupyter-book")},
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
     failed = output.with_suffix(".failed.ipynb")
-    failed.unlink(missing_ok=True)
-    started = time.time()
-    notebook = jupytext.read(source)
-    effective = {name: number(text.partition("#")[0].strip()) for name, text in parameters_of(source).items()}
-    effective |= parameters
-    _fill_in(notebook, effective)
     nbformat.write(notebook, failed)
+    started = time.perf_counter()
     try:
         papermill.execute_notebook(
             failed,
@@ -139,7 +186,7 @@ def execute(source: Path, output: Path, parameters: dict[str, Any], root: Path) 
             parameters=parameters,
             kernel_name="python3",
             cwd=root,
-            execution_timeout=CELL_TIMEOUT,
+            execution_timeout=cell_timeout,
             progress_bar=False,
             log_output=False,
             extra_arguments=["--log-level=40"],  # no word about the kernel's transport on every page
@@ -149,18 +196,11 @@ def execute(source: Path, output: Path, parameters: dict[str, Any], root: Path) 
             raise PageError(error.evalue) from None
         trace = "\n".join(error.traceback)
         raise PageError(f"{source.name} failed with {error.ename}: {error.evalue}\n{trace}") from None
+    except TimeoutError:
+        raise PageError(f"{source.name} has a cell that took longer than {cell_timeout:g} seconds.") from None
     executed = nbformat.read(failed, as_version=4)
-    _clean(executed)
-    executed.metadata["hdlib"] = {
-        "source": f"notebooks/{source.name}",
-        "sha256": _sha256(source),
-        "parameters": parameters,
-        "effective": effective,
-        "executed": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 1),
-        "commit": _git(root, "rev-parse", "--short=12", "HEAD"),
-        "versions": {name: version(name) for name in ("hdlib", "torch", "papermill", "jupyter-book")},
-    }
+    _clean(executed, root)
+    executed.metadata["hdlib"] = stamp | {"seconds": round(time.perf_counter() - started, 1)}
     nbformat.write(executed, failed)
     failed.replace(output)
 
@@ -180,12 +220,16 @@ def build(root: Path, say=print) -> Path:
     """Execute every page, check them, and build the site from nothing; return its first page."""
     pages = read_pages(root)
     for page in pages:
-        started = time.time()
+        started = time.perf_counter()
         say(f"{page.name} ...", end=" ", flush=True)
-        execute(page.source(root), page.output(root), page.parameters, root)
-        say(f"{time.time() - started:.0f} s", flush=True)
+        try:
+            execute(page.source(root), page.output(root), page.parameters, root)
+        except PageError as error:
+            raise PageError(f"The page {page.name} was not made: {error}") from None
+        say(f"{time.perf_counter() - started:.0f} s", flush=True)
     check(pages, root)
-    shutil.rmtree(root / "_build", ignore_errors=True)
+    for folder in SPHINX_FOLDERS:  # what an earlier build left would satisfy references that lead nowhere now
+        shutil.rmtree(root / "_build" / folder, ignore_errors=True)
     command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n", "--keep-going", "-q"]
     done = subprocess.run(command, cwd=root, check=False)
     index = root / "_build" / "html" / "index.html"
@@ -199,11 +243,29 @@ def refuses_input(name: str) -> bool:
     return name in {"ValueError", "SpecError", "DataNotFoundError", "PageError"}
 
 
+def _page(name: str, entry: Any) -> Page:
+    """Return the page that an entry of book/pages.yml describes."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("notebook"), str):
+        raise PageError(f"book/pages.yml gives page {name} no notebook: name one of notebooks/.")
+    unknown = set(entry) - {"notebook", "parameters"}
+    if unknown:
+        raise PageError(f"book/pages.yml gives page {name} the entry {unknown.pop()!r}: use notebook or parameters.")
+    parameters = entry.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise PageError(f"book/pages.yml gives page {name} the parameters {parameters!r}: write {{name: value}}.")
+    return Page(name, entry["notebook"], {key: number(value) for key, value in parameters.items()})
+
+
 def _fault(page: Page, root: Path) -> str:
     output = page.output(root)
+    if not page.source(root).is_file():
+        return f"{page.name} has no notebook {page.notebook}.md: mend book/pages.yml."
     if not output.is_file():
         return f"{page.name} was not executed: run `hdlib book`."
-    notebook = nbformat.read(output, as_version=4)
+    try:
+        notebook = nbformat.read(output, as_version=4)
+    except Exception:  # whatever a damaged file makes the reader raise
+        return f"{page.name} cannot be read, its file is damaged: run `hdlib book`."
     stamp = notebook.metadata.get("hdlib", {})
     if stamp.get("sha256") != _sha256(page.source(root)):
         return f"{page.name} is stale, {page.notebook}.md has changed since: run `hdlib book`."
@@ -218,22 +280,43 @@ def _fault(page: Page, root: Path) -> str:
     return ""
 
 
-def _fill_in(notebook: nbformat.NotebookNode, values: dict[str, Any]) -> None:
+def _fill_in(notebook: nbformat.NotebookNode, values: dict[str, Any], name: str) -> None:
     """Replace {{ name }} in the prose by the parameter's value, so that one notebook can title several pages."""
+
+    def value(match: re.Match) -> str:
+        if match[1] not in values:
+            raise PageError(f"The prose of {name} names {match[0]}, which is no parameter of it.")
+        return str(values[match[1]])
+
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"{{ (\w+) }}", lambda match: str(values[match[1]]), cell.source)
+            cell.source = re.sub(r"{{ (\w+) }}", value, cell.source)
 
 
-def _clean(notebook: nbformat.NotebookNode) -> None:
-    """Drop timings and paths, and fold the injected parameters."""
+def _clean(notebook: nbformat.NotebookNode, root: Path) -> None:
+    """Drop timings and this machine's folders, and fold the injected parameters."""
     for cell in notebook.cells:
         for noise in ("papermill", "execution"):
             cell.metadata.pop(noise, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = _without_folders(output.text, root)
+            for kind, content in output.get("data", {}).items():
+                if isinstance(content, str):
+                    output.data[kind] = _without_folders(content, root)
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
+
+
+def _without_folders(text: str, root: Path) -> str:
+    """Name files below the project, Python's packages and the home folder without the way to them."""
+    packages = Path(yaml.__file__).parent.parent
+    for folder in (packages, Path(sys.prefix), root, Path.home()):
+        if folder != Path(folder.anchor):
+            text = text.replace(f"{folder}/", "")
+    return text
 
 
 def _sha256(path: Path) -> str:
