@@ -2,6 +2,7 @@
 # Needs Python 3.11 or later, make, and a network that reaches the package registry. Everything goes into .venv.
 
 PYTHON ?= python3
+PORT ?= 8000
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -29,9 +30,9 @@ test: $(READY)  ## everything that must hold, the built book in a real browser i
 
 serve: $(READY)  ## open the built book on localhost
 	@test -f _build/html/index.html || { echo "There is no built book: run make book first."; exit 1; }
-	@echo "The book is at http://127.0.0.1:8000/ (Ctrl-C ends)"
-	@($(BIN)/python -m webbrowser http://127.0.0.1:8000/ >/dev/null 2>&1 &) ; \
-		$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+	@echo "The book is at http://127.0.0.1:$(PORT)/ (Ctrl-C ends; make serve PORT=... for another port)"
+	@($(BIN)/python -m webbrowser http://127.0.0.1:$(PORT)/ >/dev/null 2>&1 &) ; \
+		$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 lab: $(READY)  ## JupyterLab; the notebooks open as notebooks
 	$(BIN)/jupyter lab notebooks --LabApp.app_settings_dir=$(CURDIR)/book/lab --MappingKernelManager.root_dir=$(CURDIR)
