@@ -56,7 +56,7 @@ class Store:
 
     def all(self) -> list[Record]:
         """Return every readable record."""
-        records = {record.spec.key: record for path in self._files() for record in _read(path)}
+        records = {record.spec.key: record for path, keys in self._files().items() if keys for record in _read(path)}
         return list(records.values())
 
     def put(self, records: Iterable[Record]) -> list[Path]:

@@ -101,6 +101,8 @@ def test_a_damaged_record_is_named_and_trained_again(tmp_path, tiny, damage):
         content[len(content) // 3] ^= 0xFF
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=path.name):
+        assert Store(tmp_path).all() == []
+    with pytest.warns(UserWarning, match=path.name):
         records = sweep([tiny], tmp_path, jobs=1)
     assert len(records) == 1
 
