@@ -31,11 +31,25 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
     alpha_0. The left column shows the early iterations, the right one epochs. The paper's curves are grey.
     """
     records = [r for r in records if BASELINE.get(r.spec.method, r.spec.method) == family]
-    model = records[0].spec.model
-    per_epoch, early = _per_epoch(records), _early(records)
     theirs = paper.figure2()
-    theirs = theirs[(theirs["model"] == model) & theirs["method"].isin([family, f"{family}_hd"])]
-    theirs = theirs[theirs["epoch"] <= per_epoch["epoch"].max()]
+    theirs = theirs[theirs["method"].isin([family, f"{family}_hd"])]
+    rates = {r.spec.alpha0 for r in records}
+    shown = f"{LABELS[family]} (dashed) and {LABELS[family]}-HD (solid) from {len(rates)} initial learning rates"
+    return _six_panels(records, theirs, name, shown, caption, ALPHA_FLOOR)
+
+
+def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
+    """Draw all methods from one alpha_0 (the paper's Figure 3), beside the paper's curves in grey."""
+    shown = "SGD, SGD with Nesterov momentum and Adam (dashed) and their hypergradient versions (solid)"
+    return _six_panels(records, paper.figure3(), name, shown, caption, linear_below=1e-3)
+
+
+def _six_panels(
+    records: Sequence[Record], theirs: pd.DataFrame, name: str, shown: str, caption: str, linear_below: float
+) -> Figure:
+    """Draw losses, error and learning rate, early and by epoch; `theirs` are the paper's curves."""
+    per_epoch, early = _per_epoch(records), _early(records)
+    theirs = theirs[(theirs["model"] == records[0].spec.model) & (theirs["epoch"] <= per_epoch["epoch"].max())]
     rates = sorted({r.spec.alpha0 for r in records})
 
     def draw(theme: Theme) -> plt.Figure:
@@ -52,19 +66,16 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
             x = "iteration" if data is early else "epoch"
             if data is per_epoch:
                 _paper_lines(axis, theirs[theirs["quantity"] == quantity], theme)
-            for keys, line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
-                method, rule, decay, alpha0 = keys
-                strength = 0.45 + 0.55 * (rates.index(alpha0) / max(1, len(rates) - 1))
-                _line(axis, line, x, **theme.line(method, rule, decay, strength))
-            _scales(axis, x, quantity, data)
+            for (method, rule, decay, alpha0), line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
+                _line(axis, line, x, **theme.line(method, rule, decay, _strength(alpha0, rates)))
+            _scales(axis, x, quantity, data, linear_below)
         _mark_divergence(axes[0, 0], axes[0, 1], records, theme, rates)
         _legend(figure, records, theme, theirs)
         return figure
 
-    label = LABELS[family]
     alt = (
-        f"Six panels for {label} (dashed) and {label}-HD (solid) from {len(rates)} initial learning rates: training, "
-        f"validation loss and error, and learning rate, over the first iterations and over epochs. {_outcomes(records)}"
+        f"Six panels for {shown}: training loss, validation loss and error, and learning rate, over the first "
+        f"iterations and over epochs. {_outcomes(records)}"
     )
     data = pd.concat(
         [
@@ -76,48 +87,9 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
     return Figure(draw, name, alt, data, frames.note(records), caption)
 
 
-def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
-    """Draw all methods from one alpha_0 (the paper's Figure 3), beside the paper's curves in grey."""
-    model = records[0].spec.model
-    per_epoch, early = _per_epoch(records), _early(records)
-    theirs = paper.figure3()
-    theirs = theirs[(theirs["model"] == model) & (theirs["epoch"] <= per_epoch["epoch"].max())]
-
-    def draw(theme: Theme) -> plt.Figure:
-        figure, axes = plt.subplots(3, 2, figsize=(9, 9), width_ratios=[1, 1.25])
-        panels = [
-            (axes[0, 0], early, "loss"),
-            (axes[0, 1], per_epoch, "train_loss"),
-            (axes[1, 0], per_epoch, "valid_error"),
-            (axes[1, 1], per_epoch, "valid_loss"),
-            (axes[2, 0], early, "alpha"),
-            (axes[2, 1], per_epoch, "alpha"),
-        ]
-        for axis, data, quantity in panels:
-            x = "iteration" if data is early else "epoch"
-            if data is per_epoch:
-                _paper_lines(axis, theirs[theirs["quantity"] == quantity], theme)
-            for keys, line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
-                _line(axis, line, x, **theme.line(*keys[:3]))
-            _scales(axis, x, quantity, data)
-            if quantity == "alpha":
-                axis.set_yscale("symlog", linthresh=1e-3)
-        _legend(figure, records, theme, theirs)
-        return figure
-
-    alt = (
-        "Six panels for SGD, SGD with Nesterov momentum and Adam (dashed) and their hypergradient versions (solid): "
-        "training loss, validation loss and error, and learning rate, over the first iterations and over epochs. "
-        f"{_outcomes(records)}"
-    )
-    data = pd.concat(
-        [
-            per_epoch.rename(columns={"epoch": "x"}).assign(axis="epoch"),
-            early.rename(columns={"iteration": "x"}).assign(axis="iteration"),
-            theirs.rename(columns={"epoch": "x", "value": "mean"}).assign(axis="epoch, paper"),
-        ]
-    )
-    return Figure(draw, name, alt, data, frames.note(records), caption)
+def _strength(alpha0: float, rates: Sequence[float]) -> float:
+    """Return how strongly a line from alpha_0 is coloured: the largest of several rates fully, the smallest least."""
+    return 1.0 if len(rates) == 1 else 0.45 + 0.55 * rates.index(alpha0) / (len(rates) - 1)
 
 
 def final_loss(records: Sequence[Record], name: str, quantity: str = "train_loss", caption: str = "") -> Figure:
@@ -184,13 +156,13 @@ def _paper_lines(axis: plt.Axes, theirs: pd.DataFrame, theme: Theme) -> None:
         axis.plot(line["epoch"], line["value"], **style, zorder=1)
 
 
-def _scales(axis: plt.Axes, x: str, quantity: str, data: pd.DataFrame) -> None:
+def _scales(axis: plt.Axes, x: str, quantity: str, data: pd.DataFrame, linear_below: float) -> None:
     axis.set_xlabel(x)
     axis.set_ylabel(QUANTITIES[quantity])
     if x == "iteration":
         axis.set_xscale("log")
     if quantity == "alpha":
-        axis.set_yscale("symlog", linthresh=ALPHA_FLOOR, linscale=0.4)
+        axis.set_yscale("symlog", linthresh=linear_below, linscale=0.4 if linear_below < 1e-4 else 1)
         shown = data.loc[data["quantity"] == "alpha", "mean"].clip(-0.05, 1)
         low = min(0.0, float(shown.min()))
         axis.set_ylim(low * 3 if low < -ALPHA_FLOOR else -ALPHA_FLOOR / 2, max(0.15, float(shown.max()) * 1.5))
@@ -212,8 +184,8 @@ def _log_y(axis: plt.Axes) -> None:
 def _mark_divergence(early: plt.Axes, late: plt.Axes, records: Sequence[Record], theme: Theme, rates: list) -> None:
     lost = [r for r in records if r.outcome == "diverged"]
     for record in lost:
-        strength = 0.45 + 0.55 * (rates.index(record.spec.alpha0) / max(1, len(rates) - 1))
-        style = dict(color=theme.color(record.spec.method, strength), marker="X", clip_on=False, markersize=6)
+        color = theme.color(record.spec.method, _strength(record.spec.alpha0, rates))
+        style = dict(color=color, marker="X", clip_on=False, markersize=6)
         early.plot([record.iterations], [0.98], transform=early.get_xaxis_transform(), linestyle="none", **style)
     if lost:
         first, last = min(r.iterations for r in lost), max(r.iterations for r in lost)
@@ -237,9 +209,8 @@ def _legend(figure: plt.Figure, records: Sequence[Record], theme: Theme, theirs:
     rates = sorted({r.spec.alpha0 for r in records}, reverse=True)
     if len(rates) > 1:
         method = records[0].spec.method
-        for i, rate in enumerate(rates):
-            strength = 1 - 0.55 * i / (len(rates) - 1)
-            color = theme.color(method, strength)
+        for rate in rates:
+            color = theme.color(method, _strength(rate, sorted(rates)))
             handles.append(Line2D([], [], color=color, linewidth=4, label=f"α₀ = {power_of_ten(rate)}"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 6 else len(handles))
 
