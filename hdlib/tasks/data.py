@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 TASKS = ("mnist", "digits")
+SIZES = {"mnist": (60_000, 784, 10), "digits": (1_500, 64, 10)}  # training examples, features, classes
 
 
 class DataNotFoundError(ValueError):
