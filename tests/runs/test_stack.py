@@ -64,8 +64,8 @@ def test_the_compiled_rules_are_the_rules():
         g = torch.Generator().manual_seed(k)
         new = lambda *shape, g=g: torch.rand(shape, generator=g, dtype=torch.float64)  # noqa: E731
         tensors = [[new(k, 10, 16)], [new(k, 10, 16)], [[new(k, 10, 16)] for _ in range(states)]]
-        vectors = [new(k), new(k) * 1e-3, torch.zeros(k, dtype=torch.float64), torch.zeros(k, dtype=torch.float64)]
-        arguments = [*tensors, *vectors, torch.tensor(3.0, dtype=torch.float64)]
+        vectors = [new(k), new(k) * 1e-3, new(k), torch.zeros(k, dtype=torch.float64)]
+        arguments = [*tensors, *vectors, *map(torch.tensor, (1e-8, 1.5))]
         twin = torch.utils._pytree.tree_map(torch.clone, arguments)
         options = dict(name="adam", momentum=0.0, rule="additive", weight_decay=1e-4, adapts=True)
         update(*arguments, **options)
@@ -149,8 +149,8 @@ def test_a_step_waits_for_no_device():
     with FakeTensorMode(allow_non_fake_inputs=False):
         fake = lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda")  # noqa: E731
         for owner, names in (
-            (cohort, "x theta grad state alpha beta decay hypergrad loss chunk_order chunk_weight"),
-            (stack, "onehot t row"),
+            (cohort, "x theta grad state alpha beta exponent decay hypergrad loss chunk_order chunk_weight"),
+            (stack, "onehot t floor scale row"),
         ):
             owner.device = "cuda"
             for name in names.split():
@@ -167,7 +167,7 @@ def test_memory_is_foreseen():
         beta = 0.0 if method == "sgd" else 1e-3
         specs = grid(task="digits", model=model, method=method, beta=beta, alpha0=ALPHAS * 10, epochs=1)
         [cohort] = Stack(specs, "cpu", False).cohorts
-        held = [*cohort.theta, *cohort.grad, *sum(cohort.state, []), *cohort.out, *cohort.hidden, cohort.trail]
+        held = [*cohort.theta, *cohort.grad, *itertools.chain(*cohort.state), *cohort.out, *cohort.hidden, cohort.trail]
         used = sum(t.numel() * t.element_size() for t in held)
         foreseen = sum(bytes_per_run(spec, *SIZES) for spec in specs)
         assert used <= foreseen
