@@ -39,6 +39,7 @@ TINY = {
     "introduction.md": {},
     "method.md": {"steps": 3},
     "online_tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
+    "performance.md": {},
     "status.md": {},
     "tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
 }

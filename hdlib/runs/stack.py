@@ -138,8 +138,8 @@ class Stack:
         if position == 0:
             for cohort in self.cohorts:
                 cohort.shuffle(self.iteration // self.steps_per_epoch + 1)
-        ends = [end for cohort in self.cohorts for end in cohort.ends]
-        count = min(CHUNK, self.steps_per_epoch - position, min(ends) - self.iteration)
+        end = min(cohort.next_end for cohort in self.cohorts)
+        count = min(CHUNK, self.steps_per_epoch - position, end - self.iteration)
         for cohort in self.cohorts:
             cohort.load(position, count)
         self.row.zero_()
@@ -241,6 +241,11 @@ class Cohort:
     @property
     def live(self) -> int:
         return int(self.history.live.sum())
+
+    @property
+    def next_end(self) -> int:
+        """The iteration at which the first of the runs that go on has taken all of its own."""
+        return min(end for end, live in zip(self.ends, self.history.live, strict=True) if live)
 
     def _weights(self, size: int, dtype: torch.dtype) -> Tensor:
         """Return [steps, batch]: what each example of a minibatch counts for, 0 for those that fill up the last."""
