@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
@@ -21,21 +23,20 @@ StepT = TypeVar("StepT", bound=Callable[..., Any])
 CHUNK = 1 << 16  # elements whose tensors stay in the processor's cache between the operations of a pass
 PLAIN = (Tensor, torch.nn.Parameter)
 
-try:  # breaks torch.compile's graph around the step, which keeps the compiled step in place
-    from torch.optim.optimizer import _use_grad_for_differentiable
-except ImportError:  # pragma: no cover
-
-    def _use_grad_for_differentiable(func: Any) -> Any:
-        def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with torch.set_grad_enabled(self.defaults["differentiable"]):
-                return func(self, *args, **kwargs)
-
-        return step
-
 
 def with_grad_if_differentiable(step: StepT) -> StepT:
     """Run a step without recording gradients, unless `differentiable` asks for them."""
-    return cast(StepT, _use_grad_for_differentiable(step))
+    # torch's own also breaks torch.compile's graph around the step, which keeps the compiled step in place
+    native = getattr(importlib.import_module("torch.optim.optimizer"), "_use_grad_for_differentiable", None)
+    if native is not None:
+        return cast(StepT, native(step))
+
+    @functools.wraps(step)
+    def with_grad(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return step(self, *args, **kwargs)
+
+    return cast(StepT, with_grad)
 
 
 def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
@@ -225,11 +226,9 @@ class HypergradientOptimizer(Optimizer):
             if g.layout != torch.strided:
                 raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
             state = self.state[p]
-            mesh = None
-            if type(p) not in PLAIN and hasattr(p, "device_mesh"):
-                mesh = (p.device_mesh, p.placements)
-                if g.placements != p.placements:
-                    g = g.redistribute(placements=p.placements)
+            mesh = mesh_of(p)
+            if mesh is not None and getattr(g, "placements", None) != mesh[1]:
+                g = cast(Any, g).redistribute(placements=mesh[1])
             x, y = plain(p), plain(g)
             how = way
             if (how in ("torch", "kernels") and not self._fits(x, y, state)) or (
@@ -290,8 +289,7 @@ class HypergradientOptimizer(Optimizer):
         for p, state in resting:
             if norms:
                 d = self._direction(group, plain(p), state)
-                mesh = (p.device_mesh, p.placements) if hasattr(p, "device_mesh") else None
-                found.setdefault(mesh, []).append([0.0, 0.0, 0.0 if d is None else total([rules.dot(d, d)])])
+                found.setdefault(mesh_of(p), []).append([0.0, 0.0, 0.0 if d is None else total([rules.dot(d, d)])])
             state["rested"] = True
         values = [
             over_mesh([sum_up(column) for column in zip(*sums, strict=True)], mesh) for mesh, sums in found.items()
@@ -380,6 +378,11 @@ def plain(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+def mesh_of(p: Any) -> Any:
+    """Return a DTensor's device mesh and placements, None for another tensor."""
+    return None if type(p) in PLAIN or not hasattr(p, "device_mesh") else (p.device_mesh, p.placements)
+
+
 def channels_last(tensor: Tensor) -> bool:
     """Whether a batch of images lies in memory with its channels innermost, without gaps."""
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
@@ -399,7 +402,7 @@ def chunks(tensors: Sequence[Tensor | None]) -> Iterator[Sequence[Any]]:
             return iter([tensors])
         tensors = [None if t is None else t.permute(0, 2, 3, 1) for t in tensors]
     count = -(-first.numel() // CHUNK)
-    return zip(*[[None] * count if t is None else t.view(-1).split(CHUNK) for t in tensors], strict=True)
+    return zip(*[[None] * count if t is None else torch.split(t.view(-1), CHUNK) for t in tensors], strict=True)
 
 
 def needs_norms(group: Group) -> bool:

@@ -259,7 +259,10 @@ def _decays(group: Group) -> tuple[float, float]:
 
 def _direction(group: Group, p: Tensor, m: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
     """Return -D_{t-1} from the moments and the count of the last step, but for AdamW's factor (1 - alpha lambda)."""
-    direction = rules.adam_direction(precise(m), precise(v), t, *group["betas"], group["eps"])
+    m = precise(m)
+    beta1, beta2 = group["betas"]
+    # a float64 t would take a 0-dim parameter's direction with it
+    direction = rules.adam_direction(m, precise(v), t, beta1, beta2, group["eps"]).to(m.dtype)
     decay = _decays(group)[1]
     return direction if decay == 0 else rules.adamw_direction_(direction, precise(p), decay)
 
@@ -273,16 +276,17 @@ def _columns(group: Group, part: Part) -> tuple[list[Tensor], list[Tensor], list
 def _loop_observe(group: Group, part: Part) -> list[Number]:
     """The definition: tensor by tensor, piece by piece."""
     sums = Sums(group)
+    beta1, beta2 = group["betas"]
     rows = zip(part.params, part.grads, *_columns(group, part), part.moved, strict=True)
     for *tensors, step, moved in rows:
         t = _time(group, step) if moved else 0.0
         for p, g, m, v, x in chunks(tensors):
             g = gradient(group, g, p, _decays(group)[0])
-            before = [p, m, v if x is None else x]
+            old_p, old_m, old_v = p, m, v if x is None else x
             if group["differentiable"]:  # autograd keeps what the updates below overwrite
-                before = [y.clone() for y in before]
-            sums.add(g, _direction(group, *before, t) if moved else None)
-            rules.adam_moments_(m, v, g, *group["betas"])
+                old_p, old_m, old_v = old_p.clone(), old_m.clone(), old_v.clone()
+            sums.add(g, _direction(group, old_p, old_m, old_v, t) if moved else None)
+            rules.adam_moments_(m, v, g, beta1, beta2)
             if x is not None:
                 rules.amsgrad_(x, v)
         step += 1
@@ -292,11 +296,13 @@ def _loop_observe(group: Group, part: Part) -> list[Number]:
 def _loop_descend(group: Group, part: Part) -> None:
     """The definition of the descent, tensor by tensor."""
     decay = _decays(group)[1]
+    beta1, beta2 = group["betas"]
     for p, m, v, x, step in zip(part.params, *_columns(group, part), strict=True):
         alpha = group["lr"].to(p.device) if isinstance(group["lr"], Tensor) else group["lr"]
         if decay != 0:
             rules.adamw_decay_(p, alpha, decay)
-        rules.adam_descend_(p, m, v if x is None else x, _time(group, step), alpha, *group["betas"], group["eps"])
+        second = v if x is None else x
+        rules.adam_descend_(p, m, second, _time(group, step), alpha, beta1, beta2, group["eps"])
 
 
 def _chunked_sums(group: Group, part: Part) -> list[Number]:
@@ -316,16 +322,16 @@ def _foreach_sums(group: Group, part: Part) -> list[Number]:
     l2, decay = _decays(group)
     grads = part.grads
     if group["maximize"]:
-        grads = torch._foreach_neg(grads)
+        grads = list(torch._foreach_neg(grads))
     if l2 != 0:
-        grads = torch._foreach_add(grads, part.params, alpha=l2)
+        grads = list(torch._foreach_add(grads, part.params, alpha=l2))
     ms, vs, xs, steps = _columns(group, part)
     moved = [i for i, yes in enumerate(part.moved) if yes]
     directions: list[Tensor | None] = [None] * len(grads)
     if moved:
         beta1, beta2 = group["betas"]
         times = [_time(group, steps[i]) for i in moved]
-        seconds = [precise(vs[i] if xs[i] is None else xs[i]) for i in moved]
+        seconds = [precise(vs[i] if x is None else x) for i, x in enumerate(xs) if part.moved[i]]
         denominators = torch._foreach_sqrt(seconds)
         torch._foreach_div_(denominators, [(1 - beta2**t) ** 0.5 for t in times])
         torch._foreach_add_(denominators, group["eps"])

@@ -53,46 +53,31 @@ inline T gradient(const T* g, const T* p, int64_t i, T sign, T l2) {
     return DECAY ? sign * g[i] + l2 * p[i] : sign * g[i];
 }
 
-// sum of g_t . d_{t-1} and both squares, where d = -D is at hand
-template <class T, bool DECAY>
-Sums measure(const T* __restrict g, const T* __restrict p, const T* __restrict d, int64_t n, T sign, T l2) {
+// SGD, d = -D: mode 0 plain, d_t = g_t; 1 heavy ball, d_t = v_t; 2 Nesterov, d_t = g_t + mu v_t
+template <class T, bool DECAY, int MODE>
+Sums directions(const T* __restrict g, const T* __restrict p, T* __restrict v, T* __restrict d, int64_t n, T sign, T l2,
+                T mu, T keep, T share) {
     Sums all;
     for (int64_t start = 0; start < n; start += LINE) {
         const int64_t end = start + LINE < n ? start + LINE : n;
         T gd = 0, gg = 0, dd = 0;
         #pragma omp simd reduction(+ : gd, gg, dd)
         for (int64_t i = start; i < end; ++i) {
-            const T gi = gradient<T, DECAY>(g, p, i, sign, l2), di = d[i];
+            const T gi = gradient<T, DECAY>(g, p, i, sign, l2), di = MODE == 1 ? v[i] : d[i];
             gd += gi * di;
             gg += gi * gi;
             dd += di * di;
+            if (MODE == 0) {
+                d[i] = gi;
+            } else {
+                const T vi = keep * v[i] + share * gi;
+                v[i] = vi;
+                if (MODE == 2) d[i] = gi + mu * vi;
+            }
         }
         all += {double(gd), double(gg), double(dd)};
     }
     return all;
-}
-
-template <class T, bool DECAY>
-void remember(const T* __restrict g, const T* __restrict p, T* __restrict d, int64_t n, T sign, T l2) {
-    #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) d[i] = gradient<T, DECAY>(g, p, i, sign, l2);
-}
-
-template <class T, bool DECAY>
-void velocity(const T* __restrict g, const T* __restrict p, T* __restrict v, int64_t n, T sign, T l2, T mu, T share) {
-    #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) v[i] = mu * v[i] + share * gradient<T, DECAY>(g, p, i, sign, l2);
-}
-
-template <class T, bool DECAY>
-void nesterov(const T* __restrict g, const T* __restrict p, T* __restrict v, T* __restrict d, int64_t n, T sign, T l2,
-              T mu, T keep) {
-    #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
-        const T gi = gradient<T, DECAY>(g, p, i, sign, l2), vi = keep * v[i] + gi;
-        v[i] = vi;
-        d[i] = gi + mu * vi;
-    }
 }
 
 template <class T>
@@ -139,21 +124,17 @@ T* at(const uint64_t* addresses, const Piece& piece) {
     return reinterpret_cast<T*>(addresses[piece.tensor]) + piece.start;
 }
 
-// mode: 0 plain, 1 heavy ball, 2 Nesterov. moved[k]: D_{t-1} of tensor k is not zero. started[k]: it has a velocity.
-template <class T, bool DECAY>
+// moved[k]: D_{t-1} of tensor k is not zero. started[k]: it has a velocity; the first one is the gradient.
+template <class T, bool DECAY, int MODE>
 Sums sgd_observe(int64_t count, const int64_t* sizes, const uint64_t* params, const uint64_t* grads,
-                 const uint64_t* velocities, const uint64_t* directions, const uint8_t* moved, const uint8_t* started,
-                 int mode, T sign, T l2, T mu, T share, int threads) {
+                 const uint64_t* vs, const uint64_t* ds, const uint8_t* moved, const uint8_t* started, T sign, T l2,
+                 T mu, T share, int threads) {
     return over_pieces(count, sizes, threads, [=](const Piece& piece) {
-        const T *g = at<T>(grads, piece), *p = at<T>(params, piece);
-        const int64_t n = piece.length;
-        T* d = at<T>(mode == 1 ? velocities : directions, piece);
-        Sums sums;
-        if (moved[piece.tensor]) sums = measure<T, DECAY>(g, p, d, n, sign, l2);
         const bool old = started[piece.tensor];
-        if (mode == 0) remember<T, DECAY>(g, p, d, n, sign, l2);
-        if (mode == 1) velocity<T, DECAY>(g, p, d, n, sign, l2, old ? mu : 0, old ? share : 1);
-        if (mode == 2) nesterov<T, DECAY>(g, p, at<T>(velocities, piece), d, n, sign, l2, mu, old ? mu : 0);
+        Sums sums = directions<T, DECAY, MODE>(
+            at<T>(grads, piece), at<T>(params, piece), MODE == 0 ? nullptr : at<T>(vs, piece),
+            MODE == 1 ? nullptr : at<T>(ds, piece), piece.length, sign, l2, mu, old ? mu : 0, old ? share : 1);
+        if (!moved[piece.tensor]) sums.gd = sums.dd = 0;
         return sums;
     });
 }
@@ -191,14 +172,13 @@ void give(const Sums& sums, double* out) { out[0] = sums.gd; out[1] = sums.gg; o
 
 #define KERNELS(T, NAME)                                                                                             \
     EXPORT void sgd_observe_##NAME(int64_t count, const int64_t* sizes, const uint64_t* params,                      \
-                                   const uint64_t* grads, const uint64_t* velocities, const uint64_t* directions,    \
+                                   const uint64_t* grads, const uint64_t* vs, const uint64_t* ds,                    \
                                    const uint8_t* moved, const uint8_t* started, int mode, double sign, double l2,   \
                                    double mu, double share, int threads, double* out) {                              \
-        give(l2 != 0 ? sgd_observe<T, true>(count, sizes, params, grads, velocities, directions, moved, started,     \
-                                            mode, T(sign), T(l2), T(mu), T(share), threads)                          \
-                     : sgd_observe<T, false>(count, sizes, params, grads, velocities, directions, moved, started,    \
-                                             mode, T(sign), T(0), T(mu), T(share), threads),                         \
-             out);                                                                                                   \
+        const auto run =                                                                                             \
+            l2 != 0 ? (mode == 0 ? sgd_observe<T, true, 0> : mode == 1 ? sgd_observe<T, true, 1> : sgd_observe<T, true, 2>)\
+                    : (mode == 0 ? sgd_observe<T, false, 0> : mode == 1 ? sgd_observe<T, false, 1> : sgd_observe<T, false, 2>);\
+        give(run(count, sizes, params, grads, vs, ds, moved, started, T(sign), T(l2), T(mu), T(share), threads), out);\
     }                                                                                                                \
     EXPORT void sgd_descend_##NAME(int64_t count, const int64_t* sizes, const uint64_t* params,                      \
                                    const uint64_t* directions, double alpha, int threads) {                          \

@@ -98,7 +98,7 @@ def adam_descend_(
     eps: float,
 ) -> None:
     """theta_t = theta_{t-1} - alpha_t mhat_t / (sqrt(vhat_t) + eps), in the order of torch.optim.Adam."""
-    if isinstance(alpha, Tensor):
+    if isinstance(alpha, Tensor) or isinstance(t, Tensor):
         descend_(theta, adam_direction(m, v, t, beta1, beta2, eps), alpha)
     else:
         theta.addcdiv_(m, adam_denominator(v, t, beta2, eps), value=-alpha / (1 - beta1**t))

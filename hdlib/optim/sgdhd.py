@@ -128,7 +128,7 @@ class SGDHD(HypergradientOptimizer):
                 elif group["differentiable"]:
                     state[name] = state[name].clone()
         d = part.real(_kept(group))
-        v = part.real("momentum_buffer") if group["momentum"] != 0 else [None] * len(d)
+        v = part.real("momentum_buffer") if group["momentum"] != 0 else []
         if part.way == "kernels":
             return _kernels_observe(group, part, d, v, started)
         if part.way == "foreach":
@@ -177,11 +177,12 @@ def _precision(tensors: list[Tensor]) -> torch.dtype:
 
 
 def _loop_observe(
-    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor] | list[None], started: list[bool]
+    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor], started: list[bool]
 ) -> list[Number]:
     """The definition: tensor by tensor, piece by piece."""
     momentum, nesterov, sums = group["momentum"], group["nesterov"], Sums(group)
-    rows = zip(part.params, part.grads, directions, velocities, part.moved, started, strict=True)
+    none: list[None] = [None] * len(directions)
+    rows = zip(part.params, part.grads, directions, velocities or none, part.moved, started, strict=True)
     for *tensors, moved, old in rows:
         for p, g, d, v in chunks(tensors):
             g = gradient(group, g, p, group["weight_decay"])
@@ -199,14 +200,14 @@ def _loop_observe(
 
 
 def _foreach_observe(
-    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor] | list[None], started: list[bool]
+    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor], started: list[bool]
 ) -> list[Number]:
     """The same, all tensors at a time."""
     grads, sums = part.grads, Sums(group)
     if group["maximize"]:
-        grads = torch._foreach_neg(grads)
+        grads = list(torch._foreach_neg(grads))
     if group["weight_decay"] != 0:
-        grads = torch._foreach_add(grads, part.params, alpha=group["weight_decay"])
+        grads = list(torch._foreach_add(grads, part.params, alpha=group["weight_decay"]))
     for g, d, moved in zip(grads, directions, part.moved, strict=True):  # torch has no multi-tensor dot product
         sums.add(g, d if moved else None)
     values = sums.values()
@@ -214,13 +215,13 @@ def _foreach_observe(
         torch._foreach_copy_(directions, grads)
         return values
     for old in {*started}:
-        v = [v for v, s in zip(velocities, started, strict=True) if s == old]
-        g = [g for g, s in zip(grads, started, strict=True) if s == old]
+        which = [i for i, s in enumerate(started) if s == old]
+        some, theirs = [velocities[i] for i in which], [grads[i] for i in which]
         if old:
-            torch._foreach_mul_(v, group["momentum"])
-            torch._foreach_add_(v, g, alpha=1 - group["dampening"])
+            torch._foreach_mul_(some, group["momentum"])
+            torch._foreach_add_(some, theirs, alpha=1 - group["dampening"])
         else:
-            torch._foreach_copy_(v, g)
+            torch._foreach_copy_(some, theirs)
     if group["nesterov"]:
         torch._foreach_copy_(directions, grads)
         torch._foreach_add_(directions, velocities, alpha=group["momentum"])
@@ -228,7 +229,7 @@ def _foreach_observe(
 
 
 def _kernels_observe(
-    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor] | list[None], started: list[bool]
+    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor], started: list[bool]
 ) -> list[Number]:
     """The same, in one pass over the memory."""
     sums = _kernels.three()
@@ -255,12 +256,13 @@ def _kernels_observe(
 def _without_hypergradient(group: Group, part: Part) -> None:
     """Take torch.optim.SGD's step, in its order of operations."""
     momentum, alpha = group["momentum"], group["lr"]
-    buffers = [state.get("momentum_buffer") for state in part.states] if momentum != 0 else []
-    if part.way == "torch" and all(b is not None for b in buffers):
+    buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in part.states] if momentum != 0 else []
+    velocities = [plain(b) for b in buffers if b is not None]
+    if part.way == "torch" and len(velocities) == len(buffers):
         sgd(
             part.params,
             part.grads,
-            [plain(b) for b in buffers] or [None] * len(part.params),
+            [*velocities] or [None] * len(part.params),
             fused=True,
             lr=alpha.to(_precision(part.params)) if isinstance(alpha, Tensor) else alpha,
             weight_decay=group["weight_decay"],
