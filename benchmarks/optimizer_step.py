@@ -1,7 +1,7 @@
 """What an optimiser's step costs, as a ratio to torch's fastest step of the same base optimiser.
 
-CPU, two threads, float32; the parameters of the 784-1000-1000-10 multilayer perceptron and of VGG-16 (CIFAR-10's, with
-batch norm). Every way of taking a step is timed in every round, in a random order, so that a slow moment of the machine
+CPU, two threads, float32; the parameters of the 784-1000-1000-10 multilayer perceptron and of VGG-16 (CIFAR-10's,
+with batch norm). Every way of taking a step is timed in every round, in a random order, so that a slow moment of the machine
 meets all of them; a ratio is the median over rounds of the two times of one round. Beside each stands the memory-traffic
 floor: the fewest bytes that the step must move, at the bandwidth of a copy measured in the same rounds. Medians and
 ratios go to results/benchmarks/optimizer_step.json.
@@ -61,7 +61,8 @@ def ways() -> dict[str, tuple[str, bool, Callable]]:
     sgd, adam, adamw = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
     nesterov = dict(momentum=0.9, nesterov=True)
     found = {}
-    for base, cls, options in (("SGD", sgd, {}), ("SGD, Nesterov", sgd, nesterov), ("Adam", adam, {}), ("AdamW", adamw, {})):
+    native = (("SGD", sgd, {}), ("SGD, Nesterov", sgd, nesterov), ("Adam", adam, {}), ("AdamW", adamw, {}))
+    for base, cls, options in native:
         for name, how in (("default", {}), ("foreach", {"foreach": True}), ("fused", {"fused": True})):
             found[f"torch {base} {name}"] = (base, True, lambda p, c=cls, o={**options, **how}: c(p, lr=1e-4, **o))
     for base, cls, options in (
@@ -161,7 +162,7 @@ def main() -> None:
               f"{models[model]['copy_gigabytes_per_second']} GB/s")  # fmt: skip
         for name, row in models[model]["steps"].items():
             print(f"  {name:32} {row['milliseconds']:9.3f} ms  {row['to_fastest']:6.2f} x fastest  "
-                  f"{row['to_default']:6.2f} x default  floor {row['floor_milliseconds']:8.3f} ms", flush=True)  # fmt: skip
+                  f"{row['to_default']:6.2f} x default  floor {row['floor_milliseconds']:8.3f} ms")  # fmt: skip
     result = {
         "rounds": arguments.rounds,
         "threads": arguments.threads,

@@ -74,7 +74,8 @@ def adam_moments_(m: Tensor, v: Tensor, g: Tensor, beta1: float, beta2: float) -
 
 def amsgrad_(x: Tensor, v: Tensor) -> None:
     """x_t = max(x_{t-1}, v_t), which takes v_t's place in AMSGrad's direction."""
-    x.copy_(torch.maximum(x, v))
+    before = x.clone() if torch.is_grad_enabled() else x  # autograd keeps what is overwritten here
+    x.copy_(torch.maximum(before, v))
 
 
 def adam_denominator(v: Tensor, t: float | Tensor, beta2: float, eps: float) -> Tensor:
