@@ -1,10 +1,10 @@
 """What an optimiser's step costs, as a ratio to torch's fastest step of the same base optimiser.
 
 CPU, two threads, float32; the parameters of the 784-1000-1000-10 multilayer perceptron and of VGG-16 (CIFAR-10's,
-with batch norm). Every way of taking a step is timed in every round, in a random order, so that a slow moment of the machine
-meets all of them; a ratio is the median over rounds of the two times of one round. Beside each stands the memory-traffic
-floor: the fewest bytes that the step must move, at the bandwidth of a copy measured in the same rounds. Medians and
-ratios go to results/benchmarks/optimizer_step.json.
+with batch norm). Every way of taking a step is timed in every round, in a random order, so that a slow moment of the
+machine meets all of them; a ratio is the median over rounds of the two times of one round. Beside each stands the
+memory-traffic floor: the fewest bytes that the step must move, at the bandwidth of a copy measured in the same rounds.
+Medians and ratios go to results/benchmarks/optimizer_step.json.
 
     python benchmarks/optimizer_step.py [--rounds 100] [--threads 2]
 """

@@ -47,15 +47,33 @@ class AdamHD(HypergradientOptimizer):
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the root of the second moment.
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
+        amsgrad: divide by the largest second moment so far.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.Adam, bit for bit.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
             1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8).
+        shared_alpha: one alpha for all groups, moved by the dot product over all parameters, instead of one per group.
+            The groups then need the same `lr`, `hypergrad_lr` and `rule`.
         maximize: ascend instead of descend.
+        foreach: compute all tensors at a time. Default: on accelerators.
+        capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
+            capture a step.
+        differentiable: let autograd go through the step, alpha included. `group["lr"]` is then part of the graph.
+        fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
+            compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
+            can. Tensors of another layout or precision are computed one by one.
+        decoupled_weight_decay: what AdamWHD sets.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
+        RuntimeError: `fused` is combined with `foreach` or `differentiable`.
 
-    State per parameter: `step` (0-dim float32), `exp_avg` and `exp_avg_sq` as torch.optim.Adam's, no more.
+    State per parameter: `step` (0-dim float32), `exp_avg` and `exp_avg_sq` (the parameter's shape and precision), with
+    `amsgrad` `max_exp_avg_sq`, as torch.optim.Adam's and no more. :math:`D_{t-1}` is rebuilt from them, with the
+    `betas` and the `eps` of now: change these while training and one h is slightly off.
+
+    References:
+        Baydin, Cornish, Martinez Rubio, Schmidt and Wood, "Online Learning Rate Adaptation with Hypergradient
+        Descent", ICLR 2018, arXiv 1703.04782, Algorithm 6.
 
     Example:
         >>> optimizer = AdamHD(model.parameters(), lr=1e-3, hypergrad_lr=1e-8)
@@ -181,13 +199,17 @@ class AdamWHD(AdamHD):
     :math:`D_t = -\hat m_t / (\sqrt{\hat v_t} + \epsilon) - \lambda \theta_{t-1}`, and
     :math:`h_t = g_t \cdot D_{t-1}` with the gradient of the loss alone.
 
+    Needs no memory beyond AdamW's: :math:`\theta_{t-2}`, which is in :math:`D_{t-1}`, follows from
+    :math:`\theta_{t-1}` and the moments. That supposes that nobody else moved the parameters, and that the learning
+    rate in the group is the one of the last step; a scheduler's change shifts h by about its change of
+    :math:`\alpha \lambda`.
+
     Args:
-        params: as AdamHD's, and so are all other arguments.
+        params: tensors, or dicts that define parameter groups; each group has its own alpha.
         lr: alpha_0.
-        betas: decay rates of the moments.
-        eps: added to the root of the second moment.
-        weight_decay: lambda, the decoupled decay. Default: 0.01, as torch.optim.AdamW.
-        amsgrad: use the largest second moment so far.
+        weight_decay: lambda, the decoupled decay.
+
+    All other arguments, the state and the errors are AdamHD's.
 
     References:
         Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv 1711.05101. The paper of

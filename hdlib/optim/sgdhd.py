@@ -47,13 +47,27 @@ class SGDHD(HypergradientOptimizer):
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.SGD, bit for bit.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
             1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8).
+        shared_alpha: one alpha for all groups, moved by the dot product over all parameters, instead of one per group.
+            The groups then need the same `lr`, `hypergrad_lr` and `rule`.
         maximize: ascend instead of descend.
+        foreach: compute all tensors at a time. Default: on accelerators.
+        capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
+            capture a step.
+        differentiable: let autograd go through the step, alpha included. `group["lr"]` is then part of the graph.
+        fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
+            compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
+            can. Tensors of another layout or precision are computed one by one.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
+        RuntimeError: `fused` is combined with `foreach` or `differentiable`.
 
-    State per parameter: `momentum_buffer` with momentum, and `direction`, the size of the gradient, except
-    with heavy-ball momentum, whose buffer is the direction already.
+    State per parameter (of its shape and precision): `momentum_buffer` with momentum, and `direction` except with
+    heavy-ball momentum, whose buffer is the direction already.
+
+    References:
+        Baydin, Cornish, Martinez Rubio, Schmidt and Wood, "Online Learning Rate Adaptation with Hypergradient
+        Descent", ICLR 2018, arXiv 1703.04782, Algorithms 4 and 5.
 
     Example:
         >>> optimizer = SGDHD(model.parameters(), lr=0.01, hypergrad_lr=1e-4)

@@ -121,6 +121,7 @@ def checkpoint(rank):
     steps(net, optimizer, rank, 2, alphas)
     saved = copy.deepcopy(dcp.get_optimizer_state_dict(net, optimizer, options=options))
     again = METHODS["adam"](net.parameters())
+    again.zero_grad()
     dcp.set_optimizer_state_dict(net, again, saved, options=options)
     steps(net, again, rank, 2, alphas, start=STEPS)
     return torch.tensor(alphas, dtype=torch.float64), whole(net)
