@@ -357,7 +357,7 @@ class TestOnAnAccelerator:
 
 def test_importing_hdlib_loads_itself_and_torch_alone():
     """In a fresh process: whatever `import torch` did not load and the standard library does not hold is hdlib's."""
-    books = ["pandas", "sklearn", "pydantic", "torchvision", "matplotlib", "seaborn", "pyarrow", "scipy", "tqdm"]
+    books = ["pandas", "sklearn", "pydantic", "torchvision", "matplotlib", "seaborn", "pyarrow", "scipy"]
     code = f"""
 import sys, time
 import torch
