@@ -6,7 +6,7 @@ ICLR 2018, arXiv 1703.04782, Algorithms 4 to 6). One step at time t, in this ord
     g_t     = gradient at theta_{t-1}, L2 term included
     h_t     = g_t . D_{t-1}                        hypergradient, D = d(increment)/d(alpha)
     alpha_t = alpha_{t-1} - beta h_t               additive rule
-    alpha_t = alpha_{t-1} (1 - beta h_t / (|g_t| |D_{t-1}|))    multiplicative rule, Eq. 8
+    alpha_t = alpha_{t-1} (1 - beta h_t / (norm(g_t) norm(D_{t-1})))    multiplicative rule, Eq. 8
     theta_t = theta_{t-1} + alpha_t D_t
 
 D_0 = 0, so the first step never changes alpha. In code a *direction* is -D, what alpha is multiplied
@@ -30,8 +30,8 @@ def next_alpha(
 ) -> Any:
     """Return alpha_t from alpha_{t-1} and the hypergradient h_t.
 
-    All arguments are floats or tensors that broadcast. `grad_norm` and `direction_norm`, |g_t| and
-    |D_{t-1}|, are needed by the multiplicative rule only; where their product is zero alpha stays.
+    All arguments are floats or tensors that broadcast. `grad_norm` and `direction_norm`, of g_t and
+    D_{t-1}, are needed by the multiplicative rule only; where their product is zero alpha stays.
     """
     if rule == "additive":
         return alpha - beta * h
