@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hdlib.optim import rules
+from hdlib.optim import control, rules
+from hdlib.optim.control import Control
 
 
 def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
@@ -42,15 +44,24 @@ class HypergradientOptimizer(Optimizer):
     """
 
     def __init__(self, params, defaults: dict[str, Any]) -> None:
+        unknown = set(defaults.get("guards", {})) - set(control.OPTIONS)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(sorted(unknown))}.")
+        defaults = asdict(Control()) | defaults | defaults.pop("guards", {})
+        _resolve_auto(defaults)
         self._check(defaults)
-        super().__init__(params, {**defaults, "hypergrad": 0.0})
+        super().__init__(params, {**defaults, "hypergrad": 0.0, "slope": 0.0})
 
     def _check(self, group: dict[str, Any]) -> None:
         check_number("lr", group["lr"])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        if group["rule"] not in rules.RULES:
-            raise ValueError(f"rule is {group['rule']!r}: it must be one of {', '.join(map(repr, rules.RULES))}.")
+        options = _control(group)
+        if float(group["lr"]) == 0 and (options.rule not in ("additive",) or options.max_change is not None):
+            raise ValueError(
+                f"lr is 0 with rule={options.rule!r} and max_change={options.max_change}, which change alpha by "
+                "factors and would leave it at 0: start from a small positive lr, such as 1e-6."
+            )
         if group["rule"] == "multiplicative" and group["hypergrad_lr"] >= 1:
             raise ValueError(
                 f"hypergrad_lr is {group['hypergrad_lr']}: the multiplicative rule needs a value below 1, "
@@ -59,6 +70,7 @@ class HypergradientOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own alpha; its values are checked like the constructor's."""
+        _resolve_auto(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -111,9 +123,20 @@ class HypergradientOptimizer(Optimizer):
                 params.append(as_real(p))
                 grads.append(as_real(g.resolve_conj()))
             states = [self.state[p] for p in group["params"] if p.grad is not None]
+            options = _control(group)
             if group["hypergrad_lr"] != 0:
-                self._adapt(group, grads, states, resting)
+                self._adapt(group, grads, states, resting, options)
+                if options.skip_nonfinite == "step" and not math.isfinite(group["hypergrad"]):
+                    continue
+            alpha = group["lr"]
+            group["lr"], state = control.step_size(alpha, options, group)
             self._descend(group, params, grads, states)
+            group["lr"] = alpha
+            _remember(group, {name: state[name] for name in control.initial_state(options)})
+            if group["hypergrad_lr"] != 0 and options.needs_slope and grads:
+                directions = [self._direction(group, state) for state in states]
+                slope = -total(rules.dot(g, d) for g, d in zip(grads, directions, strict=True))
+                _remember(group, {"slope": slope if isinstance(alpha, Tensor) else slope.item()})
         return loss
 
     def _adapt(
@@ -122,6 +145,7 @@ class HypergradientOptimizer(Optimizer):
         grads: list[Tensor],
         states: list[dict[str, Any]],
         resting: list[dict[str, Any]],
+        options: Control,
     ) -> None:
         """Move the group's alpha by the dot product over all of its tensors; `resting` have no gradient now."""
         previous = [None if state.pop("rested", False) else self._direction(group, state) for state in states]
@@ -133,21 +157,18 @@ class HypergradientOptimizer(Optimizer):
             group["hypergrad"] = 0.0
             return
         h = -total(rules.dot(g, d) for g, d in pairs)
-        norms: list[Tensor | float] = []
-        if group["rule"] == "multiplicative":
-            norms = [
-                total(rules.dot(g, g) for g in grads) ** 0.5,
-                total(rules.dot(d, d) for d in previous + rested if d is not None) ** 0.5,
-            ]
+        needs: dict[str, Tensor | float] = {"slope": group["slope"]}
+        if options.needs_norms:
+            needs["grad_sq"] = total(rules.dot(g, g) for g in grads)
+            needs["direction_sq"] = total(rules.dot(d, d) for d in previous + rested if d is not None)
         if isinstance(group["lr"], Tensor):
-            group["lr"].copy_(rules.next_alpha(group["lr"], h, group["hypergrad_lr"], group["rule"], *norms))
             group["hypergrad"] = h
         else:
-            group["hypergrad"] = h.item()
-            norms = [float(norm) for norm in norms]
-            group["lr"] = rules.next_alpha(
-                group["lr"], group["hypergrad"], group["hypergrad_lr"], group["rule"], *norms
-            )
+            group["hypergrad"] = h = h.item()
+            needs = {name: float(value) for name, value in needs.items()}
+        state = {name: group[name] for name in control.initial_state(options)}
+        alpha, state = control.next_alpha(group["lr"], h, group["hypergrad_lr"], options, state, **needs)
+        _remember(group, {"lr": alpha, **state})
 
     def _direction(self, group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
         """Return -D_{t-1} of one tensor, None before its first step."""
@@ -160,12 +181,36 @@ class HypergradientOptimizer(Optimizer):
         raise NotImplementedError
 
 
+def _resolve_auto(group: dict[str, Any]) -> None:
+    """Turn hypergrad_lr="auto" into the rule of that name with its gain."""
+    if isinstance(group.get("hypergrad_lr"), str) and group["hypergrad_lr"] == "auto":
+        group |= {"hypergrad_lr": control.AUTO_GAIN, "rule": "auto"}
+
+
+def _control(group: dict[str, Any]) -> Control:
+    """Return the group's options of control, checked."""
+    return Control(**{name: group[name] for name in control.OPTIONS})
+
+
+def _remember(group: dict[str, Any], values: dict[str, Tensor | float]) -> None:
+    """Put values into the group, into the tensors that are there already where there are any."""
+    for name, value in values.items():
+        if isinstance(group[name], Tensor):
+            group[name].copy_(torch.as_tensor(value))
+        else:
+            group[name] = value
+
+
 def _place_alpha(group: dict[str, Any]) -> None:
     """Give a group whose alpha is a tensor, or belongs on an accelerator, a 0-dim tensor of its own there."""
+    state = control.initial_state(_control(group))
+    for name, zero in state.items():
+        group.setdefault(name, zero)
     device = group["params"][0].device if group["params"] else torch.device("cpu")
     if isinstance(group["lr"], Tensor) or device.type != "cpu":
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        group["lr"] = torch.as_tensor(group["lr"], dtype=dtype, device=device).detach().clone().reshape(())
+        for name in ("lr", "slope", *state):
+            group[name] = torch.as_tensor(group[name], dtype=dtype, device=device).detach().clone().reshape(())
 
 
 def as_real(tensor: Tensor) -> Tensor:

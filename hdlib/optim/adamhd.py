@@ -34,9 +34,14 @@ class AdamHD(HypergradientOptimizer):
         eps: added to the root of the second moment.
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.Adam, bit for bit.
+            "auto" finds it from the curvature along each step, at the cost of one more dot product: the
+            setting to use without tuning, from any small lr above 0.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
-            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8).
+            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what
+            they are good for, are in `hdlib.optim.control.Control`.
         maximize: ascend instead of descend.
+        guards: keep alpha from running away: min_lr, max_lr, max_change, scaling, skip_nonfinite, overshoot,
+            final_lr, transition; all off by default. `hdlib.optim.control.Control` says what each does.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
@@ -57,9 +62,10 @@ class AdamHD(HypergradientOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        hypergrad_lr: float = 1e-8,
+        hypergrad_lr: float | str = 1e-8,
         rule: str = "additive",
         maximize: bool = False,
+        **guards: Any,
     ) -> None:
         super().__init__(
             params,
@@ -71,6 +77,7 @@ class AdamHD(HypergradientOptimizer):
                 hypergrad_lr=hypergrad_lr,
                 rule=rule,
                 maximize=maximize,
+                guards=guards,
             ),
         )
 

@@ -34,9 +34,14 @@ class SGDHD(HypergradientOptimizer):
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
         nesterov: Nesterov momentum; needs a momentum and no dampening.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.SGD, bit for bit.
+            "auto" finds it from the curvature along each step, at the cost of one more dot product: the
+            setting to use without tuning, from any small lr above 0.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
-            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8).
+            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what
+            they are good for, are in `hdlib.optim.control.Control`.
         maximize: ascend instead of descend.
+        guards: keep alpha from running away: min_lr, max_lr, max_change, scaling, skip_nonfinite, overshoot,
+            final_lr, transition; all off by default. `hdlib.optim.control.Control` says what each does.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
@@ -59,9 +64,10 @@ class SGDHD(HypergradientOptimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
-        hypergrad_lr: float = 1e-6,
+        hypergrad_lr: float | str = 1e-6,
         rule: str = "additive",
         maximize: bool = False,
+        **guards: Any,
     ) -> None:
         super().__init__(
             params,
@@ -74,6 +80,7 @@ class SGDHD(HypergradientOptimizer):
                 hypergrad_lr=hypergrad_lr,
                 rule=rule,
                 maximize=maximize,
+                guards=guards,
             ),
         )
 
