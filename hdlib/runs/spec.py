@@ -47,7 +47,14 @@ class RunSpec(BaseModel):
     weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="L2, added to the gradient")
     batch_size: int = Field(128, ge=1, description="minibatch size; an epoch's last minibatch may be smaller")
     epochs: int = Field(ge=1, description="passes over the training data, at most")
-    target_loss: float | None = Field(None, description="stop at the first minibatch loss at or below this")
+    max_iterations: int | None = Field(None, ge=1, description="stop after so many, within an epoch if need be")
+    target_loss: float | None = Field(None, description="stop at the first loss at or below this")
+    target_of: Literal["minibatch", "smoothed", "epoch"] = Field(
+        "minibatch",
+        description="whose loss the target is: a minibatch's, the mean of the last 100, or that of all training data "
+        "at the end of an epoch",
+    )
+    validate_every: int = Field(1, ge=0, description="epochs between validations; 0 keeps no epochs at all")
     seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
     precision: Literal["float32", "float64"] = Field("float32", description="of parameters and arithmetic")
     min_lr: float | None = Field(None, description="lower bound of alpha")
@@ -91,6 +98,8 @@ class RunSpec(BaseModel):
         if not adapts and control != Control():
             changed = next(name for name in OPTIONS if getattr(control, name) != getattr(Control(), name))
             raise ValueError(f"{changed} is {getattr(self, changed)!r} but {self.method} does not adapt: leave it out.")
+        if self.target_of != "minibatch" and self.target_loss is None:
+            raise ValueError(f"target_of is {self.target_of!r} but there is no target_loss: give one.")
         return self
 
     def control(self) -> Control:
@@ -105,6 +114,10 @@ class RunSpec(BaseModel):
     def canonical(self) -> str:
         """Return the spec as JSON with sorted names and without the fields that have their default value."""
         return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
+
+    def iterations(self, size: int) -> int:
+        """Return how many iterations the run takes at most, on `size` training examples."""
+        return min(self.epochs * -(-size // self.batch_size), self.max_iterations or math.inf)
 
     def with_(self, **changes: Any) -> RunSpec:
         """Return a copy with some fields changed, validated again."""
