@@ -32,9 +32,9 @@ RULES = (*rules.RULES, "log", "curvature", "auto")
 SCALINGS = ("none", "adagrad", "adam")
 SKIPS = ("none", "alpha", "step")
 
-AUTO_GAIN = 1.0  # beta of the rule "auto": log alpha moves by at most this in the first step, and less later
-AUTO_OVERSHOOT = 0.1
-RATIO_RANGE = (-5.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
+AUTO_GAIN = 1.0  # beta of the rule "auto": the first step changes alpha by a factor e, later ones change it less
+AUTO_OVERSHOOT = 0.08
+RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
 CURVATURE_MEMORY = 0.9
 SCALING_BETAS = (0.9, 0.999)
 
@@ -55,7 +55,7 @@ class Control:
             "curvature"       a_t = a_{t-1} - (beta / kappa) h_t, kappa from successive hypergradients:
                               the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
             "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(x_1^2 + ... + x_t^2),
-                              x_t = clip(r_t, -5, 1) + overshoot
+                              x_t = clip(r_t, -1, 1) + overshoot
 
             "auto" is beta = c_t / kappa with the curvature |s| / alpha that would make the last step exactly
             right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model.
@@ -68,7 +68,7 @@ class Control:
             they are ("step").
         overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
             alpha shrinks: h_t is replaced by h_t - overshoot |s_{t-1}|. 0 is the paper's greedy choice; None is 0,
-            and 0.1 with the rule "auto".
+            and 0.08 with the rule "auto".
         final_lr: alpha_inf, the learning rate to end with: the parameters move by gamma_t D_t with
             gamma_t = delta_t alpha_t + (1 - delta_t) alpha_inf, delta_t = 1 / (1 + (t - 1) / transition)^2.
         transition: steps after which delta is a quarter; 1 gives the paper's 1 / t^2.

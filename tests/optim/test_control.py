@@ -64,7 +64,7 @@ def test_overshoot_lets_the_slope_after_a_step_point_uphill_by_its_fraction():
     alpha = parabola(Control(overshoot=0.25), 0.5 / 50, steps=400)[-1]
     assert -2.0 + 50 * alpha == pytest.approx(0.25 * 2.0, rel=1e-6)
     alpha = parabola(Control(rule="auto"), 1.0, steps=400)[-1]
-    assert -2.0 + 50 * alpha == pytest.approx(0.1 * 2.0, rel=0.2)
+    assert -2.0 + 50 * alpha == pytest.approx(control.AUTO_OVERSHOOT * 2.0, rel=0.2)
 
 
 HOSTILE = [-1.0, 1e30, -1e30, INF, NAN, -INF, 3.0, 0.0, 1e-300]
