@@ -455,8 +455,8 @@ def bar(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequenc
         lines.append(
             f"- {LABELS[method]}: {lost if lost else 'none'} of {len(own)} runs diverged. Its median loss is at or "
             f"below the plain rule's in {beaten} of the {len(cells)} pairs of α₀ and β where that one converges, "
-            f"below no HD from {lower} of {len(ours)} initial learning rates, and {_range(ours / fixed.min())} times that of the "
-            f"best fixed rate, α = {power_of_ten(fixed.idxmin())}."
+            f"below no HD from {lower} of {len(ours)} initial learning rates, and {_range(ours / fixed.min())} times "
+            f"that of the best fixed rate, α = {power_of_ten(fixed.idxmin())}."
         )
     return "\n".join(lines)
 
