@@ -54,7 +54,7 @@ class RunSpec(BaseModel):
         description="whose loss the target is: a minibatch's, the mean of the last 100, or that of all training data "
         "at the end of an epoch",
     )
-    validate_every: int = Field(1, ge=0, description="epochs between validations; 0 keeps no epochs at all")
+    validate_every: int = Field(1, ge=0, description="epochs between validations; 0 for none, and no epochs are kept")
     seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
     precision: Literal["float32", "float64"] = Field("float32", description="of parameters and arithmetic")
     min_lr: float | None = Field(None, description="lower bound of alpha")

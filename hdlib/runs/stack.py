@@ -120,6 +120,7 @@ class Stack:
         self.onehot = torch.nn.functional.one_hot(self.data.train_y, self.data.classes).to(self.dtype)
         self.iteration = 0
         self.t = torch.zeros((), dtype=torch.float64, device=device)
+        self.floor, self.scale = torch.zeros_like(self.t), torch.zeros_like(self.t)  # Adam's corrections of this step
         self.row = torch.zeros(1, dtype=torch.int64, device=device)  # iteration within the chunk
         by_seed: dict[int, list[RunSpec]] = {}
         for spec in {spec.key: spec for spec in specs}.values():
@@ -178,6 +179,9 @@ class Stack:
 
     def _step(self) -> None:
         self.t += 1
+        floor, scale = rules.adam_corrections(self.t, *ADAM)
+        self.floor.copy_(floor)
+        self.scale.copy_(scale)
         for cohort in self.cohorts:
             cohort.step(self)
         self.row += 1
@@ -223,7 +227,8 @@ class Cohort:
         vector = functools.partial(torch.tensor, dtype=torch.float64, device=device)
         self.alpha = vector([s.alpha0 for s in specs])
         self.beta = vector([s.beta for s in specs])
-        self.decay = vector([0.5 if s.decay == "inv_sqrt" else 0.0 for s in specs])
+        self.exponent = vector([-0.5 if s.decay == "inv_sqrt" else 0.0 for s in specs])
+        self.decay = torch.ones_like(self.alpha)  # what alpha is multiplied with in this step
         self.hypergrad = vector([0.0] * k)
         names = {"slope"}.union(*(initial_state(s.control()) for s in specs))
         self.memory = {name: vector([0.0] * k) for name in sorted(names)}
@@ -299,10 +304,10 @@ class Cohort:
         self.forward(x.t(), self.out, self.hidden)
         stack.functions.cross_entropy(self.whole[0], onehot, weight, self.whole[1])
         self.backward(x)
+        torch.pow(stack.t, self.exponent, out=self.decay)
         for arguments, options in self.updates:
-            stack.functions.update(*arguments, stack.t, **options)
-        used = self.alpha * stack.t ** (-self.decay)
-        values = torch.stack([self.loss.double(), used, self.hypergrad])
+            stack.functions.update(*arguments, stack.t, stack.floor, stack.scale, **options)
+        values = torch.stack([self.loss.double(), self.alpha * self.decay, self.hypergrad])
         self.trail.index_copy_(0, stack.row, values[None])
 
     def forward(self, columns: Tensor, out: list[Tensor], hidden: list[Tensor]) -> None:
@@ -385,9 +390,8 @@ class Cohort:
         take = lambda tensors: [tensor.index_select(0, index) for tensor in tensors]  # noqa: E731
         self.theta, self.grad = take(self.theta), take(self.grad)
         self.state = [take(kind) for kind in self.state]
-        self.alpha, self.beta, self.decay, self.hypergrad, self.loss = take(
-            [self.alpha, self.beta, self.decay, self.hypergrad, self.loss]
-        )
+        for name in ("alpha", "beta", "exponent", "decay", "hypergrad", "loss"):
+            setattr(self, name, getattr(self, name).index_select(0, index))
         self.memory = dict(zip(self.memory, take(self.memory.values()), strict=True))
         self.specs = [self.specs[i] for i in keep]
         self.ends = [self.ends[i] for i in keep]
@@ -423,6 +427,8 @@ def update(
     hypergrad: Tensor,
     memory: dict[str, Tensor],
     t: Tensor,
+    floor: Tensor,
+    scale: Tensor,
     *,
     name: str,
     momentum: float,
@@ -436,9 +442,10 @@ def update(
         theta: per layer [k, out, in]; changed in place, like `state`, `alpha` and `hypergrad`.
         grad: of the loss, like theta.
         state: the moments or the velocity, and last the direction -D_{t-1}; each per layer like theta.
-        alpha: [k], like beta, the exponent of the decay and h_t.
+        alpha: [k], like beta, the factor that alpha decays with, and h_t.
         memory: what `control` remembers, and the slope g_{t-1} . D_{t-1}, each [k]; changed in place.
         t: iteration, from 1.
+        floor, scale: Adam's corrections of this step, 0-dim: powers of t must not be taken element by element.
         adapts: whether any of the runs has a beta.
     """
     g = [gradient + weight_decay * weights for gradient, weights in zip(grad, theta, strict=True)]
@@ -455,14 +462,14 @@ def update(
         for key, value in kept.items():
             memory[key].copy_(torch.where(still, memory[key], value))
     gamma, kept = step_size(alpha, control, memory)
-    used = (gamma * t**-decay).view(-1, 1, 1)
+    used = (gamma * decay).view(-1, 1, 1)
     for key in initial_state(control):
         memory[key].copy_(kept[key])
     for i, weights in enumerate(theta):
         if name == "adam":
             m, v = state[0][i], state[1][i]
             rules.adam_moments_(m, v, g[i], *ADAM[:2])
-            direction = rules.adam_direction(m, v, t, *ADAM)
+            direction = rules.adam_direction(m, v, floor, scale)
         elif name == "sgdn":
             rules.sgd_velocity_(state[0][i], g[i], momentum)
             direction = rules.sgd_direction(g[i], state[0][i], momentum, nesterov=True)
