@@ -345,6 +345,24 @@ def prediction(measured: pd.DataFrame, predictors: dict[str, str], name: str, ca
     return Figure(draw, name, alt, measured, caption=caption)
 
 
+def boundary_lines(measured: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
+    """Return a predictor's median over seeds, by model and method."""
+    lines: dict[str, dict[str, float]] = {}
+    for (model, method), rows in measured.groupby(["model", "method"]):
+        lines.setdefault(model, {})[method] = float(rows[column].median())
+    return lines
+
+
+def prediction_lead(measured: pd.DataFrame) -> str:
+    """Say what was measured."""
+    names = list(dict.fromkeys(measured["model"]))
+    methods = " and ".join(LABELS[method] for method in dict.fromkeys(measured["method"]))
+    return (
+        f"{len(names)} models were chosen before their critical β was looked at: {'; '.join(names)}. For {methods} "
+        f"from α₀ = 0.001, 100 iterations, that makes {len(measured)} runs and seeds."
+    )
+
+
 def prediction_sentence(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
     """Say how far each predictor is off: the median factor, its spread, and the share within a factor of two."""
     parts = []

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from hdlib.optim.control import AUTO_GAIN
-from hdlib.runs.probe import decades
+from hdlib.runs.probe import critical_betas, decades, recorded
 from hdlib.runs.spec import METHODS, RunSpec
+from hdlib.runs.store import Store
 from hdlib.runs.sweep import grid
+from hdlib.tasks import build_model
+from hdlib.tasks.data import SIZES
 
 HD = [method for method in METHODS if method.endswith("_hd")]
 PAPER_RATES = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
@@ -83,3 +89,89 @@ def unguarded(epochs: int, seeds: int, **fields: Any) -> list[RunSpec]:
     """The baselines of `guarded`."""
     common = dict(alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields
     return grid(method=["sgd", "sgdn", "adam"], **common)
+
+
+# -- critical betas, measured and predicted
+
+PREDICTORS = {"at_start": "2 / κ at the first step", "on_the_way": "2 / largest κ on the way"}
+
+
+def large(spec: RunSpec) -> bool:
+    """Say whether a model is too large to be run with many seeds on a small machine."""
+    return spec.model == "mlp" and spec.width >= 1000
+
+
+def boundaries(models: int, methods: Sequence[str] = ("adam_hd", "sgd_hd"), **fields: Any) -> dict[str, list[RunSpec]]:
+    """The runs, by model, whose critical beta is asked for: three seeds of each method, one of the large models."""
+    return {
+        name: [
+            spec.with_(seed=seed)
+            for method in methods
+            for spec in [varied(1e-3, 100, method, **fields)[name]]
+            for seed in range(1 if large(spec) else 3)
+        ]
+        for name in list(VARIED)[:models]
+    }
+
+
+def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **how: Any) -> pd.DataFrame:
+    """Return a row per run: model, method, seed, `critical` beta (the middle of its bracket), and `PREDICTORS`."""
+    names, specs = zip(*((name, spec) for name, own in asked.items() for spec in own), strict=True)
+    brackets = critical_betas(specs, store, **how)
+    rows = []
+    for name, spec, (works, fails, _) in zip(names, specs, brackets, strict=True):
+        rows.append(dict(model=name, method=spec.method, seed=spec.seed, critical=(works * fails) ** 0.5, key=spec.key))
+    frame = pd.DataFrame(rows).set_index("key")
+    folder = store.folder if isinstance(store, Store) else store
+    for own in asked.values():
+        for method in dict.fromkeys(spec.method for spec in own):
+            asked_for = {safe(spec).key: spec.key for spec in own if spec.method == method}
+            specs = [safe(spec) for spec in own if spec.method == method]
+            for key, steps in recorded(specs, 25 if large(own[0]) else 100, folder).groupby("key"):
+                kappa = steps["kappa"].dropna()
+                frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
+                frame.loc[asked_for[key], "on_the_way"] = 2 / kappa.max()
+    return frame.reset_index(drop=True)
+
+
+def safe(spec: RunSpec) -> RunSpec:
+    """Return the run that keeps to the bottom of each parabola: an automatic beta, and greedy as the plain rule is."""
+    return spec.with_(rule="auto", beta=AUTO_GAIN, overshoot=0.0)
+
+
+def name_of(width: int) -> str:
+    """Return the name in `VARIED` of the perceptron with two hidden layers of a width."""
+    named = [name for name, model in VARIED.items() if model == dict(model="mlp", depth=2, width=width)]
+    return named[0] if named else ""
+
+
+# -- what the paper ran
+
+
+def candidates(epochs: int, **fields: Any) -> list[RunSpec]:
+    """Logistic regression with betas that the paper may have used in its Figure 2."""
+    betas = [1e-6, 1e-5, 1e-4, 1e-3]
+    return grid(
+        method=["sgd_hd", "adam_hd"],
+        model="logreg",
+        alpha0=PAPER_RATES,
+        beta=betas,
+        epochs=epochs,
+        early=0,
+        seed=0,
+        **fields,
+    )
+
+
+def is_online_tuning(spec: RunSpec, task: str) -> bool:
+    """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
+    defaults = RunSpec(method=spec.method, alpha0=spec.alpha0, beta=spec.beta, epochs=spec.epochs, decay=spec.decay)
+    varies = {"model": spec.model, "seed": spec.seed, "early": spec.early, "task": task}
+    return spec == defaults.with_(**varies) and spec.epochs >= 3 and spec.alpha0 in PAPER_RATES
+
+
+def parameter_count(spec: RunSpec) -> int:
+    """Return how many parameters a run's model has."""
+    _, features, classes = SIZES[spec.task]
+    model = build_model(spec.model, features, classes, 0, width=spec.width, depth=spec.depth)
+    return sum(p.numel() for p in model.parameters())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -136,15 +136,37 @@ def recorded(specs: Sequence[RunSpec], count: int, folder: str | Path = "results
 
     They are kept in `probes/` below the folder, one file for each list of specs, with what made it.
     """
-    asked = json.dumps([count, *(spec.canonical() for spec in specs)])
-    path = Path(folder) / "probes" / f"steps-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.parquet"
+    asked = [count, *(spec.canonical() for spec in specs)]
+    return _recorded(
+        "steps", asked, specs[0].task, folder,
+        lambda: pd.concat([steps(spec, count).assign(key=spec.key) for spec in specs], ignore_index=True),
+    )  # fmt: skip
+
+
+def recorded_line(spec: RunSpec, t: int, points: int, folder: str | Path = "results") -> pd.DataFrame:
+    """Return `line` at lengths around the lowest loss, measured where it is not recorded.
+
+    The lengths reach from below zero to twice the length that slope and curvature call best, and more.
+    """
+
+    def measure() -> pd.DataFrame:
+        near = steps(spec, t)
+        slope, kappa = near["slope"].iloc[t - 2], near["kappa"].iloc[t - 1]
+        best = -slope / max(kappa, near["kappa_secant"].iloc[t - 1])
+        return line(spec, t, np.linspace(-1.0, 3.5, points) * best)
+
+    return _recorded("line", [t, points, spec.canonical()], spec.task, folder, measure)
+
+
+def _recorded(what: str, asked: list, task: str, folder: str | Path, measure: Callable) -> pd.DataFrame:
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    path = Path(folder) / "probes" / f"{what}-{digest}.parquet"
     if not path.is_file():
         started = time.perf_counter()
-        table = pd.concat([steps(spec, count).assign(key=spec.key) for spec in specs], ignore_index=True)
-        source = load_data(specs[0].task, "cpu", torch.float64).source
-        made = provenance("cpu", torch.get_num_threads(), time.perf_counter() - started, source)
-        numbers = table.select_dtypes("float64").columns
-        table[numbers] = table[numbers].astype("float32").where(table[numbers].abs() < 3e38, np.inf)
+        table = measure()
+        made = provenance(
+            "cpu", torch.get_num_threads(), time.perf_counter() - started, load_data(task, "cpu", torch.float64).source
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = pa.Table.from_pandas(table, preserve_index=False)
         temporary = path.with_suffix(".tmp")
