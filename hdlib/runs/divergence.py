@@ -93,7 +93,8 @@ def unguarded(epochs: int, seeds: int, **fields: Any) -> list[RunSpec]:
 
 # -- critical betas, measured and predicted
 
-PREDICTORS = {"at_start": "2 / κ at the first step", "on_the_way": "2 / largest κ on the way"}
+PREDICTORS = {"at_start": "2 / κ at the first step", "on_the_way": "2 / κ on the way"}
+SUSTAINED = 0.95  # quantile of kappa on the way: one step of high curvature is survived, several are not
 
 
 def large(spec: RunSpec) -> bool:
@@ -127,10 +128,10 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
         for method in dict.fromkeys(spec.method for spec in own):
             asked_for = {safe(spec).key: spec.key for spec in own if spec.method == method}
             specs = [safe(spec) for spec in own if spec.method == method]
-            for key, steps in recorded(specs, 25 if large(own[0]) else 100, folder).groupby("key"):
+            for key, steps in recorded(specs, 100, folder).groupby("key"):
                 kappa = steps["kappa"].dropna()
                 frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
-                frame.loc[asked_for[key], "on_the_way"] = 2 / kappa.max()
+                frame.loc[asked_for[key], "on_the_way"] = 2 / kappa.quantile(SUSTAINED)
     return frame.reset_index(drop=True)
 
 
