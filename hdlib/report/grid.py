@@ -29,19 +29,26 @@ CRITERIA = {
 }
 
 
-def reached(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per run: its cell, its seed, its outcome, and iterations, infinite where it did not arrive."""
+def reached(records: Sequence[Record], seeds: int | None = None, cap: float = np.inf) -> pd.DataFrame:
+    """Return a row per run: its cell, its seed, its outcome, and iterations, infinite where it did not arrive.
+
+    Args:
+        seeds: of which runs are taken, 0 to seeds - 1; by default all.
+        cap: runs that arrived later count as not arrived.
+    """
     rows = [
         {name: getattr(r.spec, name) for name in (*CELL, "seed")}
         | {"outcome": r.outcome, "iterations": float(r.iterations) if r.outcome == "reached" else np.inf}
         for r in records
+        if seeds is None or r.spec.seed < seeds
     ]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    frame["iterations"] = frame["iterations"].where(frame["iterations"] <= cap, np.inf)
+    return frame
 
 
-def cells(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per cell: median, lowest and highest iterations over seeds, the paper's number where it has one."""
-    frame = reached(records)
+def cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return, of what `reached` returns, a row per cell: median and range over seeds, the paper's number or NaN."""
     grouped = frame.groupby(CELL)["iterations"]
     table = grouped.agg(median=_median, low="min", high="max", seeds="count").reset_index()
     table["unreached"] = grouped.agg(lambda values: int(np.isinf(values).sum())).to_numpy()
@@ -56,7 +63,7 @@ def heatmap(records: Sequence[Record], name: str, caption: str = "") -> Figure:
     A red frame marks the cells in which the hypergradient method takes longer, in the median, than the paper's
     baseline at the same alpha_0.
     """
-    table = cells(records)
+    table = cells(reached(records))
     cap = max(r.iterations for r in records)
     beside = records[0].spec.model == "logreg" and records[0].spec.target_of == "minibatch"
     slower = _slower(records, PAPERS_BASELINE)
@@ -107,7 +114,7 @@ def heatmap(records: Sequence[Record], name: str, caption: str = "") -> Figure:
 
 def beside_the_paper(records: Sequence[Record]) -> str:
     """Say how the paper's printed numbers lie in our spread over seeds."""
-    table = cells(records)
+    table = cells(reached(records))
     table = table[table["paper"].notna()]
     inside = (table["paper"] >= table["low"]) & (table["paper"] <= table["high"])
     below, above = table["paper"] < table["low"], table["paper"] > table["high"]
@@ -133,7 +140,7 @@ def where_slower(records: Sequence[Record]) -> str:
     theirs = _paper_slower()
     for method in BASELINE:
         for name, baseline in _baselines(method):
-            pairs = _pairs(records, method, baseline)
+            pairs = _pairs(reached(records), method, baseline)
             worse = pairs[pairs["ratio"] > 1]
             always = pairs[pairs["seeds_slower"] == pairs["seeds"]]
             text = (
@@ -157,7 +164,7 @@ def alike(records: Sequence[Record]) -> Table:
     for beta in sorted(ours.loc[ours["method"] == "adam_hd", "beta"].unique()):
         row = {"β": power_of_ten(beta)}
         for name, baseline in _baselines("adam_hd"):
-            pairs = _pairs(records, "adam_hd", baseline)
+            pairs = _pairs(reached(records), "adam_hd", baseline)
             pairs = pairs[pairs["beta"] == beta]
             faster = int((pairs["ratio"] < 1).sum())
             row[f"α₀ from which Adam-HD is faster than {name}"] = f"{faster} of {len(pairs)}"
@@ -174,7 +181,7 @@ def alike(records: Sequence[Record]) -> Table:
 
 def sensitivity(records: Sequence[Record], name: str, caption: str = "") -> Figure:
     """Draw the iterations against alpha_0, a line for each beta beside the baseline: flat is insensitive."""
-    table = cells(records)
+    table = cells(reached(records))
     cap = max(r.iterations for r in records)
 
     def draw(theme: Theme) -> plt.Figure:
@@ -206,7 +213,7 @@ def sensitivity(records: Sequence[Record], name: str, caption: str = "") -> Figu
 
 def insensitivity(records: Sequence[Record]) -> str:
     """Say by what factor the slowest alpha_0 is slower than the fastest, without and with hypergradients."""
-    table = cells(records)
+    table = cells(reached(records))
     cap = max(r.iterations for r in records)
     table["shown"] = table["median"].clip(upper=cap)
     sentences = []
@@ -230,30 +237,94 @@ def criteria(groups: dict[str, Sequence[Record]]) -> Table:
     """Return, for each criterion of arrival, how much of a lottery it is and where hypergradients are slower.
 
     Args:
-        groups: records by `target_of`, over the same grid.
+        groups: records by `target_of`, over the same grid. They are compared over the seeds and up to the cap that
+            all of them have.
     """
+    frames_, seeds, cap = _comparable(groups)
     rows = []
-    for of, records in groups.items():
-        table = cells(records)
-        finite = table[table["unreached"] == 0]
+    for of, frame in frames_.items():
         row = {
-            "loss of": CRITERIA[of],
-            "seeds": int(table["seeds"].min()),
-            "cap": f"{max(r.iterations for r in records):,}",
-            "slowest over fastest seed, median cell": significant(float((finite["high"] / finite["low"]).median()), 3),
-            "cells not reached by every seed": f"{int((table['unreached'] > 0).sum())} of {len(table)}",
+            "the loss of": CRITERIA[of],
+            "slowest over fastest seed, median of the cells": significant(_lottery(frame), 3),
+            "cells that not every seed reached": f"{int((cells(frame)['unreached'] > 0).sum())} of {len(cells(frame))}",
         }
         for method in BASELINE:
             for name, baseline in _baselines(method):
-                pairs = _pairs(records, method, baseline)
+                pairs = _pairs(frame, method, baseline)
                 row[f"{LABELS[method]} slower than {name}"] = f"{int((pairs['ratio'] > 1).sum())} of {len(pairs)}"
         rows.append(row)
-    return Table(pd.DataFrame(rows).set_index("loss of").T.reset_index(names="criterion: the loss of"))
+    table = pd.DataFrame(rows).set_index("the loss of").T.reset_index(names="arrival: the loss of")
+    return Table(table, f"All three with {seeds} seeds and a cap of {cap:,} iterations.")
+
+
+def lottery(groups: dict[str, Sequence[Record]]) -> str:
+    """Say what the steadier criteria change."""
+    frames_, seeds, _ = _comparable(groups)
+    spread = {of: significant(_lottery(frame), 3) for of, frame in frames_.items()}
+    slower = {
+        of: sum(int((_pairs(frame, m, b)["ratio"] > 1).sum()) for m, b in PAPERS_BASELINE.items())
+        for of, frame in frames_.items()
+    }
+    middle = {of: cells(frame).set_index(CELL)["median"] for of, frame in frames_.items()}
+    finite = np.isfinite(middle["minibatch"]) & np.isfinite(middle["epoch"])
+    later = float((middle["epoch"] / middle["minibatch"])[finite].median())
+    total = len(cells(frames_["minibatch"]).query("method in @BASELINE"))
+    return (
+        f"Over {seeds} seeds the slowest takes {spread['minibatch']} times as long as the fastest to a first lucky "
+        f"minibatch (median of the cells), {spread['smoothed']} times to a mean of 100 minibatches and "
+        f"{spread['epoch']} times to the loss over all training data. That loss is reached "
+        f"{significant(later, 2)} times later, in the median of the cells that reach both. Against the paper's "
+        f"baselines {slower['minibatch']}, {slower['smoothed']} and {slower['epoch']} of {total} hypergradient cells "
+        "are slower."
+    )
+
+
+def _comparable(groups: dict[str, Sequence[Record]]) -> tuple[dict[str, pd.DataFrame], int, int]:
+    seeds = min(len({r.spec.seed for r in records}) for records in groups.values())
+    cap = min(max(r.iterations for r in records) for records in groups.values())
+    return {of: reached(records, seeds, cap) for of, records in groups.items()}, seeds, cap
+
+
+def _lottery(frame: pd.DataFrame) -> float:
+    """Return the slowest over the fastest seed in the median of the cells that every seed reached."""
+    table = cells(frame)
+    finite = table[table["unreached"] == 0]
+    return float((finite["high"] / finite["low"]).median())
+
+
+def advantage(records: Sequence[Record]) -> str:
+    """Say what the decay of the baseline does to Adam-HD's advantage, from each alpha_0."""
+    (_, decayed), (_, plain) = _baselines("adam_hd")
+    betas = sorted({r.spec.beta for r in records if r.spec.method == "adam_hd"})
+    best = min(betas, key=lambda beta: _log_ratios(records, beta, plain).mean())
+    cap = float(max(r.iterations for r in records))
+    table = cells(reached(records))
+    table["shown"] = table["median"].clip(upper=cap)
+    base = {decay: table[(table["method"] == "adam") & (table["decay"] == decay)].set_index("alpha0")["shown"]
+            for _, decay in (decayed, plain)}  # fmt: skip
+    ours = table[(table["method"] == "adam_hd") & (table["beta"] == best)].set_index("alpha0")["shown"]
+    slowed = sorted(ours.index[base["inv_sqrt"] > base["none"]], reverse=True)
+    text = (
+        f"The decay slows Adam down from {len(slowed)} of {len(ours)} initial learning rates "
+        f"({', '.join(map(power_of_ten, slowed))})"
+    )
+    helped = sorted(ours.index[base["inv_sqrt"] < base["none"]], reverse=True)
+    text += f" and speeds it up from {', '.join(map(power_of_ten, helped))}. " if helped else ". "
+    factors = {decay: base[decay][slowed] / ours[slowed] for decay in base}
+    if slowed:
+        low, high = ({d: significant(float(f), 2) for d, f in ((d, getattr(factors[d], k)()) for d in factors)}
+                     for k in ("min", "max"))  # fmt: skip
+        text += (
+            f"There, Adam-HD with β = {power_of_ten(best)} is faster than the decayed Adam by factors of "
+            f"{low['inv_sqrt']} to {high['inv_sqrt']}, and faster than Adam without the decay by "
+            f"{low['none']} to {high['none']}."
+        )
+    return text + " A baseline that never arrived counts with the cap."
 
 
 def full_table(records: Sequence[Record]) -> Table:
     """Return every cell: our median and range over seeds beside the paper's number."""
-    table = cells(records)
+    table = cells(reached(records))
     cap = max(r.iterations for r in records)
     order = {label: i for i, label in enumerate(LABELS)}
     table["order"] = [order[_name(m, d)] for m, d in zip(table["method"], table["decay"], strict=True)]
@@ -293,9 +364,8 @@ def _baselines(method: str) -> list[tuple[str, tuple[str, str]]]:
     return found
 
 
-def _pairs(records: Sequence[Record], method: str, baseline: tuple[str, str]) -> pd.DataFrame:
+def _pairs(frame: pd.DataFrame, method: str, baseline: tuple[str, str]) -> pd.DataFrame:
     """Return a row per cell of a method: the ratio of medians to its baseline at the same alpha_0, seeds slower."""
-    frame = reached(records)
     ours = frame[frame["method"] == method]
     theirs = frame[(frame["method"] == baseline[0]) & (frame["decay"] == baseline[1])]
     pairs = ours.merge(theirs[["alpha0", "seed", "iterations"]], on=["alpha0", "seed"], suffixes=("", "_baseline"))
@@ -311,7 +381,7 @@ def _pairs(records: Sequence[Record], method: str, baseline: tuple[str, str]) ->
 def _slower(records: Sequence[Record], baselines: dict[str, tuple[str, str]]) -> set[tuple[str, float, float]]:
     found = set()
     for method, baseline in baselines.items():
-        pairs = _pairs(records, method, baseline)
+        pairs = _pairs(reached(records), method, baseline)
         found |= {(method, row.alpha0, row.beta) for row in pairs[pairs["ratio"] > 1].itertuples()}
     return found
 
@@ -326,19 +396,23 @@ def _paper_slower() -> dict[str, int]:
     return counts
 
 
-def _ratio(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> str:
-    cap = float(max(r.iterations for r in records))
+def _log_ratios(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> np.ndarray:
+    """Return, per seed, the log of Adam-HD's iterations over the baseline's, mean over alpha_0."""
     frame = reached(records)
-    frame["log"] = np.log(frame["iterations"].clip(upper=cap))
+    frame["log"] = np.log(frame["iterations"].clip(upper=float(max(r.iterations for r in records))))
     ours = frame[(frame["method"] == "adam_hd") & (frame["beta"] == beta)]
     base = frame[(frame["method"] == baseline[0]) & (frame["decay"] == baseline[1])]
     ours, base = (part.pivot(index="seed", columns="alpha0", values="log") for part in (ours, base))
-    per_seed = (ours - base).mean(axis=1).dropna().to_numpy()
-    mean = np.exp(per_seed.mean())
+    return (ours - base).mean(axis=1).to_numpy()
+
+
+def _ratio(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> str:
+    per_seed = _log_ratios(records, beta, baseline)
+    mean = significant(np.exp(per_seed.mean()), 2)
     if len(per_seed) < 2 or np.ptp(per_seed) == 0:
-        return significant(mean, 2)
+        return mean
     found = stats.bootstrap((per_seed,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return f"{significant(mean, 2)} ({significant(np.exp(found.low), 2)} to {significant(np.exp(found.high), 2)})"
+    return f"{mean} ({significant(np.exp(found.low), 2)} to {significant(np.exp(found.high), 2)})"
 
 
 # -- words
