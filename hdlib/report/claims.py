@@ -397,7 +397,7 @@ CLAIMS = (
         same_beta,
     ),
     Claim(
-        "With β = 10⁻⁴ every learning rate of Adam-HD on the perceptron becomes NaN.",
+        "With β = 10⁻⁴ every learning rate of Adam-HD on the perceptron leaves the floating-point numbers.",
         REPORT,
         "every run diverges",
         all_diverge,
