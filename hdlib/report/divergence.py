@@ -345,11 +345,12 @@ def prediction(measured: pd.DataFrame, predictors: dict[str, str], name: str, ca
     return Figure(draw, name, alt, measured, caption=caption)
 
 
-def boundary_lines(measured: pd.DataFrame, column: str) -> dict[str, dict[str, float]]:
-    """Return a predictor's median over seeds, by model and method."""
+def boundary_lines(measured: pd.DataFrame, predictors: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Return, by model and method, the prediction of the predictor that suits the method best; median over seeds."""
     lines: dict[str, dict[str, float]] = {}
     for (model, method), rows in measured.groupby(["model", "method"]):
-        lines.setdefault(model, {})[method] = float(rows[column].median())
+        best = max(predictors, key=lambda column: within_two(measured, method, column))
+        lines.setdefault(model, {})[method] = float(rows[best].median())
     return lines
 
 
@@ -378,6 +379,32 @@ def prediction_sentence(measured: pd.DataFrame, predictors: dict[str, str]) -> s
                 f"of 2, {len(rows)} runs."
             )
     return "\n".join(parts)
+
+
+def within_two(measured: pd.DataFrame, method: str, column: str) -> float:
+    """Return the share of a method's runs whose critical beta is within a factor of two of a prediction."""
+    rows = measured[measured["method"] == method]
+    ratio = rows["critical"] / rows[column]
+    return float(((ratio > 0.5) & (ratio < 2)).mean())
+
+
+def best_predictor(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
+    """Say which predictor is within a factor of two most often, for each method, and which models it misses."""
+    lines = []
+    for method in dict.fromkeys(measured["method"]):
+        best = max(predictors, key=lambda column: within_two(measured, method, column))
+        rows = measured[measured["method"] == method]
+        ratio = (rows["critical"] / rows[best]).groupby(rows["model"], sort=False).median()
+        missed = ratio[~((ratio > 0.5) & (ratio < 2))]
+        text = (
+            f"For {LABELS[method]} the best of the three is {predictors[best]}: within a factor of two in "
+            f"{100 * within_two(measured, method, best):.0f} % of the runs"
+        )
+        if len(missed):
+            named = "; ".join(f"{model} ({_short(value)} times the prediction)" for model, value in missed.items())
+            text += f". By the median over seeds it misses {named}"
+        lines.append(text + ".")
+    return "\n\n".join(lines)
 
 
 def prediction_table(measured: pd.DataFrame, predictors: dict[str, str]) -> Table:
