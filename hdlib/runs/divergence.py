@@ -107,7 +107,7 @@ def large(spec: RunSpec) -> bool:
 
 
 def boundaries(models: int, methods: Sequence[str] = ("adam_hd", "sgd_hd"), **fields: Any) -> dict[str, list[RunSpec]]:
-    """The runs, by model, whose critical beta is asked for: three seeds of each method; of large models one of Adam-HD."""
+    """The runs, by model, whose critical beta is asked for: three seeds a method, one of Adam-HD for a large model."""
     return {
         name: [
             spec.with_(seed=seed)
