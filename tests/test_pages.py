@@ -35,6 +35,21 @@ print(steps * 2, 1 // steps)
 """
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.md"))
 TINY = {
+    "claims.md": {},
+    "divergence.md": {
+        "task": "digits",
+        "width": 8,
+        "seeds": 1,
+        "points": 3,
+        "phase_seeds": 1,
+        "phase_widths": [30],
+        "logreg_iterations": 10,
+        "mlp_iterations": 10,
+        "models": 5,
+        "guard_seeds": 1,
+        "guard_width": 8,
+        "fit_epochs": 1,
+    },
     "grid_search.md": {"task": "digits", "cap": 30, "seeds": 2, "other_cap": 24, "other_seeds": 2, "betas": [1e-3]},
     "introduction.md": {},
     "method.md": {"steps": 3},

@@ -6,13 +6,15 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hdlib.optim import _kernels, rules
+from hdlib.optim import _kernels, control, rules
+from hdlib.optim.control import Control
 
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 State: TypeAlias = dict[str, Any]
@@ -106,16 +108,25 @@ class HypergradientOptimizer(Optimizer):
 
     buffers: tuple[str, ...] = ()  # names of the states that have the parameter's shape
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], guards: dict[str, Any]) -> None:
+        unknown = ", ".join(sorted(set(guards) - set(control.OPTIONS)))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {unknown}.")
+        defaults = asdict(Control()) | defaults | guards
+        _resolve_auto(defaults)
         self._check(defaults)
-        super().__init__(params, {**defaults, "hypergrad": 0.0})
+        super().__init__(params, {**defaults, "hypergrad": 0.0, "slope": 0.0})
 
     def _check(self, group: Group) -> None:
         check_number("lr", group["lr"])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        if group["rule"] not in rules.RULES:
-            raise ValueError(f"rule is {group['rule']!r}: it must be one of {', '.join(map(repr, rules.RULES))}.")
+        options = options_of(group)
+        if float(group["lr"]) == 0 and (options.rule != "additive" or options.max_change is not None):
+            raise ValueError(
+                f"lr is 0 with rule={options.rule!r} and max_change={options.max_change}, which change alpha by "
+                "factors and would leave it at 0: start from a small positive lr, such as 1e-6."
+            )
         if group["rule"] == "multiplicative" and group["hypergrad_lr"] >= 1:
             raise ValueError(
                 f"hypergrad_lr is {group['hypergrad_lr']}: the multiplicative rule needs a value below 1, "
@@ -136,6 +147,7 @@ class HypergradientOptimizer(Optimizer):
             ValueError: a value is outside its range, or `shared_alpha` is set and the group's `lr`, `hypergrad_lr` or
                 `rule` is not that of the other groups. The group is then not added.
         """
+        _resolve_auto(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -188,19 +200,36 @@ class HypergradientOptimizer(Optimizer):
         else:
             together = [[i] for i in range(len(groups))]
         for indices in together:
-            members = [groups[i] for i in indices]
-            if members[0]["hypergrad_lr"] != 0:
-                sums = [self._sums(groups[i], *gathered[i]) for i in indices]
-                self._adapt(members, [sum_up(values) for values in zip(*sums, strict=True)])
-            else:
-                for i in indices:
-                    groups[i]["hypergrad"] = 0.0
-                    for part in gathered[i][0]:
-                        self._observe(groups[i], part)
-            for i in indices:
-                for part in gathered[i][0]:
-                    self._descend(groups[i], part)
+            self._step([groups[i] for i in indices], [gathered[i] for i in indices])
         return loss
+
+    def _step(self, groups: list[Group], gathered: list[tuple[list[Part], list[tuple[Tensor, State]]]]) -> None:
+        """Take a step of groups that have one alpha."""
+        first, options = groups[0], options_of(groups[0])
+        adapts = first["hypergrad_lr"] != 0
+        parts = [parts for parts, _ in gathered]
+        if adapts and options.skip_nonfinite == "step" and self._overflows(groups, parts):
+            return
+        if adapts:
+            moved = any(any(part.moved) for some in parts for part in some)
+            sums = [self._sums(group, *found) for group, found in zip(groups, gathered, strict=True)]
+            if moved:
+                self._adapt(groups, [sum_up(values) for values in zip(*sums, strict=True)])
+        for group, some in zip(groups, parts, strict=True):
+            if not (adapts and moved):
+                group["hypergrad"] = 0.0
+            for part in some if not adapts else []:
+                self._observe(group, part)
+        gamma, state = control.step_size(first["lr"], options, first)
+        for group, some in zip(groups, parts, strict=True):
+            alpha, group["lr"] = group["lr"], gamma
+            for part in some:
+                self._descend(group, part)
+            group["lr"] = alpha
+        remember(groups, {name: state[name] for name in control.initial_state(options)})
+        if adapts and options.needs_slope:
+            slopes = [self._slope(group, some, gamma) for group, some in zip(groups, parts, strict=True)]
+            remember(groups, {"slope": sum_up(slopes)})
 
     def _accelerator_graph_capture_health_check(self) -> None:
         check = getattr(
@@ -283,43 +312,64 @@ class HypergradientOptimizer(Optimizer):
     def _sums(self, group: Group, parts: list[Part], resting: list[tuple[Tensor, State]]) -> list[Number]:
         """Observe a group: return -h_t and, if alpha's update needs them, |g_t|^2 and |D_{t-1}|^2."""
         norms = needs_norms(group)
-        found: dict[Any, list[list[Number]]] = {}
-        for part in parts:
-            found.setdefault(part.mesh, []).append(self._observe(group, part)[: 3 if norms else 1])
+        found = [(part.mesh, self._observe(group, part)[: 3 if norms else 1]) for part in parts]
         for p, state in resting:
             if norms:
                 d = self._direction(group, plain(p), state)
-                found.setdefault(mesh_of(p), []).append([0.0, 0.0, 0.0 if d is None else total([rules.dot(d, d)])])
+                found.append((mesh_of(p), [0.0, 0.0, 0.0 if d is None else total([rules.dot(d, d)])]))
             state["rested"] = True
-        values = [
-            over_mesh([sum_up(column) for column in zip(*sums, strict=True)], mesh) for mesh, sums in found.items()
-        ]
-        if not values:
-            return [0.0] * (3 if norms else 1)
-        return self._rescaled(group, [sum_up(column) for column in zip(*values, strict=True)])
+        return self._rescaled(group, over_meshes(found, 3 if norms else 1))
+
+    def _overflows(self, groups: list[Group], parts: list[list[Part]]) -> bool:
+        """Say whether g_t or h_t is not a finite number, before the state is touched. Waits for the device."""
+        found = []
+        for group, some in zip(groups, parts, strict=True):
+            for part in some:
+                for p, g, state, moved in zip(part.params, part.grads, part.states, part.moved, strict=True):
+                    g = precise(gradient(group, g, p, l2_of(group)))
+                    d = self._direction(group, p, state) if moved else None
+                    found.append((part.mesh, [rules.dot(g, g), 0.0 if d is None else rules.dot(g, precise(d))]))
+        size, h = (float(value) for value in over_meshes(found, 2))
+        if math.isfinite(size) and math.isfinite(h):
+            return False
+        for group, some in zip(groups, parts, strict=True):
+            group["hypergrad"] = -h if not math.isfinite(h) else math.nan
+            for part in some:  # nothing moves: what rested goes on resting
+                for state, moved in zip(part.states, part.moved, strict=True):
+                    if not moved and state:
+                        state["rested"] = True
+        return True
+
+    def _slope(self, group: Group, parts: list[Part], gamma: Number) -> Number:
+        """Return s_t = g_t . D_t after the step; the L2 term of g_t is at theta_{t-1} = theta_t - gamma_t D_t."""
+        found, l2 = [], l2_of(group)
+        for part in parts:
+            for p, g, state in zip(part.params, part.grads, part.states, strict=True):
+                d = cast(Tensor, self._direction(group, p, state))
+                d, p, g = precise(d), precise(p), precise(g)
+                along: Number = -rules.dot(g, d) if group["maximize"] else rules.dot(g, d)
+                if l2 != 0:
+                    along = along + l2 * (rules.dot(p, d) + gamma * rules.dot(d, d))
+                found.append((part.mesh, [along]))
+        return 0.0 - self._rescaled(group, over_meshes(found, 1))[0]
 
     def _adapt(self, groups: list[Group], sums: list[Number]) -> None:
-        """Move the alpha of these groups, which is one number, given -h_t and, if needed, |g_t|^2 and |D_{t-1}|^2.
-
-        A hypergradient that is not finite leaves alpha as it is.
-        """
-        alpha, beta, rule = (groups[0][name] for name in ("lr", "hypergrad_lr", "rule"))
+        """Move the alpha of these groups, which is one number, given -h_t and, if needed, |g_t|^2 and |D_{t-1}|^2."""
+        first, options = groups[0], options_of(groups[0])
+        alpha = first["lr"]
         if isinstance(alpha, Tensor):
             sums = [s.to(alpha.device, alpha.dtype) if isinstance(s, Tensor) else alpha.new_tensor(s) for s in sums]
         else:
             sums = [float(s) for s in sums]
         h = 0.0 - sums[0]
-        following = rules.next_alpha(alpha, h, beta, rule, *[norm**0.5 for norm in sums[1:]])
-        if isinstance(following, Tensor):
-            following = torch.where(torch.isfinite(following), following, alpha)
-        elif not math.isfinite(following):
-            following = alpha
+        state = {name: first[name] for name in control.initial_state(options)}
+        norms = dict(zip(("grad_sq", "direction_sq"), sums[1:], strict=False))
+        following, state = control.next_alpha(
+            alpha, h, first["hypergrad_lr"], options, state, slope=first["slope"], **norms
+        )
+        remember(groups, {"lr": following, **state})
         for group in groups:
             group["hypergrad"] = h
-            if isinstance(alpha, Tensor) and not group["differentiable"]:
-                group["lr"].copy_(following)
-            else:
-                group["lr"] = following
 
     def _has_direction(self, group: Group, state: State) -> bool:
         """Whether the state knows D_{t-1}."""
@@ -349,7 +399,7 @@ def _check_shared(groups: list[Group]) -> None:
     """Refuse groups that are to share one alpha and start from different ones."""
     first = groups[0]
     for group in groups[1:]:
-        for name in ("shared_alpha", "hypergrad_lr", "rule", "lr"):
+        for name in ("shared_alpha", "hypergrad_lr", *control.OPTIONS, "lr"):
             if not (first["shared_alpha"] or group["shared_alpha"]):
                 continue
             values = first[name], group[name]
@@ -362,13 +412,45 @@ def _check_shared(groups: list[Group]) -> None:
                 )
 
 
+def _resolve_auto(group: Group) -> None:
+    """Turn hypergrad_lr="auto" into the rule of that name with its gain."""
+    if isinstance(group.get("hypergrad_lr"), str) and group["hypergrad_lr"] == "auto":
+        group |= {"hypergrad_lr": control.AUTO_GAIN, "rule": "auto"}
+
+
+def options_of(group: Group) -> Control:
+    """Return how the group's alpha moves."""
+    return _options(*(group[name] for name in control.OPTIONS))
+
+
+@functools.lru_cache(maxsize=256)
+def _options(*values: Any) -> Control:
+    return Control(*values)
+
+
+def remember(groups: list[Group], values: dict[str, Number]) -> None:
+    """Put values into groups, into the tensors that are there already where there are any."""
+    for group in groups:
+        for name, value in values.items():
+            if not isinstance(group[name], Tensor):
+                group[name] = float(value)
+            elif group["differentiable"]:
+                group[name] = value
+            else:
+                group[name].copy_(torch.as_tensor(value))
+
+
 def _place_alpha(group: Group) -> None:
     """Give a group whose alpha is a tensor, or belongs on an accelerator, a 0-dim tensor of its own there."""
+    state = control.initial_state(options_of(group))
+    for name, zero in state.items():
+        group.setdefault(name, zero)
     device = group["params"][0].device if group["params"] else torch.device("cpu")
     if isinstance(group["lr"], Tensor) or group["capturable"] or device.type not in ("cpu", "meta"):
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        lr = torch.as_tensor(group["lr"], dtype=dtype, device=device).reshape(())
-        group["lr"] = lr if group["differentiable"] else lr.detach().clone()
+        for name in ("lr", "slope", *state):
+            value = torch.as_tensor(group[name], dtype=dtype, device=device).reshape(())
+            group[name] = value if group["differentiable"] else value.detach().clone()
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -407,7 +489,12 @@ def chunks(tensors: Sequence[Tensor | None]) -> Iterator[Sequence[Any]]:
 
 def needs_norms(group: Group) -> bool:
     """Whether alpha's update needs |g_t| and |D_{t-1}| beside h_t."""
-    return bool(group["rule"] == "multiplicative")
+    return options_of(group).needs_norms
+
+
+def l2_of(group: Group) -> float:
+    """Return the factor of the L2 term in the gradient: none with decoupled weight decay."""
+    return 0.0 if group.get("decoupled_weight_decay") else float(group["weight_decay"])
 
 
 def gradient(group: Group, g: Tensor, p: Tensor, decay: float) -> Tensor:
@@ -463,6 +550,15 @@ def sum_up(values: Sequence[Number]) -> Number:
             value = value.to(result.device, non_blocking=True)
         result = result + value
     return result
+
+
+def over_meshes(found: list[tuple[Any, list[Number]]], length: int) -> list[Number]:
+    """Add up rows of so many numbers, over the processes too, one all-reduce for each device mesh."""
+    rows: dict[Any, list[list[Number]]] = {}
+    for mesh, row in found:
+        rows.setdefault(mesh, []).append(row)
+    sums = [over_mesh([sum_up(column) for column in zip(*some, strict=True)], mesh) for mesh, some in rows.items()]
+    return [sum_up(column) for column in zip(*sums, strict=True)] if sums else [0.0] * length
 
 
 def over_mesh(values: list[Number], mesh: Any) -> list[Number]:

@@ -49,10 +49,13 @@ class AdamHD(HypergradientOptimizer):
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
         amsgrad: divide by the largest second moment so far.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.Adam, bit for bit.
+            "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
+            use without tuning, from any small lr above 0.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
-            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8).
+            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what they are good
+            for, are in `hdlib.optim.control.Control`.
         shared_alpha: one alpha for all groups, moved by the dot product over all parameters, instead of one per group.
-            The groups then need the same `lr`, `hypergrad_lr` and `rule`.
+            The groups then need the same `lr`, `hypergrad_lr`, `rule` and guards.
         maximize: ascend instead of descend.
         foreach: compute all tensors at a time. Default: on accelerators.
         capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
@@ -62,6 +65,9 @@ class AdamHD(HypergradientOptimizer):
             compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
             can. Tensors of another layout or precision are computed one by one.
         decoupled_weight_decay: what AdamWHD sets.
+        guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
+            `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each
+            does.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
@@ -93,7 +99,7 @@ class AdamHD(HypergradientOptimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
-        hypergrad_lr: float = 1e-8,
+        hypergrad_lr: float | str = 1e-8,
         rule: str = "additive",
         shared_alpha: bool = False,
         foreach: bool | None = None,
@@ -102,6 +108,7 @@ class AdamHD(HypergradientOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        **guards: Any,
     ) -> None:
         super().__init__(
             params,
@@ -121,6 +128,7 @@ class AdamHD(HypergradientOptimizer):
                 fused=fused,
                 decoupled_weight_decay=decoupled_weight_decay,
             ),
+            guards,
         )
 
     def _check(self, group: Group) -> None:
@@ -228,7 +236,7 @@ class AdamWHD(AdamHD):
         weight_decay: float = 0.01,
         amsgrad: bool = False,
         *,
-        hypergrad_lr: float = 1e-8,
+        hypergrad_lr: float | str = 1e-8,
         rule: str = "additive",
         shared_alpha: bool = False,
         foreach: bool | None = None,
@@ -236,6 +244,7 @@ class AdamWHD(AdamHD):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **guards: Any,
     ) -> None:
         super().__init__(
             params,
@@ -253,6 +262,7 @@ class AdamWHD(AdamHD):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            **guards,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ keeps one alpha per group and leaves p.grad alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
@@ -45,10 +47,13 @@ class SGDHD(HypergradientOptimizer):
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
         nesterov: Nesterov momentum; needs a momentum and no dampening.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.SGD, bit for bit.
+            "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
+            use without tuning, from any small lr above 0.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
-            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8).
+            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what they are good
+            for, are in `hdlib.optim.control.Control`.
         shared_alpha: one alpha for all groups, moved by the dot product over all parameters, instead of one per group.
-            The groups then need the same `lr`, `hypergrad_lr` and `rule`.
+            The groups then need the same `lr`, `hypergrad_lr`, `rule` and guards.
         maximize: ascend instead of descend.
         foreach: compute all tensors at a time. Default: on accelerators.
         capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
@@ -57,6 +62,9 @@ class SGDHD(HypergradientOptimizer):
         fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
             compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
             can. Tensors of another layout or precision are computed one by one.
+        guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
+            `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each
+            does.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
@@ -84,7 +92,7 @@ class SGDHD(HypergradientOptimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
-        hypergrad_lr: float = 1e-6,
+        hypergrad_lr: float | str = 1e-6,
         rule: str = "additive",
         shared_alpha: bool = False,
         maximize: bool = False,
@@ -92,6 +100,7 @@ class SGDHD(HypergradientOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **guards: Any,
     ) -> None:
         super().__init__(
             params,
@@ -110,6 +119,7 @@ class SGDHD(HypergradientOptimizer):
                 differentiable=differentiable,
                 fused=fused,
             ),
+            guards,
         )
 
     def _check(self, group: Group) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hdlib.optim.control import OPTIONS, Control
+
 Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd"]
 METHODS: tuple[str, ...] = get_args(Method)
 BASELINE = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
@@ -37,7 +39,9 @@ class RunSpec(BaseModel):
     method: Method = Field(description="optimiser")
     alpha0: float = Field(ge=0, allow_inf_nan=False, description="initial learning rate alpha_0")
     beta: float = Field(0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines")
-    rule: Literal["additive", "multiplicative"] = Field("additive", description="how alpha is updated")
+    rule: Literal["additive", "multiplicative", "log", "curvature", "auto"] = Field(
+        "additive", description="how alpha is updated"
+    )
     decay: Literal["none", "inv_sqrt"] = Field("none", description="alpha_0 / sqrt(t), for baselines")
     momentum: float = Field(0.9, ge=0, lt=1, description="mu of sgdn and sgdn_hd")
     weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="L2, added to the gradient")
@@ -53,6 +57,15 @@ class RunSpec(BaseModel):
     validate_every: int = Field(1, ge=0, description="epochs between validations; 0 for none, and no epochs are kept")
     seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
     precision: Literal["float32", "float64"] = Field("float32", description="of parameters and arithmetic")
+    min_lr: float | None = Field(None, description="lower bound of alpha")
+    max_lr: float | None = Field(None, description="upper bound of alpha")
+    max_change: float | None = Field(None, description="bound on the relative change of alpha in a step")
+    scaling: Literal["none", "adagrad", "adam"] = Field("none", description="running size that h is divided by")
+    skip_nonfinite: Literal["none", "alpha", "step"] = Field("none", description="what a non-finite h leaves alone")
+    overshoot: float | None = Field(None, description="slope after a step that is tolerated, relative to before it")
+    final_lr: float | None = Field(None, description="learning rate to pass over to")
+    transition: float = Field(1.0, description="steps that the passing over takes")
+    input_scale: float = Field(1.0, gt=0, allow_inf_nan=False, description="factor on the normalised inputs")
     early: int = Field(1000, ge=0, description="iterations of which every one is traced; later ones log-spaced")
 
     def __init__(self, **fields: Any) -> None:
@@ -81,9 +94,17 @@ class RunSpec(BaseModel):
                 f"rule is 'multiplicative' with method {self.method} and beta {self.beta}: it needs a "
                 "hypergradient method and a beta below 1."
             )
+        control = self.control()
+        if not adapts and control != Control():
+            changed = next(name for name in OPTIONS if getattr(control, name) != getattr(Control(), name))
+            raise ValueError(f"{changed} is {getattr(self, changed)!r} but {self.method} does not adapt: leave it out.")
         if self.target_of != "minibatch" and self.target_loss is None:
             raise ValueError(f"target_of is {self.target_of!r} but there is no target_loss: give one.")
         return self
+
+    def control(self) -> Control:
+        """Return how alpha moves."""
+        return Control(**{name: getattr(self, name) for name in OPTIONS})
 
     @property
     def key(self) -> str:

@@ -1,8 +1,8 @@
 """Train many runs as one program: K models along a leading axis, one forward, one backward, one step for all.
 
 A *cohort* holds the runs of one seed: they see the same minibatch, so the first layer of all of them is one wide
-product. Within it the runs are ordered by *family* (method, momentum, rule, weight decay), and each family is one
-call of the update rules of `hdlib.optim.rules`, which broadcast over the leading axis. Initial learning rate, beta
+product. Within it the runs are ordered by *family* (method, momentum, weight decay, how alpha moves), and each family
+is one call of the update rules of `hdlib.optim`, which broadcast over the leading axis. Initial learning rate, beta
 and decay differ from run to run. A run that reached its target, diverged or finished leaves its cohort, and the rest
 goes on smaller.
 
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from hdlib.optim import rules
+from hdlib.optim.control import Control, initial_state, next_alpha, step_size
 from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, provenance
 from hdlib.runs.spec import RunSpec
@@ -36,12 +37,12 @@ MODELS = ("logreg", "mlp")  # what can be stacked
 STATES = {"sgd": 1, "sgdn": 2, "adam": 3}  # tensors that a method remembers, the last direction among them
 ADAM = (0.9, 0.999, 1e-8)  # beta_1, beta_2, epsilon of every Adam run, the defaults of AdamHD
 EVALUATE = 1000  # examples that are evaluated at a time
-SHARED = ("task", "model", "width", "depth", "batch_size", "precision")  # what the runs of a stack have in common
+SHARED = ("task", "model", "width", "depth", "batch_size", "precision", "input_scale")  # by all runs of a stack
 
 
 def stackable(spec: RunSpec) -> bool:
     """Say whether a run can be trained in a stack."""
-    return spec.model in MODELS
+    return spec.model in MODELS and spec.skip_nonfinite != "step"
 
 
 def stack_key(spec: RunSpec) -> tuple:
@@ -114,7 +115,7 @@ class Stack:
         self.spec = specs[0]
         self.device = device
         self.dtype = getattr(torch, self.spec.precision)
-        self.data = load_data(self.spec.task, device, self.dtype)
+        self.data = load_data(self.spec.task, device, self.dtype).scaled(self.spec.input_scale)
         self.functions = Functions(compiled)
         self.x = with_ones(self.data.train_x.flatten(1))
         self.onehot = torch.nn.functional.one_hot(self.data.train_y, self.data.classes).to(self.dtype)
@@ -191,20 +192,20 @@ class Family(NamedTuple):
 
     name: str  # "sgd", "sgdn" or "adam"
     momentum: float
-    rule: str
     weight_decay: float
+    control: Control
 
     @classmethod
     def of(cls, spec: RunSpec) -> Family:
         name = spec.method.removesuffix("_hd")
-        return cls(name, spec.momentum if name == "sgdn" else 0.0, spec.rule, spec.weight_decay)
+        return cls(name, spec.momentum if name == "sgdn" else 0.0, spec.weight_decay, spec.control())
 
 
 class Cohort:
     """The runs of one seed. Tensors lead with an axis over its K runs, ordered by family."""
 
     def __init__(self, specs: list[RunSpec], data: Data, x: Tensor, device: str, dtype: torch.dtype) -> None:
-        specs = sorted(specs, key=lambda spec: (Family.of(spec), spec.canonical()))
+        specs = sorted(specs, key=lambda spec: (str(Family.of(spec)), spec.canonical()))
         spec = specs[0]
         self.specs, self.device, self.data, self.x = specs, device, data, x
         self.seed, self.batch_size = spec.seed, spec.batch_size
@@ -229,6 +230,8 @@ class Cohort:
         self.exponent = vector([-0.5 if s.decay == "inv_sqrt" else 0.0 for s in specs])
         self.decay = torch.ones_like(self.alpha)  # what alpha is multiplied with in this step
         self.hypergrad = vector([0.0] * k)
+        names = {"slope"}.union(*(initial_state(s.control()) for s in specs))
+        self.memory = {name: vector([0.0] * k) for name in sorted(names)}
         self.loss = torch.zeros(k, dtype=dtype, device=device)
         self.chunk_order = torch.zeros(CHUNK, self.batch_size, dtype=torch.int64, device=device)
         self.chunk_weight = torch.zeros(CHUNK, self.batch_size, dtype=dtype, device=device)
@@ -272,7 +275,9 @@ class Cohort:
             part = lambda tensors, runs=runs: [outer_dynamic(tensor[runs]) for tensor in tensors]  # noqa: E731
             state = [part(kind) for kind in self.state[: STATES[family.name]]]
             vectors = part([self.alpha, self.beta, self.decay, self.hypergrad])
-            arguments = (part(self.theta), part(self.grad), state, *vectors)
+            kept = ["slope", *initial_state(family.control)]
+            memory = dict(zip(kept, part([self.memory[name] for name in kept]), strict=True))
+            arguments = (part(self.theta), part(self.grad), state, *vectors, memory)
             self.updates.append((arguments, family._asdict() | {"adapts": adapts}))
 
     # -- an epoch, a chunk, an iteration
@@ -303,7 +308,7 @@ class Cohort:
         self.backward(x)
         torch.pow(stack.t, self.exponent, out=self.decay)
         for arguments, options in self.updates:
-            stack.functions.update(*arguments, stack.floor, stack.scale, **options)
+            stack.functions.update(*arguments, stack.t, stack.floor, stack.scale, **options)
         values = torch.stack([self.loss.double(), self.alpha * self.decay, self.hypergrad])
         self.trail.index_copy_(0, stack.row, values[None])
 
@@ -389,6 +394,7 @@ class Cohort:
         self.state = [take(kind) for kind in self.state]
         for name in ("alpha", "beta", "exponent", "decay", "hypergrad", "loss"):
             setattr(self, name, getattr(self, name).index_select(0, index))
+        self.memory = dict(zip(self.memory, take(self.memory.values()), strict=True))
         self.specs = [self.specs[i] for i in keep]
         self.ends = [self.ends[i] for i in keep]
         self.history.keep(keep)
@@ -421,13 +427,15 @@ def update(
     beta: Tensor,
     decay: Tensor,
     hypergrad: Tensor,
+    memory: dict[str, Tensor],
+    t: Tensor,
     floor: Tensor,
     scale: Tensor,
     *,
     name: str,
     momentum: float,
-    rule: str,
     weight_decay: float,
+    control: Control,
     adapts: bool,
 ) -> None:
     """Take one step of k runs of a family: hypergradient, alpha, then the parameters.
@@ -437,6 +445,8 @@ def update(
         grad: of the loss, like theta.
         state: the moments or the velocity, and last the direction -D_{t-1}; each per layer like theta.
         alpha: [k], like beta, the factor that alpha decays with, and h_t.
+        memory: what `control` remembers, and the slope g_{t-1} . D_{t-1}, each [k]; changed in place.
+        t: iteration, from 1.
         floor, scale: Adam's corrections of this step, 0-dim: powers of t must not be taken element by element.
         adapts: whether any of the runs has a beta.
     """
@@ -444,10 +454,19 @@ def update(
     previous = state[-1]
     if adapts:
         h = -per_run(g, previous)
-        norms = [per_run(g, g).sqrt(), per_run(previous, previous).sqrt()] if rule == "multiplicative" else []
-        alpha.copy_(torch.where(beta == 0, alpha, rules.next_alpha(alpha, h, beta, rule, *norms)))
+        needs = {"slope": memory["slope"]}
+        if control.needs_norms:
+            needs |= {"grad_sq": per_run(g, g), "direction_sq": per_run(previous, previous)}
+        still = (beta == 0) | (t == 1)  # D_0 = 0: the first step never changes alpha
+        moved, kept = next_alpha(alpha, h, beta, control, memory, **needs)
+        alpha.copy_(torch.where(still, alpha, moved))
         hypergrad.copy_(torch.where(beta == 0, 0.0, h))
-    used = (alpha * decay).view(-1, 1, 1)
+        for key, value in kept.items():
+            memory[key].copy_(torch.where(still, memory[key], value))
+    gamma, kept = step_size(alpha, control, memory)
+    used = (gamma * decay).view(-1, 1, 1)
+    for key in initial_state(control):
+        memory[key].copy_(kept[key])
     for i, weights in enumerate(theta):
         if name == "adam":
             m, v = state[0][i], state[1][i]
@@ -461,6 +480,8 @@ def update(
         if adapts:
             previous[i].copy_(direction)
         rules.descend_(weights, direction, used)
+    if adapts and control.needs_slope:
+        memory["slope"].copy_(-per_run(g, previous))
 
 
 def per_run(a: list[Tensor], b: list[Tensor]) -> Tensor:

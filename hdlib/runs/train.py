@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def train(spec: RunSpec, device: str = "cpu", tick: Callable[[int], None] | None
     """
     started = time.perf_counter()
     dtype = getattr(torch, spec.precision)
-    data = load_data(spec.task, device, dtype)
+    data = load_data(spec.task, device, dtype).scaled(spec.input_scale)
     model = build_model(
         spec.model, data.features, data.classes, spec.seed, width=spec.width, depth=spec.depth, dtype=dtype
     ).to(device)
@@ -72,7 +73,7 @@ def train(spec: RunSpec, device: str = "cpu", tick: Callable[[int], None] | None
 
 def make_optimizer(spec: RunSpec, model: nn.Module) -> HypergradientOptimizer:
     """Return the spec's optimiser; a baseline is its hypergradient method with beta 0, bit for bit."""
-    common = dict(lr=spec.alpha0, weight_decay=spec.weight_decay, hypergrad_lr=spec.beta, rule=spec.rule)
+    common = dict(lr=spec.alpha0, weight_decay=spec.weight_decay, hypergrad_lr=spec.beta, **asdict(spec.control()))
     if spec.method.startswith("adam"):
         return AdamHD(model.parameters(), **common)
     if spec.method.startswith("sgdn"):

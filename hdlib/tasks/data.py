@@ -8,7 +8,7 @@ digits need no download and serve tests and first tries.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,6 +40,12 @@ class Data:
     @property
     def features(self) -> int:
         return self.train_x[0].numel()
+
+    def scaled(self, factor: float) -> Data:
+        """Return the data with its inputs multiplied."""
+        if factor == 1:
+            return self
+        return replace(self, train_x=self.train_x * factor, valid_x=self.valid_x * factor)
 
 
 def data_folder() -> Path:

@@ -218,15 +218,31 @@ class TestComplaints:
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     @pytest.mark.parametrize("rule", ["additive", "multiplicative"])
     @pytest.mark.parametrize("name", METHODS)
-    def test_a_gradient_that_is_not_finite_does_not_reach_alpha(self, name, rule, bad, way):
+    def test_a_gradient_that_is_not_finite_does_not_reach_alpha_where_it_is_to_be_skipped(self, name, rule, bad, way):
         params = tensors()
-        optimizer = make(name, params, rule=rule, **way)
+        optimizer = make(name, params, rule=rule, skip_nonfinite="alpha", **way)
         train(optimizer, params, 3)
         alphas = optimizer.learning_rates()
         for p in params:
             p.grad = torch.full_like(p, bad)
         optimizer.step()
         assert optimizer.learning_rates() == alphas
+
+    @pytest.mark.parametrize("way", [{}, {"foreach": True}, {"fused": True}, {"capturable": True}])
+    @pytest.mark.parametrize("name", METHODS)
+    def test_a_step_with_a_gradient_that_is_not_finite_can_be_left_out_as_if_it_had_not_been(self, name, way):
+        outcomes = []
+        for bad in (False, True):
+            params = tensors()
+            optimizer = make(name, params, skip_nonfinite="step", weight_decay=0.01, **way)
+            train(optimizer, params, 3)
+            if bad:
+                for p in params[1:]:
+                    p.grad = torch.full_like(p, math.inf)
+                optimizer.step()
+            train(optimizer, params, 3, start=3)
+            outcomes.append([*optimizer.learning_rates(), *flat(params).tolist()])
+        assert outcomes[0] == outcomes[1]
 
     def test_a_beta_of_the_multiplicative_rule_means_the_same_for_every_loss(self):
         """The additive beta that suits one loss explodes where the loss is a thousand times as large."""

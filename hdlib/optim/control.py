@@ -1,0 +1,286 @@
+"""How alpha moves: the paper's two rules, others that need less tuning, and guards against divergence.
+
+Pure functions. Every quantity is a Python float, a 0-dim tensor, or a vector over models [K] (float64 where the
+device has it), so one definition serves an optimiser's parameter group, a compiled step and a stack of models.
+Nothing branches on a tensor's value.
+
+In the notation of `hdlib.optim.rules`, with s_{t-1} = g_{t-1} . D_{t-1}, the slope of the loss in alpha at the
+*start* of the last step. It is negative for a descent direction. The hypergradient h_t = g_t . D_{t-1} is the slope
+at its *end*. To second order the loss along the last direction is a parabola in alpha with the curvature
+kappa = D' H D, so h_t = s_{t-1} + alpha_{t-1} kappa, and two numbers that the optimiser has anyway measure kappa.
+
+Sources:
+    additive, multiplicative, final_lr: Baydin et al., ICLR 2018 (arXiv 1703.04782), Eq. 6, Eq. 8 and Section 5.1.
+    log: the exponentiated-gradient step size of Amid et al., 2022 (arXiv 2202.00145).
+    scaling: Duchi et al., JMLR 12 (2011), and Kingma and Ba, ICLR 2015 (arXiv 1412.6980), applied to h.
+    auto, curvature, overshoot: this project; the chapter on divergence measures them. That a greedily chosen alpha is
+    too small in the long run is Wu et al., ICLR 2018 (arXiv 1803.02021).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from hdlib.optim import rules
+
+RULES = (*rules.RULES, "log", "curvature", "auto")
+SCALINGS = ("none", "adagrad", "adam")
+SKIPS = ("none", "alpha", "step")
+
+AUTO_GAIN = 1.0  # beta of the rule "auto": the first step changes alpha by a factor e, later ones change it less
+AUTO_OVERSHOOT = 0.08
+RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
+CURVATURE_MEMORY = 0.9
+SCALING_BETAS = (0.9, 0.999)
+
+Scalar = float | Tensor
+State = dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Control:
+    """What decides the next alpha beside alpha, beta and h. Everything is off by default: the paper's algorithm.
+
+    Attributes:
+        rule: with a_t = alpha_t, r_t = -h_t / |s_{t-1}| and everything else as in the module's notation,
+
+            "additive"        a_t = a_{t-1} - beta h_t
+            "multiplicative"  a_t = a_{t-1} (1 - beta h_t / (|g_t| |D_{t-1}|))
+            "log"             log a_t = log a_{t-1} - beta h_t
+            "curvature"       a_t = a_{t-1} - (beta / kappa) h_t, kappa from successive hypergradients:
+                              the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
+            "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(x_1^2 + ... + x_t^2),
+                              x_t = clip(r_t, -1, 1) + overshoot
+
+            "auto" is beta = c_t / kappa with the curvature |s| / alpha that would make the last step exactly
+            right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model.
+        min_lr: lower bound of alpha.
+        max_lr: upper bound of alpha.
+        max_change: bound on |alpha_t - alpha_{t-1}| / |alpha_{t-1}|; below 1 alpha keeps its sign.
+        scaling: divide h by a running size of it: "adagrad", sqrt of the sum of h^2, or "adam", its moving
+            averages with 0.9 and 0.999. beta then has the unit of alpha.
+        skip_nonfinite: where h is not a finite number keep alpha ("alpha"), or leave alpha and the parameters as
+            they are ("step").
+        overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
+            alpha shrinks: h_t is replaced by h_t - overshoot |s_{t-1}|. 0 is the paper's greedy choice; None is 0,
+            and 0.08 with the rule "auto".
+        final_lr: alpha_inf, the learning rate to end with: the parameters move by gamma_t D_t with
+            gamma_t = delta_t alpha_t + (1 - delta_t) alpha_inf, delta_t = 1 / (1 + (t - 1) / transition)^2.
+        transition: steps after which delta is a quarter; 1 gives the paper's 1 / t^2.
+
+    Raises:
+        ValueError: a value is outside its range; the message names it.
+    """
+
+    rule: str = "additive"
+    min_lr: float | None = None
+    max_lr: float | None = None
+    max_change: float | None = None
+    scaling: str = "none"
+    skip_nonfinite: str = "none"
+    overshoot: float | None = None
+    final_lr: float | None = None
+    transition: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("rule", RULES), ("scaling", SCALINGS), ("skip_nonfinite", SKIPS)):
+            if getattr(self, name) not in known:
+                choices = ", ".join(map(repr, known))
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {choices}.")
+        for name in ("min_lr", "max_lr", "max_change", "overshoot", "final_lr", "transition"):
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+            ):
+                raise ValueError(f"{name} is {value!r}: it must be a finite number, or None for no such guard.")
+        for name in ("max_change", "transition"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}: it must be above 0.")
+        for name in ("overshoot", "final_lr"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is {value}: it must be at least 0.")
+        if self.transition is None:
+            raise ValueError("transition is None: it must be above 0.")
+        if self.overshoot is not None and self.overshoot >= 1:
+            raise ValueError(f"overshoot is {self.overshoot}: at 1 a step no longer lowers the loss, so take less.")
+        if self.min_lr is not None and self.max_lr is not None and self.min_lr > self.max_lr:
+            raise ValueError(f"min_lr is {self.min_lr}, above max_lr, which is {self.max_lr}: exchange them.")
+        if self.scaling != "none" and self.rule not in ("additive", "log"):
+            raise ValueError(
+                f"scaling is {self.scaling!r} with the rule {self.rule!r}, which scales h itself: leave scaling out."
+            )
+
+    @property
+    def tolerance(self) -> float:
+        """The overshoot that is in force."""
+        if self.overshoot is None:
+            return AUTO_OVERSHOOT if self.rule == "auto" else 0.0
+        return self.overshoot
+
+    @property
+    def needs_slope(self) -> bool:
+        """Whether `next_alpha` needs s_{t-1}."""
+        return self.rule in ("curvature", "auto") or self.tolerance > 0
+
+    @property
+    def needs_norms(self) -> bool:
+        """Whether `next_alpha` needs |g_t|^2 and |D_{t-1}|^2."""
+        return self.rule == "multiplicative"
+
+
+OPTIONS = tuple(field.name for field in fields(Control))
+
+
+def initial_state(control: Control) -> State:
+    """Return what the options remember between steps, before the first: names and zeros. Empty for the paper's rules.
+
+    For a stack of models the zeros become vectors [K] in the first update.
+    """
+    names: list[str] = []
+    if control.scaling != "none":
+        names += ["hypergrad_sq"]
+    if control.scaling == "adam":
+        names += ["hypergrad_mean", "hypergrad_count"]
+    if control.rule == "curvature":
+        names += ["curvature_rise", "curvature_run"]
+    if control.rule == "auto":
+        names += ["ratio_sq"]
+    if control.final_lr is not None:
+        names += ["transition_step"]
+    return dict.fromkeys(names, 0.0)
+
+
+def next_alpha(
+    alpha: Scalar,
+    h: Scalar,
+    beta: Scalar,
+    control: Control = Control(),
+    state: State | None = None,
+    *,
+    grad_sq: Scalar | None = None,
+    direction_sq: Scalar | None = None,
+    slope: Scalar | None = None,
+) -> tuple[Scalar, State]:
+    """Return alpha_t and the new state, from alpha_{t-1} and the hypergradient h_t = g_t . D_{t-1}.
+
+    Args:
+        alpha: alpha_{t-1}.
+        h: the paper's h_t.
+        beta: hypergradient learning rate; what it means depends on the rule.
+        control: the rule and its guards.
+        state: what the last call returned, or `initial_state(control)`; not changed.
+        grad_sq: |g_t|^2, where `control.needs_norms`.
+        direction_sq: |D_{t-1}|^2, where `control.needs_norms`.
+        slope: s_{t-1} = g_{t-1} . D_{t-1}, where `control.needs_slope`.
+
+    All arguments are floats or tensors that broadcast.
+    """
+    state = dict(initial_state(control) if state is None else state)
+    downhill = abs(cast(Any, slope)) if control.needs_slope else None
+    proposed = _propose(alpha, h, beta, control, state, downhill, slope, grad_sq, direction_sq)
+    if control.skip_nonfinite != "none":
+        proposed = _where(_finite(h), proposed, alpha)
+    if control.max_change is not None:
+        room: Any = control.max_change * cast(Any, abs(alpha))
+        proposed = _clip(proposed, alpha - room, alpha + room)
+    return _clip(proposed, control.min_lr, control.max_lr), state
+
+
+def step_size(alpha: Scalar, control: Control, state: State) -> tuple[Scalar, State]:
+    """Return gamma_t, what the parameters move by, and the new state: alpha_t itself without a `final_lr`."""
+    if control.final_lr is None:
+        return alpha, state
+    t = state["transition_step"] + 1.0
+    delta = 1.0 / (1.0 + (t - 1.0) / control.transition) ** 2
+    return delta * alpha + (1.0 - delta) * control.final_lr, state | {"transition_step": t}
+
+
+def _propose(
+    alpha: Any,
+    h: Any,
+    beta: Any,
+    control: Control,
+    state: State,
+    downhill: Any,
+    slope: Any,
+    grad_sq: Any,
+    direction_sq: Any,
+) -> Any:
+    """Return alpha by the rule alone, and update the state in place."""
+    if control.rule == "auto":
+        ratio = _clip(_where(_finite(h), -h / (downhill + 1e-30), RATIO_RANGE[0]), *RATIO_RANGE)
+        x = _where(_finite(downhill), ratio, RATIO_RANGE[0]) + control.tolerance
+        total: Any = cast(Any, state["ratio_sq"]) + x * x
+        state["ratio_sq"] = total
+        return alpha * _exp(beta * x / (total + (total == 0)) ** 0.5)
+    target = h - control.tolerance * downhill if control.tolerance > 0 else h
+    if control.rule == "curvature":
+        measured = _finite(h - slope)
+        rise = CURVATURE_MEMORY * state["curvature_rise"] + _where(measured, alpha * (h - slope), 0.0)
+        run = CURVATURE_MEMORY * state["curvature_run"] + _where(measured, alpha * alpha, 0.0)
+        state["curvature_rise"], state["curvature_run"] = rise, run
+        return alpha - beta * target * run / (abs(rise) + (rise == 0))
+    target = _scaled(target, control, state)
+    if control.rule == "log":
+        return alpha * _exp(-beta * target)
+    if control.rule == "multiplicative":
+        return rules.next_alpha(alpha, target, beta, "multiplicative", grad_sq**0.5, direction_sq**0.5)
+    return rules.next_alpha(alpha, target, beta)
+
+
+def _scaled(h: Any, control: Control, state: State) -> Any:
+    if control.scaling == "none":
+        return h
+    seen = h if control.skip_nonfinite == "none" else _where(_finite(h), h, 0.0)
+    if control.scaling == "adagrad":
+        state["hypergrad_sq"] = size_sq = state["hypergrad_sq"] + seen * seen
+        return h / (size_sq + (size_sq == 0)) ** 0.5
+    b1, b2 = SCALING_BETAS
+    state["hypergrad_count"] = t = state["hypergrad_count"] + 1.0
+    state["hypergrad_mean"] = mean = b1 * state["hypergrad_mean"] + (1 - b1) * seen
+    state["hypergrad_sq"] = square = b2 * state["hypergrad_sq"] + (1 - b2) * seen * seen
+    size_sq = square / (1 - b2**t)
+    return mean / (1 - b1**t) / (size_sq + (size_sq == 0)) ** 0.5
+
+
+def _finite(x: Scalar) -> Any:
+    return torch.isfinite(x) if isinstance(x, Tensor) else math.isfinite(x)
+
+
+def _where(condition: Any, x: Scalar, y: Scalar) -> Scalar:
+    """Choose x or y; of two tensors' values at most one may be given as a float."""
+    if not isinstance(condition, Tensor):
+        return x if condition else y
+    dtype = cast(Tensor, x if isinstance(x, Tensor) else y).dtype
+    x, y = (v if isinstance(v, Tensor) else torch.full_like(condition, v, dtype=dtype) for v in (x, y))
+    return torch.where(condition, x, y)
+
+
+def _exp(x: Scalar) -> Scalar:
+    if isinstance(x, Tensor):
+        return x.exp()
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def _clip(x: Scalar, low: Scalar | None, high: Scalar | None) -> Scalar:
+    """Bring x into [low, high]; NaN stays NaN."""
+    if low is None and high is None:
+        return x
+    if isinstance(x, Tensor):
+        bounds = [b if b is None or isinstance(b, Tensor) else torch.full_like(x, b) for b in (low, high)]
+        return x.clamp(*bounds)
+    if x != x:
+        return x
+    if low is not None and x < low:
+        x = low
+    return high if high is not None and x > high else x

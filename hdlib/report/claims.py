@@ -1,0 +1,495 @@
+"""The ledger of claims: what the paper and the student report say, and what our runs say to that.
+
+A claim has a source, a criterion, and a function that turns records into *cases*: for each configuration a score per
+seed, the logarithm of a ratio that is below one where the claim holds. A case holds if the bootstrap interval of its
+mean over seeds is below zero (with one seed: if the score is). The verdict follows: reproduced if every case holds,
+not reproduced if none does, partly otherwise, and not tested where there are no runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hdlib.optim.control import Control
+from hdlib.report import paper
+from hdlib.report.style import LABELS, Table, power_of_ten, significant
+from hdlib.runs import BASELINE, Record
+
+Cases = dict[str, pd.Series]  # of scores, indexed by seed
+VERDICTS = ("reproduced", "partly", "not reproduced", "not tested")
+
+@dataclass(frozen=True)
+class Claim:
+    """What somebody says, and how it is judged."""
+
+    text: str
+    source: str
+    criterion: str
+    cases: Callable[[Sequence[Record]], Cases]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say to a claim: `effect` is a geometric mean ratio over cases, below 1 where the claim holds."""
+
+    claim: Claim
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    holds: tuple[str, ...]
+    fails: tuple[str, ...]
+    seeds: int
+
+
+def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
+    """Return the verdict on a claim."""
+    cases = {name: scores for name, scores in claim.cases(records).items() if len(scores)}
+    if not cases:
+        return Verdict(claim, "not tested", np.nan, np.nan, np.nan, (), (), 0)
+    holds = tuple(name for name, scores in cases.items() if interval(scores)[1] < 0)
+    fails = tuple(name for name in cases if name not in holds)
+    per_seed = pd.concat(cases.values(), axis=1).mean(axis=1)
+    low, high = interval(per_seed)
+    verdict = "reproduced" if not fails else "partly" if holds else "not reproduced"
+    seeds = max(len(scores) for scores in cases.values())
+    return Verdict(claim, verdict, *(float(np.exp(v)) for v in (per_seed.mean(), low, high)), holds, fails, seeds)
+
+
+def interval(scores: pd.Series) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean over seeds; of one seed, or with an infinite score, the mean."""
+    values = scores.to_numpy(dtype=float)
+    if len(values) < 2 or not np.isfinite(values).all() or np.ptp(values) == 0:
+        return float(values.mean()), float(values.mean())
+    found = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def verdicts(records: Sequence[Record]) -> list[Verdict]:
+    """Return the verdicts on all claims."""
+    return [judge(claim, records) for claim in CLAIMS]
+
+
+def tally(found: Sequence[Verdict]) -> str:
+    """Return one sentence: how many claims are reproduced, partly, not, and not tested."""
+    counts = {verdict: sum(v.verdict == verdict for v in found) for verdict in VERDICTS}
+    return (
+        f"Of {len(found)} claims of the paper and the report, {counts['reproduced']} are reproduced, "
+        f"{counts['partly']} partly, {counts['not reproduced']} not, and {counts['not tested']} are not tested yet."
+    )
+
+
+def ledger(found: Sequence[Verdict]) -> Table:
+    """Return the claims with their sources, criteria, effects and verdicts."""
+    rows = [
+        {
+            "claim": v.claim.text,
+            "source": v.claim.source,
+            "criterion": v.claim.criterion,
+            "effect (95 %)": _effect(v),
+            "seeds": v.seeds or "",
+            "holds in": f"{len(v.holds)} of {len(v.holds) + len(v.fails)}" if v.seeds else "",
+            "verdict": v.verdict,
+        }
+        for v in found
+    ]
+    return Table(
+        pd.DataFrame(rows),
+        "The effect is the geometric mean over cases of the ratio that the criterion names; below 1 the claim holds. "
+        "In brackets its 95 % bootstrap interval over seeds.",
+    )
+
+
+def exceptions(found: Sequence[Verdict]) -> str:
+    """Say where the claims that hold only in part do not hold."""
+    partly = [v for v in found if v.verdict == "partly"]
+    return "\n".join(f"- {v.claim.text} Not: {'; '.join(v.fails)}." for v in partly) or "There are none."
+
+
+def _effect(v: Verdict) -> str:
+    if not v.seeds:
+        return ""
+    if not np.isfinite(v.effect):
+        return "diverged"
+    return f"{significant(v.effect)} ({significant(v.low)} to {significant(v.high)})"
+
+
+# -- which runs, and what they come to
+
+
+def select(records: Iterable[Record], **fields) -> list[Record]:
+    """Return the records whose specs have these values, on the paper's models, without guards and limits."""
+    wanted = {"rule": "additive", "target_loss": None, "max_iterations": None, "batch_size": 128} | fields
+    found = []
+    for record in records:
+        spec = record.spec
+        if spec.model == "mlp" and (spec.width, spec.depth) != (1000, 2):
+            continue
+        if spec.control() not in (Control(), Control(rule="multiplicative")) or spec.input_scale != 1:
+            continue
+        if all(getattr(spec, name) == value for name, value in wanted.items()):
+            found.append(record)
+    return found
+
+
+def finals(records: Sequence[Record], column: str = "train_loss") -> pd.Series:
+    """Return the last epoch's value by seed, infinite for a diverged run."""
+    ended = {r.spec.seed: np.inf if r.outcome == "diverged" else r.epochs[column].iloc[-1] for r in records}
+    return pd.Series(ended, dtype=float).sort_index()
+
+
+def _longest(records: Sequence[Record], **fields) -> list[Record]:
+    """Return the runs of the largest number of epochs among those with these fields."""
+    found = select(records, **fields)
+    longest = max((r.spec.epochs for r in found), default=0)
+    return [r for r in found if r.spec.epochs == longest]
+
+
+def log_ratio(ours: pd.Series, theirs: pd.Series) -> pd.Series:
+    """Return log(ours / theirs) for the seeds that both have."""
+    both = pd.concat([ours, theirs], axis=1, join="inner")
+    return np.log(both.iloc[:, 0] / both.iloc[:, 1])
+
+
+def closer(model: str, method: str, beta: float, epochs: int) -> Callable[[Sequence[Record]], Cases]:
+    """HD's distance from the tuned curve over its baseline's, in log training loss, from each untuned alpha_0."""
+
+    def cases(records: Sequence[Record]) -> Cases:
+        base = select(records, task="mnist", model=model, method=BASELINE[method], decay="none", epochs=epochs)
+        ours = select(records, task="mnist", model=model, method=method, beta=beta, epochs=epochs)
+        rates = sorted({r.spec.alpha0 for r in base}, reverse=True)
+        if not rates or not ours:
+            return {}
+        fixed = {rate: finals([r for r in base if r.spec.alpha0 == rate]) for rate in rates}
+        tuned = min(rates, key=lambda rate: fixed[rate].mean())
+        found = {}
+        for rate in rates:
+            own = finals([r for r in ours if r.spec.alpha0 == rate])
+            if rate == tuned or own.empty:
+                continue
+            near, far = log_ratio(own, fixed[tuned]).abs(), log_ratio(fixed[rate], fixed[tuned]).abs()
+            found[f"α₀ = {power_of_ten(rate)}"] = log_ratio(near + 1e-6, far + 1e-6)
+        return found
+
+    return cases
+
+
+def outperforms(
+    column: str,
+    tasks: Sequence[tuple[str, str]],
+    methods: Sequence[str] = tuple(BASELINE),
+    by: float = 1.0,
+    at_least: int = 1,
+) -> Callable[[Sequence[Record]], Cases]:
+    """HD's final loss over its baseline's from alpha_0 = 0.001, times `by`, in runs of `at_least` so many epochs."""
+
+    def cases(records: Sequence[Record]) -> Cases:
+        found = {}
+        for task, model in tasks:
+            for method in methods:
+                beta = {"adam_hd": 1e-8 if model == "vgg" else 1e-7}.get(method, 1e-3)
+                ours = _longest(records, task=task, model=model, method=method, alpha0=1e-3, beta=beta)
+                if not ours or ours[0].spec.epochs < at_least:
+                    continue
+                epochs = ours[0].spec.epochs
+                same = dict(task=task, model=model, method=BASELINE[method], alpha0=1e-3, epochs=epochs)
+                theirs = select(records, decay="none", **same)
+                name = f"{LABELS[method]} on {_model(model)}, {epochs} epochs"
+                found[name] = log_ratio(finals(ours, column) * by, finals(theirs, column))
+        return found
+
+    return cases
+
+
+def rises(low: float, high: float, beta: float, methods: Sequence[str], models: Sequence[str], decays: float):
+    """The largest alpha lies between two values, and the last epoch's is at most a fraction of it."""
+
+    def cases(records: Sequence[Record]) -> Cases:
+        found = {}
+        for model in models:
+            for method in methods:
+                runs = _longest(records, model=model, method=method, alpha0=1e-3, beta=beta)
+                peak = pd.Series({r.spec.seed: r.trace["alpha"].max() for r in runs}, dtype=float)
+                last = pd.Series({r.spec.seed: abs(r.epochs["alpha"].iloc[-1]) for r in runs}, dtype=float)
+                name = f"{LABELS[method]} on {_model(model)}"
+                middle, half = (low * high) ** 0.5, np.log((high / low) ** 0.5)
+                found[f"{name}, the peak"] = np.log(peak / middle).abs() - half
+                found[f"{name}, the decay"] = np.log(last / (decays * peak))
+        return found
+
+    return cases
+
+
+def earlier(records: Sequence[Record]) -> Cases:
+    """The iteration of SGDN-HD's largest alpha over SGD-HD's."""
+    found = {}
+    for model in ("logreg", "mlp"):
+        at = {}
+        for method in ("sgd_hd", "sgdn_hd"):
+            runs = _longest(records, model=model, method=method, alpha0=1e-3, beta=1e-3)
+            peaks = {r.spec.seed: r.trace["iteration"][r.trace["alpha"].idxmax()] for r in runs}
+            at[method] = pd.Series(peaks, dtype=float)
+        found[_model(model)] = log_ratio(at["sgdn_hd"], at["sgd_hd"])
+    return found
+
+
+def insensitive(records: Sequence[Record]) -> Cases:
+    """The spread of HD's final losses over alpha_0, over 1.1, with the paper's beta."""
+    found = {}
+    for model, method, beta in (
+        ("logreg", "sgd_hd", 1e-4),
+        ("logreg", "adam_hd", 1e-4),
+        ("mlp", "sgd_hd", 1e-5),
+        ("mlp", "adam_hd", 1e-7),
+    ):
+        runs = _longest(records, task="mnist", model=model, method=method, beta=beta)
+        rates = {r.spec.alpha0 for r in runs}
+        if len(rates) > 2:
+            table = pd.concat([finals([r for r in runs if r.spec.alpha0 == rate]) for rate in rates], axis=1)
+            found[f"{LABELS[method]} on {_model(model)}"] = np.log(table.max(axis=1) / table.min(axis=1) / 1.1)
+    return found
+
+
+def grid_search(inside: Callable[[str, float, float], bool], decay: str, tolerance: float = 1.0):
+    """Iterations to a minibatch loss of 0.29 over the baseline's, in cells of the grid of the paper's Figure 4."""
+
+    def cases(records: Sequence[Record]) -> Cases:
+        aimed = [
+            r
+            for r in records
+            if r.spec.task == "mnist" and r.spec.model == "logreg" and r.spec.target_loss == 0.29
+            and getattr(r.spec, "target_of", "minibatch") == "minibatch" and r.spec.control() == Control()
+        ]  # fmt: skip
+
+        def took(runs: list[Record]) -> pd.Series:
+            steps = {r.spec.seed: r.iterations if r.outcome == "reached" else np.inf for r in runs}
+            return pd.Series(steps, dtype=float).sort_index()
+
+        groups: dict[tuple, list[Record]] = {}
+        for r in aimed:
+            groups.setdefault((r.spec.method, r.spec.decay, r.spec.alpha0, r.spec.beta), []).append(r)
+        found = {}
+        for (method, _, alpha0, beta), runs in sorted(groups.items()):
+            if method not in BASELINE or not inside(method, alpha0, beta):
+                continue
+            base = groups.get((BASELINE[method], decay if method == "adam_hd" else "none", alpha0, 0.0))
+            if not base:
+                continue
+            both = pd.concat([took(runs), took(base)], axis=1, join="inner")
+            both = both[~(np.isinf(both[0]) & np.isinf(both[1]))]
+            score = np.log(both[0].to_numpy() / both[1].to_numpy()) - np.log(tolerance) - 1e-9
+            scores = pd.Series(np.nan_to_num(score, neginf=-20.0, posinf=20.0), both.index)
+            found[f"{LABELS[method]}, α₀ = {power_of_ten(alpha0)}, β = {power_of_ten(beta)}"] = scores
+        return found
+
+    return cases
+
+
+def is_red(method: str, alpha0: float, beta: float) -> bool:
+    """Say whether the paper's Figure 4 marks a cell: by its own numbers HD takes longer than the baseline there."""
+    table = paper.figure4()
+    here = table[np.isclose(table["alpha0"], alpha0, rtol=1e-6, atol=0)]
+    ours = here[(here["method"] == method) & np.isclose(here["beta"], beta, rtol=1e-6, atol=0)]["iterations"]
+    theirs = here[here["method"] == BASELINE[method]]["iterations"]
+    return bool(len(ours) and len(theirs) and ours.iloc[0] > theirs.iloc[0])
+
+
+def from_zero(records: Sequence[Record]) -> Cases:
+    """HD's final loss from alpha_0 = 0 over that from its best positive alpha_0, over 1.1."""
+    found = {}
+    for method in ("sgd_hd", "adam_hd"):
+        for run in {(r.spec.beta, r.spec.epochs) for r in select(records, model="logreg", method=method, alpha0=0.0)}:
+            same = dict(task="mnist", model="logreg", method=method, beta=run[0], epochs=run[1])
+            theirs = finals(select(records, alpha0=1e-3, **same))
+            found[LABELS[method]] = log_ratio(finals(select(records, alpha0=0.0, **same)) / 1.1, theirs)
+    return found
+
+
+def all_diverge(records: Sequence[Record]) -> Cases:
+    """-1 for a run that diverged, 1 for one that did not."""
+    found: dict[str, pd.Series] = {}
+    for rate in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
+        runs = [
+            r
+            for r in records
+            if (r.spec.task, r.spec.model, r.spec.width, r.spec.depth) == ("mnist", "mlp", 1000, 2)
+            and (r.spec.method, r.spec.beta, r.spec.alpha0) == ("adam_hd", 1e-4, rate)
+            and r.spec.control() == Control() and r.spec.input_scale == 1 and r.spec.batch_size == 128
+        ]  # fmt: skip
+        scores = {r.spec.seed: -1.0 if r.outcome == "diverged" else 1.0 for r in runs}
+        found[f"α₀ = {power_of_ten(rate)}"] = pd.Series(scores, dtype=float)
+    return found
+
+
+def faster_when_multiplicative(records: Sequence[Record]) -> Cases:
+    """The first epoch's training loss with the multiplicative rule over the additive one's, from the same alpha_0."""
+    found = {}
+    for run in select(records, task="mnist", rule="multiplicative", seed=0):
+        s = run.spec
+        same = dict(task=s.task, model=s.model, method=s.method, alpha0=s.alpha0, epochs=s.epochs)
+        beta = {("mlp", "sgd_hd"): 1e-5, ("mlp", "adam_hd"): 1e-7}.get((s.model, s.method), 1e-4)
+        ours, theirs = (
+            pd.Series({r.spec.seed: r.epochs["train_loss"].iloc[1] for r in runs if len(r.epochs) > 1}, dtype=float)
+            for runs in (select(records, rule="multiplicative", **same), select(records, beta=beta, **same))
+        )
+        found[f"{LABELS[s.method]} on {_model(s.model)}"] = log_ratio(ours, theirs)
+    return found
+
+
+def same_beta(records: Sequence[Record]) -> Cases:
+    """By which factor alpha is off the paper's curves of Figure 2, over 1.5, with beta = 1e-4."""
+    from hdlib.report.divergence import fit_error
+
+    theirs = paper.figure2()
+    theirs = theirs[(theirs["quantity"] == "alpha") & (theirs["rule"] == "additive")]
+    found = {}
+    for model in ("logreg", "mlp"):
+        for method in ("sgd_hd", "adam_hd"):
+            scores: dict[int, list[float]] = {}
+            for r in _longest(records, task="mnist", model=model, method=method, beta=1e-4):
+                own = theirs[(theirs["model"] == model) & (theirs["method"] == method)]
+                own = own[np.isclose(own["alpha0"], r.spec.alpha0)]
+                if len(own):
+                    off = np.inf if r.outcome == "diverged" else fit_error(r, own)[0]
+                    scores.setdefault(r.spec.seed, []).append(np.log(off / 1.5))
+            found[f"{LABELS[method]} on {_model(model)}"] = pd.Series({s: np.median(v) for s, v in scores.items()})
+    return found
+
+
+def no_runs(records: Sequence[Record]) -> Cases:
+    """Nothing that runs can say."""
+    return {}
+
+
+def _model(name: str) -> str:
+    return {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}[name]
+
+
+SMALL = (("mnist", "logreg"), ("mnist", "mlp"))
+PAPER, REPORT, README = "paper", "student report", "authors' repository"
+CLAIMS = (
+    *(
+        Claim(
+            f"{LABELS[method]} brings the loss closer to the tuned curve from every α₀: {_model(model)}, "
+            f"β = {power_of_ten(beta)}.",
+            f"{source}",
+            "distance of log training loss from the best fixed α₀'s, HD over no HD, below 1 from each other α₀",
+            closer(model, method, beta, epochs),
+        )
+        for model, method, beta, epochs, source in (
+            ("logreg", "sgd_hd", 1e-4, 50, f"{PAPER}, Figure 2; {REPORT}"),
+            ("logreg", "adam_hd", 1e-4, 50, f"{PAPER}, Figure 2; {REPORT}"),
+            ("mlp", "sgd_hd", 1e-5, 10, f"{PAPER}, Figure 2 as its curves imply"),
+            ("mlp", "sgd_hd", 1e-4, 10, f"{PAPER}, Figure 2 as stated; {REPORT}"),
+            ("mlp", "adam_hd", 1e-7, 10, f"{PAPER}, Figure 2 as its curves imply; {REPORT}"),
+            ("mlp", "adam_hd", 1e-4, 10, f"{PAPER}, Figure 2 as stated"),
+        )
+    ),
+    Claim(
+        "All of Figure 2 was made with β = 10⁻⁴.",
+        f"{PAPER}, Section 4.1",
+        "α within a factor of 1.5 of the digitised curves, root mean square over epochs",
+        same_beta,
+    ),
+    Claim(
+        "With β = 10⁻⁴ every learning rate of Adam-HD on the perceptron leaves the floating-point numbers.",
+        REPORT,
+        "every run diverges",
+        all_diverge,
+    ),
+    Claim(
+        "HD ends with a lower training loss than its baseline on logistic regression and the perceptron.",
+        f"{PAPER}, Figure 3; {REPORT}",
+        "final training loss, HD over no HD, below 1",
+        outperforms("train_loss", SMALL),
+    ),
+    Claim(
+        "HD ends with a lower validation loss than its baseline on logistic regression and the perceptron.",
+        f"{PAPER}, Figure 3; {REPORT}",
+        "final validation loss, HD over no HD, below 1",
+        outperforms("valid_loss", SMALL),
+    ),
+    Claim(
+        "On the perceptron Adam-HD's training loss is about ten times lower than Adam's.",
+        f"{PAPER}, Section 4.3",
+        "final training loss after 100 epochs, five times Adam-HD's over Adam's, below 1",
+        outperforms("train_loss", (("mnist", "mlp"),), ("adam_hd",), by=5.0, at_least=100),
+    ),
+    Claim(
+        "α rises to about 0.05 and then decays (SGD-HD, SGDN-HD).",
+        f"{PAPER}, Sections 4.2 and 4.3",
+        "largest α between 0.025 and 0.1, and the last epoch's mean below a fifth of it",
+        rises(0.025, 0.1, 1e-3, ("sgd_hd", "sgdn_hd"), ("logreg", "mlp"), 0.2),
+    ),
+    Claim(
+        "Adam-HD's α rises by a few to twenty per cent and then decays.",
+        f"{PAPER}, Sections 4.2 and 4.3",
+        "largest α between 0.001 and 0.0013, and the last epoch's mean below it",
+        rises(0.001, 0.0013, 1e-7, ("adam_hd",), ("logreg", "mlp"), 1.0),
+    ),
+    Claim(
+        "SGDN-HD's α rises earlier than SGD-HD's.",
+        f"{PAPER}, Section 4.3",
+        "iteration of the largest α, SGDN-HD over SGD-HD, below 1",
+        earlier,
+    ),
+    Claim(
+        "With a good β it hardly matters where α starts.",
+        f"{PAPER}, Section 4.4; {REPORT}",
+        "largest over smallest final training loss over α₀, below 1.1",
+        insensitive,
+    ),
+    Claim(
+        "Outside the region that Figure 4 marks, HD is at least as fast as the paper's baseline.",
+        f"{PAPER}, Figure 4",
+        "iterations to 0.29, HD over no HD, at most 1 (the baseline of Adam-HD decays)",
+        grid_search(lambda *cell: not is_red(*cell), "inv_sqrt"),
+    ),
+    Claim(
+        "The same against a baseline of Adam that does not decay.",
+        f"{PAPER}, Figure 4, with like compared to like",
+        "iterations to 0.29, Adam-HD over Adam, at most 1",
+        grid_search(lambda method, *cell: method == "adam_hd" and not is_red(method, *cell), "none"),
+    ),
+    Claim(
+        "A small β still improves on no HD.",
+        f"{PAPER}, Section 4.4",
+        "iterations to 0.29 with β = 10⁻⁶, HD over no HD, at most 1",
+        grid_search(lambda method, alpha0, beta: beta == 1e-6, "none"),
+    ),
+    Claim(
+        "The multiplicative rule usually adapts faster.",
+        f"{PAPER}, Section 2.1",
+        "first epoch's training loss, multiplicative over additive from the same α₀, below 1",
+        faster_when_multiplicative,
+    ),
+    Claim(
+        "α₀ = 0 works.",
+        README,
+        "final training loss from α₀ = 0 over that from 0.001, below 1.1, logistic regression",
+        from_zero,
+    ),
+    Claim(
+        "HD costs little time.",
+        f"{PAPER}, Section 2",
+        "time of a whole training step, HD over no HD, below 1.1; a matter for the benchmarks, not for these runs",
+        no_runs,
+    ),
+    Claim(
+        "On VGG, SGD-HD and SGDN-HD end with a lower validation loss than their baselines.",
+        f"{PAPER}, Section 4.3",
+        "final validation loss, HD over no HD, below 1",
+        outperforms("valid_loss", (("cifar10", "vgg"),), ("sgd_hd", "sgdn_hd")),
+    ),
+    Claim(
+        "On VGG, Adam-HD ends with a lower training loss than Adam.",
+        f"{PAPER}, Section 4.3",
+        "final training loss, HD over no HD, below 1",
+        outperforms("train_loss", (("cifar10", "vgg"),), ("adam_hd",)),
+    ),
+)

@@ -1,0 +1,613 @@
+"""Why a hypergradient method diverges, when, and what keeps it from doing so: figures, tables and sentences.
+
+Functions of recorded runs and recorded probes (`hdlib.runs.probe`) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from hdlib.report import frames
+from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, significant
+from hdlib.runs import BASELINE, Record
+
+HD = tuple(BASELINE)
+KINDS = ("better", "worse", "ringing", "diverged")
+KIND_COLORS = {"better": "#2a9d8f", "worse": "#e9c46a", "ringing": "#e07a3f", "diverged": "#6c5b7b"}
+KIND_NAMES = {
+    "better": "lower loss than the baseline",
+    "worse": "not lower",
+    "ringing": "α negative at times",
+    "diverged": "left the finite numbers",
+}
+
+
+def outcomes(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run: method, alpha0, beta, seed, diverged, iterations, the lowest alpha, the final loss.
+
+    The final loss is the mean over the last fifth of the traced iterations, or the last epoch's where nothing was
+    traced; that of a diverged run is infinite.
+    """
+    rows = []
+    for record in records:
+        spec, diverged = record.spec, record.outcome == "diverged"
+        if diverged:
+            loss = np.inf
+        elif len(record.trace):
+            tail = record.trace["iteration"] > 0.8 * record.iterations
+            loss = record.trace.loc[tail, "loss"].mean()
+        else:
+            loss = record.epochs["train_loss"].iloc[-1]
+        rows.append(
+            dict(
+                method=spec.method,
+                alpha0=spec.alpha0,
+                beta=spec.beta,
+                seed=spec.seed,
+                diverged=diverged,
+                iterations=record.iterations,
+                lowest=record.trace["alpha"].min() if len(record.trace) else np.nan,
+                loss=loss,
+            )
+        )
+    return pd.DataFrame(rows)
+
+
+# -- what happens
+
+
+def blow_ups(records: Sequence[Record]) -> Table:
+    """Return, for each initial learning rate, how many runs diverged and at which iteration."""
+    rows = []
+    for alpha0, runs in sorted(outcomes(records).groupby("alpha0"), reverse=True):
+        lost = runs[runs["diverged"]]
+        rows.append(
+            {
+                "α₀": power_of_ten(alpha0),
+                "runs": len(runs),
+                "diverged": len(lost),
+                "at iteration": _span(lost["iterations"]),
+                "lowest α before the end": f"{runs['lowest'].min():.2g}",
+            }
+        )
+    return Table(pd.DataFrame(rows), frames.note(records))
+
+
+def blow_up_sentence(records: Sequence[Record]) -> str:
+    """Say how many runs diverged and when."""
+    runs = outcomes(records)
+    lost = runs[runs["diverged"]]
+    model = "the perceptron" if records[0].spec.model == "mlp" else "logistic regression"
+    text = f"Of {len(runs)} Adam-HD runs of {model} with β = {records[0].spec.beta:g}, {len(lost)} left the finite "
+    text += "numbers"
+    return f"{text}, at iteration {_span(lost['iterations'])}." if len(lost) else f"{text}."
+
+
+def first_steps(steps: pd.DataFrame) -> Table:
+    """Return the first steps of a run, a row each."""
+    columns = {
+        "step": "step",
+        "loss": "loss",
+        "grad_l1": "‖g‖₁",
+        "grad_l2": "‖g‖₂",
+        "direction_l2": "‖D‖₂",
+        "hypergrad": "h",
+        "kappa": "κ",
+        "alpha": "α",
+    }
+    shown = steps[list(columns)].rename(columns=columns)
+    for name in shown.columns[1:]:
+        shown[name] = [_short(value) for value in shown[name]]
+    return Table(shown)
+
+
+def first_steps_figure(steps: pd.DataFrame, name: str, caption: str) -> Figure:
+    """Draw loss, gradient norms, |h| and |alpha| of the first steps on logarithmic axes."""
+    finite = steps[np.isfinite(steps["loss"])]
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharex=True)
+        color = theme.color("adam_hd")
+        other = theme.color("sgd_hd")
+        axes[0].plot(finite["step"], finite["loss"], "o-", color=color, markersize=4)
+        axes[1].plot(finite["step"], finite["grad_l1"], "o-", color=color, markersize=4, label="‖g‖₁")
+        axes[1].plot(finite["step"], finite["grad_l2"], "s-", color=other, markersize=4, label="‖g‖₂")
+        axes[1].plot(finite["step"], finite["direction_l2"], "^:", color=theme.paper, markersize=4, label="‖D‖₂")
+        axes[1].legend()
+        for sign, marker in ((1, "o"), (-1, "X")):
+            some = finite[np.sign(finite["alpha"]) == sign]
+            label = "positive" if sign > 0 else "negative"
+            axes[2].plot(some["step"], some["alpha"].abs(), marker, color=color, markersize=5, label=label)
+        axes[2].plot(finite["step"], finite["alpha"].abs(), "-", color=color, lw=0.8)
+        axes[2].legend()
+        for axis, title in zip(axes, ("minibatch loss", "size of g and D", "|α|"), strict=True):
+            axis.set(yscale="log", xlabel="step", title=title)
+        return figure
+
+    last = finite.iloc[-1]
+    alt = (
+        f"Loss, gradient norms and learning rate over {len(finite)} steps: the loss goes from "
+        f"{finite['loss'].iloc[0]:.3g} to {last['loss']:.3g}, "
+        f"the size of alpha from {finite['alpha'].iloc[0]:.3g} to {abs(last['alpha']):.3g}."
+    )
+    return Figure(draw, name, alt, finite, caption=caption)
+
+
+# -- why
+
+
+def parabola(line: pd.DataFrame, steps: pd.DataFrame, name: str, caption: str, factors=(0.8, 2.2)) -> Figure:
+    """Draw the measured loss along the last direction, and how alpha moves on it with two betas.
+
+    Args:
+        line: `hdlib.runs.probe.line` at step 2.
+        steps: the same run's first steps, which say slope and curvature there.
+        factors: the two betas in units of 1 / kappa.
+    """
+    second = steps[steps["step"] == 2].iloc[0]
+    start = float(line["taken"].iloc[0])
+    fit = fitted_parabola(line)
+    paths = {factor: _descend(fit, start, factor / (2 * fit[0])) for factor in factors}
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharex=True, sharey=True)
+        span = line["length"]
+        for axis, (factor, path) in zip(axes, paths.items(), strict=True):
+            stable = factor < 2
+            color = theme.color("adam_hd") if stable else theme.color("sgdn_hd")
+            axis.plot(span, line["loss"], color=theme.text, lw=1.6, label="measured loss along D")
+            axis.plot(span, np.polyval(fit, span), color=theme.paper, lw=1.2, ls=(0, (4, 2)), label="parabola")
+            inside = path[(path >= span.min()) & (path <= span.max())]
+            axis.plot(inside, np.polyval(fit, inside), "o-", color=color, lw=0.9, markersize=4, label="α, step by step")
+            verdict = "it settles" if stable else "each step overshoots further"
+            axis.set(title=f"β = {factor:g} / κ: {verdict}", xlabel="length α of the last step")
+            axis.legend(loc="upper center")
+        margin = np.ptp(line["loss"])
+        axes[0].set_ylim(line["loss"].min() - 0.1 * margin, line["loss"].max() + 0.05 * margin)
+        axes[0].set_ylabel("loss of the next minibatch")
+        return figure
+
+    data = pd.concat([line.assign(what="loss along D")] + [
+        pd.DataFrame({"length": path, "loss": np.polyval(fit, path), "what": f"alpha, beta = {factor:g} / kappa"})
+        for factor, path in paths.items()
+    ])  # fmt: skip
+    alt = (
+        f"The loss as a function of the length of the last step is close to a parabola. With beta {factors[0]:g} over "
+        f"its curvature alpha settles at the bottom; with {factors[1]:g} it jumps from side to side, ever further. "
+        f"The curvature by a Hessian-vector product is {second['kappa']:.3g}."
+    )
+    return Figure(draw, name, alt, data, caption=caption)
+
+
+def fitted_parabola(line: pd.DataFrame) -> np.ndarray:
+    """Return the coefficients, highest first, of the parabola through the loss near its lowest measured point."""
+    lowest = line["length"].iloc[line["loss"].to_numpy().argmin()]
+    near = line[(line["length"] - lowest).abs() <= 0.35 * np.ptp(line["length"])]
+    return np.polyfit(near["length"], near["loss"], 2)
+
+
+def _descend(fit: np.ndarray, alpha: float, beta: float, count: int = 9) -> np.ndarray:
+    path = [alpha]
+    for _ in range(count):
+        path.append(path[-1] - beta * np.polyval(np.polyder(fit), path[-1]))
+    return np.array(path)
+
+
+def sizes_sentence(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int) -> str:
+    """Compare Adam's first direction, hypergradient and curvature with SGD's on the same minibatches."""
+    first, second = (frame[frame["step"] == 1].iloc[0] for frame in (adam, sgd))
+    a, s = (frame[frame["step"] == 2].iloc[0] for frame in (adam, sgd))
+    return (
+        f"In the first step of the same run, ‖D‖² is {_short(first['direction_l2'] ** 2)} for Adam, against "
+        f"{parameters:,} parameters, and {_short(second['direction_l2'] ** 2)} for SGD. The slope at its start, "
+        f"{_short(-first['slope'])}, is the 1-norm of the gradient, {_short(first['grad_l1'])}, for Adam, and "
+        f"{_short(-second['slope'])}, the square of its 2-norm, for SGD. The curvature along it is "
+        f"{_short(a['kappa'])} for Adam and {_short(s['kappa'])} for SGD, {_short(a['kappa'] / s['kappa'])} times less."
+    )
+
+
+# -- where
+
+
+def phases(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per method, alpha_0 and beta: what the median seed did, and when it diverged.
+
+    `kind` is "diverged" where at least half of the seeds did, "ringing" where alpha was negative in at least half,
+    otherwise "better" or "worse" than the baseline from the same alpha_0 in the median final loss.
+    """
+    runs = outcomes(records)
+    base = runs[~runs["method"].isin(HD)].groupby(["method", "alpha0"])["loss"].median()
+    rows = []
+    for (method, alpha0, beta), cell in runs[runs["method"].isin(HD)].groupby(["method", "alpha0", "beta"]):
+        loss = cell["loss"].median()
+        if cell["diverged"].mean() >= 0.5:
+            kind = "diverged"
+        elif (cell["lowest"] < 0).mean() >= 0.5:
+            kind = "ringing"
+        else:
+            kind = "better" if loss < base[BASELINE[method], alpha0] else "worse"
+        rows.append(
+            dict(
+                method=method,
+                alpha0=alpha0,
+                beta=beta,
+                kind=kind,
+                seeds=len(cell),
+                loss=loss,
+                baseline=base[BASELINE[method], alpha0],
+                iteration=cell.loc[cell["diverged"], "iterations"].median(),
+            )
+        )
+    return pd.DataFrame(rows)
+
+
+def phase_diagram(
+    records: Sequence[Record], boundary: dict[str, float], name: str, caption: str, late: float = 30.0
+) -> Figure:
+    """Draw what happened on a grid of alpha_0 and beta, with the predicted critical beta of each method over it.
+
+    Args:
+        boundary: beta by method, where it is predicted.
+        late: the iteration from which a divergence is drawn lightest.
+    """
+    cells = phases(records)
+    methods = [method for method in HD if (cells["method"] == method).any()]
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(1, len(methods), figsize=(9, 3.9), sharey=True, squeeze=False)
+        ground = np.array(to_rgb(theme.background))
+        for axis, method in zip(axes[0], methods, strict=True):
+            own = cells[cells["method"] == method]
+            rates, betas = sorted(own["alpha0"].unique()), sorted(own["beta"].unique())
+            image = np.ones((len(betas), len(rates), 3)) * ground
+            for cell in own.itertuples():
+                color = np.array(to_rgb(KIND_COLORS[cell.kind]))
+                if cell.kind == "diverged":
+                    fade = min(1.0, np.log1p(cell.iteration) / np.log1p(late)) * 0.6
+                    color = (1 - fade) * color + fade * ground
+                image[betas.index(cell.beta), rates.index(cell.alpha0)] = color
+            axis.pcolormesh(_edges(rates), _edges(betas), image, edgecolors=theme.background, linewidth=0.3)
+            ringing = own[own["kind"] == "ringing"]
+            axis.plot(ringing["alpha0"], ringing["beta"], ".", color=theme.background, markersize=2.5)
+            if method in boundary:
+                axis.axhline(boundary[method], color=theme.text, lw=1.6, ls=(0, (4, 2)))
+            axis.set(xscale="log", yscale="log", title=LABELS[method], xlabel="initial learning rate α₀")
+            axis.set(xlim=_ends(rates), ylim=_ends(betas))
+            axis.grid(False)
+        axes[0, 0].set_ylabel("β")
+        handles = [Patch(color=KIND_COLORS[kind], label=KIND_NAMES[kind]) for kind in KINDS]
+        handles.append(Line2D([], [], color=theme.text, ls=(0, (4, 2)), label="predicted boundary"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize="small")
+        return figure
+
+    counts = cells.groupby(["method", "kind"]).size()
+    told = "; ".join(
+        f"{LABELS[method]}: " + ", ".join(f"{counts.get((method, kind), 0)} {KIND_NAMES[kind]}" for kind in KINDS)
+        for method in methods
+    )
+    return Figure(draw, name, f"Outcome by alpha_0 and beta. Cells: {told}.", cells, frames.note(records), caption)
+
+
+def phase_sentences(records: Sequence[Record]) -> str:
+    """Say for each method how the cells of its grid fared."""
+    lines = []
+    for method, cells in phases(records).groupby("method"):
+        lost, ringing = cells[cells["kind"] == "diverged"], cells[cells["kind"] == "ringing"]
+        text = (
+            f"- {LABELS[method]}: of {len(cells)} pairs of α₀ and β, {len(lost)} diverged"
+            + (f" (β from {_short(lost['beta'].min())})" if len(lost) else "")
+            + f" and {len(ringing)} rang; {int((cells['loss'] < cells['baseline']).sum())} ended below the baseline "
+            "from the same α₀, ringing or not."
+        )
+        lines.append(text)
+    return "\n".join(lines)
+
+
+# -- predicted
+
+
+def prediction(measured: pd.DataFrame, predictors: dict[str, str], name: str, caption: str) -> Figure:
+    """Draw measured against predicted critical betas, a panel for each predictor.
+
+    Args:
+        measured: a row per model, method and seed, with `critical` and a column per predictor.
+        predictors: column and title of each.
+    """
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(1, len(predictors), figsize=(9, 3.9), sharey=True, squeeze=False)
+        values = measured[["critical", *predictors]].to_numpy()
+        low, high = np.nanmin(values) / 2, np.nanmax(values) * 2
+        span = np.array([low, high])
+        markers = dict(zip(HD, ("o", "s", "^"), strict=True))
+        for axis, (column, title) in zip(axes[0], predictors.items(), strict=True):
+            axis.fill_between(span, span / 2, span * 2, color=theme.grid, alpha=0.6, lw=0, label="within a factor of 2")
+            axis.plot(span, span, color=theme.paper, lw=1)
+            for method, rows in measured.groupby("method"):
+                axis.plot(
+                    rows[column], rows["critical"], markers[method], color=theme.color(method), markersize=4,
+                    alpha=0.75, label=LABELS[method],
+                )  # fmt: skip
+            axis.set(xscale="log", yscale="log", xlim=span, ylim=span, title=title, xlabel="predicted β")
+        axes[0, 0].set_ylabel("measured critical β")
+        axes[0, 0].legend()
+        return figure
+
+    alt = f"Measured against predicted critical beta. {prediction_sentence(measured, predictors)}"
+    return Figure(draw, name, alt, measured, caption=caption)
+
+
+def boundary_lines(measured: pd.DataFrame, predictors: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Return, by model and method, the prediction of the predictor that suits the method best; median over seeds."""
+    lines: dict[str, dict[str, float]] = {}
+    for (model, method), rows in measured.groupby(["model", "method"]):
+        best = max(predictors, key=lambda column: within_two(measured, method, column))
+        lines.setdefault(model, {})[method] = float(rows[best].median())
+    return lines
+
+
+def prediction_lead(measured: pd.DataFrame) -> str:
+    """Say what was measured."""
+    names = list(dict.fromkeys(measured["model"]))
+    methods = " and ".join(LABELS[method] for method in dict.fromkeys(measured["method"]))
+    return (
+        f"{len(names)} models were chosen before their critical β was looked at: {'; '.join(names)}. For {methods} "
+        f"from α₀ = 0.001, 100 iterations, that makes {len(measured)} runs and seeds."
+    )
+
+
+def prediction_sentence(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
+    """Say how far each predictor is off: the median factor, its spread, and the share within a factor of two."""
+    parts = []
+    for method, rows in measured.groupby("method"):
+        for column, title in predictors.items():
+            ratio = (rows["critical"] / rows[column]).to_numpy()
+            ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+            low, middle, high = np.quantile(ratio, [0.1, 0.5, 0.9])
+            within = np.mean((ratio > 0.5) & (ratio < 2))
+            parts.append(
+                f"- {LABELS[method]}, {title}: the measured β is {_short(middle)} times the predicted one in the "
+                f"median, from {_short(low)} to {_short(high)} (10 % to 90 %); {100 * within:.0f} % within a factor "
+                f"of 2, {len(rows)} runs."
+            )
+    return "\n".join(parts)
+
+
+def within_two(measured: pd.DataFrame, method: str, column: str) -> float:
+    """Return the share of a method's runs whose critical beta is within a factor of two of a prediction."""
+    rows = measured[measured["method"] == method]
+    ratio = rows["critical"] / rows[column]
+    return float(((ratio > 0.5) & (ratio < 2)).mean())
+
+
+def best_predictor(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
+    """Say which predictor is within a factor of two most often, for each method, and which models it misses."""
+    lines = []
+    for method in dict.fromkeys(measured["method"]):
+        best = max(predictors, key=lambda column: within_two(measured, method, column))
+        rows = measured[measured["method"] == method]
+        ratio = (rows["critical"] / rows[best]).groupby(rows["model"], sort=False).median()
+        missed = ratio[~((ratio > 0.5) & (ratio < 2))]
+        text = (
+            f"For {LABELS[method]} the best of the three is {predictors[best]}: within a factor of two in "
+            f"{100 * within_two(measured, method, best):.0f} % of the runs"
+        )
+        if len(missed):
+            named = "; ".join(f"{model} ({_short(value)} times the prediction)" for model, value in missed.items())
+            text += f". By the median over seeds it misses {named}"
+        lines.append(text + ".")
+    return "\n\n".join(lines)
+
+
+def prediction_table(measured: pd.DataFrame, predictors: dict[str, str]) -> Table:
+    """Return a row per model and method: measured and predicted critical beta, medians over seeds."""
+    rows = []
+    for (model, method), runs in measured.groupby(["model", "method"], sort=False):
+        row = {"model": model, "method": LABELS[method], "measured": _short(runs["critical"].median())}
+        for column, title in predictors.items():
+            row[title] = _short(runs[column].median())
+            row[f"measured / {title}"] = _short((runs["critical"] / runs[column]).median())
+        rows.append(row)
+    return Table(pd.DataFrame(rows), f"Medians over {measured['seed'].nunique()} seeds.")
+
+
+# -- guarded
+
+
+def guard_table(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> Table:
+    """Return how each guard fares over the grid: divergence, against no HD, and against the best fixed rate."""
+    base = outcomes(unguarded).groupby(["method", "alpha0"])["loss"].median()
+    plain = outcomes(guarded["plain"]).groupby(["method", "alpha0", "beta"])["loss"].median()
+    rows = []
+    for name, records in guarded.items():
+        runs = outcomes(records)
+        for method in HD:
+            own = runs[runs["method"] == method]
+            if own.empty:
+                continue
+            fixed = base[BASELINE[method]]
+            cells = own.groupby(["alpha0", "beta"])["loss"].median()
+            against = pd.Series([fixed[alpha0] for alpha0, _ in cells.index], cells.index)
+            best = cells.groupby("alpha0").min()
+            plain_best = plain[method].groupby("alpha0").min()
+            rows.append(
+                {
+                    "guard": name,
+                    "method": LABELS[method],
+                    "runs": len(own),
+                    "diverged": int(own["diverged"].sum()),
+                    "cells below no HD": f"{int((cells < against).sum())} of {len(cells)}",
+                    "from each α₀ with its best β, × the plain rule's best": _range(best / plain_best),
+                    "all cells, × the best fixed rate": _range(cells / fixed.min()),
+                }
+            )
+    return Table(pd.DataFrame(rows), frames.note([r for records in guarded.values() for r in records]))
+
+
+def recommendation(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record], name: str,
+                   caption: str) -> Figure:  # fmt: skip
+    """Draw the final loss against alpha_0: no HD, the plain rule over all its betas, and the automatic beta."""
+    auto, rule, base = outcomes(automatic), outcomes(plain), outcomes(unguarded)
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), sharey=True)
+        for axis, method in zip(axes, HD, strict=True):
+            fixed = base[base["method"] == BASELINE[method]].groupby("alpha0")["loss"].median()
+            axis.plot(fixed.index, fixed, marker="o", markersize=4, label="no HD", **theme.line(BASELINE[method]))
+            cells = rule[rule["method"] == method].groupby(["alpha0", "beta"])["loss"].median().unstack("beta")
+            for beta in cells:
+                label = "plain rule, one dot a β" if beta == cells.columns[0] else None
+                axis.plot(cells.index, cells[beta], ".", color=theme.paper, markersize=5, label=label)
+            own = auto[auto["method"] == method].groupby("alpha0")["loss"]
+            style = theme.line(method)
+            axis.plot(own.median().index, own.median(), marker="D", markersize=5, label="automatic β", **style)
+            axis.fill_between(own.median().index, own.min(), own.max(), color=style["color"], alpha=0.2, lw=0)
+            axis.set(xscale="log", yscale="log", title=LABELS[method], xlabel="initial learning rate α₀")
+            axis.set_ylim(top=min(20, axis.get_ylim()[1]))
+            axis.legend(fontsize="small")
+        axes[0].set_ylabel("final training loss")
+        return figure
+
+    data = pd.concat([auto.assign(what="automatic"), rule.assign(what="plain"), base.assign(what="no HD")])
+    alt = f"Final training loss against alpha_0. {bar(automatic, plain, unguarded)}"
+    records = [*automatic, *plain, *unguarded]
+    return Figure(draw, name, alt, data, frames.note(records), caption)
+
+
+def bar(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record]) -> str:
+    """Say how often the automatic beta diverges, and where it beats every beta of the plain rule, and no HD."""
+    auto, rule, base = outcomes(automatic), outcomes(plain), outcomes(unguarded)
+    lines = []
+    for method in HD:
+        own = auto[auto["method"] == method]
+        if own.empty:
+            continue
+        ours = own.groupby("alpha0")["loss"].median()
+        fixed = base[base["method"] == BASELINE[method]].groupby("alpha0")["loss"].median()
+        cells = rule[rule["method"] == method].groupby(["alpha0", "beta"])["loss"].median()
+        cells = cells[np.isfinite(cells)]
+        beaten = sum(ours[alpha0] <= loss for (alpha0, _), loss in cells.items())
+        lower = int((ours < fixed.reindex(ours.index)).sum())
+        lost = int(own["diverged"].sum())
+        lines.append(
+            f"- {LABELS[method]}: {lost if lost else 'none'} of {len(own)} runs diverged. Its median loss is at or "
+            f"below the plain rule's in {beaten} of the {len(cells)} pairs of α₀ and β where that one converges, "
+            f"below no HD from {lower} of {len(ours)} initial learning rates, and {_range(ours / fixed.min())} times "
+            f"that of the best fixed rate, α = {power_of_ten(fixed.idxmin())}."
+        )
+    return "\n".join(lines)
+
+
+# -- what the paper ran
+
+
+def fit_error(record: Record, curve: pd.DataFrame) -> tuple[float, int]:
+    """Return by which factor, root mean square over epochs, a run's alpha is off the paper's curve, and the epochs.
+
+    Args:
+        curve: epoch and value of the digitised mean alpha per epoch.
+    """
+    ours = record.epochs.set_index("epoch")["alpha"]
+    theirs = curve.groupby("epoch")["value"].mean()
+    common = ours.index.intersection(theirs.index).drop(0, errors="ignore")
+    ratio = np.log((ours[common].abs() + 1e-9) / (theirs[common].abs() + 1e-9))
+    return float(np.exp(np.sqrt((ratio**2).mean()))), len(common)
+
+
+def fit_table(records: Sequence[Record], theirs: pd.DataFrame) -> Table:
+    """Return, for each candidate beta, how far its learning rates are off the paper's, over all alpha_0 and seeds."""
+    return Table(fits(records, theirs).assign(**{"off by a factor of": lambda f: [_short(v) for v in f["factor"]]})
+                 .drop(columns="factor"))  # fmt: skip
+
+
+def fits(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per model, method and candidate, with the median factor over alpha_0 and seeds, best first."""
+    rows = []
+    for record in records:
+        spec = record.spec
+        own = theirs[
+            (theirs["model"] == spec.model)
+            & (theirs["method"] == spec.method)
+            & np.isclose(theirs["alpha0"], spec.alpha0)
+            & (theirs["rule"] == spec.rule)
+            & (theirs["quantity"] == "alpha")
+        ]
+        if record.outcome == "diverged":
+            rows.append((spec.model, spec.method, _candidate(spec), np.inf, 0))
+        elif len(own):
+            rows.append((spec.model, spec.method, _candidate(spec), *fit_error(record, own)))
+    frame = pd.DataFrame(rows, columns=["model", "method", "candidate", "factor", "epochs"])
+    grouped = frame.groupby(["model", "method", "candidate"])
+    table = grouped.agg(runs=("factor", "size"), epochs=("epochs", "max"), factor=("factor", "median")).reset_index()
+    return table.sort_values(["model", "method", "factor"]).reset_index(drop=True)
+
+
+def fit_sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
+    """Say for each panel which candidate fits best, and how much worse the next one does."""
+    lines = []
+    for (model, method), rows in fits(records, theirs).groupby(["model", "method"]):
+        best, others = rows.iloc[0], rows.iloc[1:]
+        text = (
+            f"- {'The perceptron' if model == 'mlp' else 'Logistic regression'}, {LABELS[method]}: {best['candidate']} "
+            f"fits best, α is off by a factor of {_short(best['factor'])} over {best['epochs']} epochs"
+        )
+        if len(others):
+            second = others.iloc[0]
+            how = "diverges" if np.isinf(second["factor"]) else f"is off by {_short(second['factor'])}"
+            text += f"; the next of {len(rows)} candidates, {second['candidate']}, {how}"
+        lines.append(text + ".")
+    return "\n".join(lines)
+
+
+def _candidate(spec: Any) -> str:
+    if spec.method in BASELINE:
+        return f"β = {spec.beta:g}"
+    return "α₀ / √t" if spec.decay == "inv_sqrt" else "α₀ throughout"
+
+
+# -- small things
+
+
+def _span(values: pd.Series) -> str:
+    if values.empty:
+        return ""
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _range(values: pd.Series) -> str:
+    finite = values[np.isfinite(values)]
+    if finite.empty:
+        return "no finite value"
+    return f"{_short(finite.min())} to {_short(finite.max())}"
+
+
+def _short(value: float) -> str:
+    """Return three significant digits, as a power of ten where the number is very large or small."""
+    if not np.isfinite(value):
+        return "not finite" if not np.isnan(value) else ""
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:,.0f}" if abs(value) >= 1000 else significant(value)
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × {power_of_ten(10.0 ** int(exponent))}" if abs(int(exponent)) < 300 else f"{value:.1e}"
+
+
+def _edges(values: Sequence[float]) -> np.ndarray:
+    logs = np.log10(values)
+    if len(logs) == 1:
+        return 10 ** np.array([logs[0] - 0.5, logs[0] + 0.5])
+    middles = (logs[1:] + logs[:-1]) / 2
+    return 10 ** np.concatenate([[2 * logs[0] - middles[0]], middles, [2 * logs[-1] - middles[-1]]])
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    edges = _edges(values)
+    return edges[0], edges[-1]

@@ -1,0 +1,183 @@
+"""Which runs the chapter on divergence is made of: lists of specs, and what it asks of single steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from hdlib.optim.control import AUTO_GAIN
+from hdlib.runs.probe import critical_betas, decades, recorded
+from hdlib.runs.spec import METHODS, RunSpec
+from hdlib.runs.store import Store
+from hdlib.runs.sweep import grid
+from hdlib.tasks import build_model
+from hdlib.tasks.data import SIZES
+
+HD = [method for method in METHODS if method.endswith("_hd")]
+PAPER_RATES = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+
+# The models whose critical beta is predicted and measured, chosen before either was looked at.
+VARIED: dict[str, dict[str, Any]] = {
+    "logistic regression": dict(model="logreg"),
+    "logistic regression, inputs × 0.3": dict(model="logreg", input_scale=0.3),
+    "1 layer of 100": dict(model="mlp", depth=1, width=100),
+    "1 layer of 1000": dict(model="mlp", depth=1, width=1000),
+    "2 layers of 30": dict(model="mlp", depth=2, width=30),
+    "2 layers of 100": dict(model="mlp", depth=2, width=100),
+    "2 layers of 300": dict(model="mlp", depth=2, width=300),
+    "2 layers of 1000 (the paper's)": dict(model="mlp", depth=2, width=1000),
+    "3 layers of 100": dict(model="mlp", depth=3, width=100),
+    "5 layers of 100": dict(model="mlp", depth=5, width=100),
+    "2 layers of 100, batches of 16": dict(model="mlp", depth=2, width=100, batch_size=16),
+    "2 layers of 100, batches of 1024": dict(model="mlp", depth=2, width=100, batch_size=1024),
+    "2 layers of 100, inputs × 0.3": dict(model="mlp", depth=2, width=100, input_scale=0.3),
+    "2 layers of 100, inputs × 3": dict(model="mlp", depth=2, width=100, input_scale=3.0),
+}
+
+# The guards that are compared: what each adds to the plain rule, and the beta of those that have one of their own.
+GUARDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "bounds 0 and 0.1": dict(min_lr=0.0, max_lr=0.1),
+    "change of at most 10 %": dict(max_change=0.1),
+    "multiplicative": dict(rule="multiplicative"),
+    "log space": dict(rule="log"),
+    "α kept where h is not finite": dict(skip_nonfinite="alpha"),
+    "AdaGrad on h": dict(scaling="adagrad"),
+    "Adam on h": dict(scaling="adam"),
+    "transition to 0.001": dict(final_lr=1e-3, transition=10.0),
+    "overshoot 0.1": dict(overshoot=0.1),
+    "β = 0.5 / κ, at most × 2": dict(rule="curvature", beta=0.5, max_change=1.0),
+    "automatic": dict(rule="auto", beta=AUTO_GAIN),
+    "automatic, greedy": dict(rule="auto", beta=AUTO_GAIN, overshoot=0.0),
+}
+
+
+def short(iterations: int, **fields: Any) -> dict[str, Any]:
+    """Return the fields of runs that are traced at every one of a few iterations and nowhere validated."""
+    return dict(epochs=1, max_iterations=iterations, validate_every=0, early=iterations) | fields
+
+
+def blow_ups(beta: float, iterations: int, seeds: int, **fields: Any) -> list[RunSpec]:
+    """Adam-HD with one beta from the paper's initial learning rates."""
+    return grid(method="adam_hd", alpha0=PAPER_RATES, beta=beta, seeds=seeds, **short(iterations, **fields))
+
+
+def phase(points: int, iterations: int, seeds: int, **fields: Any) -> list[RunSpec]:
+    """All hypergradient methods on a grid of alpha_0 and beta, each from 1e-6 to 1e-1, and their baselines."""
+    rates = decades(-6, -1, points)
+    common = dict(alpha0=rates, seeds=seeds, **short(iterations, **fields))
+    return grid(method=["sgd", "sgdn", "adam"], **common) + grid(method=HD, beta=rates, **common)
+
+
+def varied(alpha0: float, iterations: int, method: str, **fields: Any) -> dict[str, RunSpec]:
+    """The models whose critical beta is measured, with one method; beta is to be found."""
+    return {
+        name: RunSpec(method=method, alpha0=alpha0, **(short(iterations) | model | fields))
+        for name, model in VARIED.items()
+    }
+
+
+def guarded(epochs: int, seeds: int, **fields: Any) -> dict[str, list[RunSpec]]:
+    """The guards on the paper's grid of alpha_0 and beta; those with a beta of their own only over alpha_0."""
+    common = dict(method=HD, alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields
+    return {name: grid(**({"beta": PAPER_RATES} | common | guard)) for name, guard in GUARDS.items()}
+
+
+def unguarded(epochs: int, seeds: int, **fields: Any) -> list[RunSpec]:
+    """The baselines of `guarded`."""
+    common = dict(alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields
+    return grid(method=["sgd", "sgdn", "adam"], **common)
+
+
+# -- critical betas, measured and predicted
+
+PREDICTORS = {
+    "at_start": "2 / κ at the first step",
+    "largest": "2 / largest κ on the way",
+    "sustained": "2 / sustained κ on the way",
+}
+SUSTAINED = 0.95  # the quantile of kappa on the way that is called sustained
+
+
+def large(spec: RunSpec) -> bool:
+    """Say whether a model is too large to be run with many seeds on a small machine."""
+    return spec.model == "mlp" and spec.width >= 1000
+
+
+def boundaries(models: int, methods: Sequence[str] = ("adam_hd", "sgd_hd"), **fields: Any) -> dict[str, list[RunSpec]]:
+    """The runs, by model, whose critical beta is asked for: three seeds a method, one of Adam-HD for a large model."""
+    return {
+        name: [
+            spec.with_(seed=seed)
+            for method in methods
+            for spec in [varied(1e-3, 100, method, **fields)[name]]
+            for seed in range(3 if not large(spec) else 1 if method == "adam_hd" else 0)
+        ]
+        for name in list(VARIED)[:models]
+    }
+
+
+def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **how: Any) -> pd.DataFrame:
+    """Return a row per run: model, method, seed, `critical` beta (the middle of its bracket), and `PREDICTORS`."""
+    names, specs = zip(*((name, spec) for name, own in asked.items() for spec in own), strict=True)
+    brackets = critical_betas(specs, store, **how)
+    rows = []
+    for name, spec, (works, fails, _) in zip(names, specs, brackets, strict=True):
+        rows.append(dict(model=name, method=spec.method, seed=spec.seed, critical=(works * fails) ** 0.5, key=spec.key))
+    frame = pd.DataFrame(rows).set_index("key")
+    folder = store.folder if isinstance(store, Store) else store
+    for own in asked.values():
+        for method in dict.fromkeys(spec.method for spec in own):
+            asked_for = {safe(spec).key: spec.key for spec in own if spec.method == method}
+            specs = [safe(spec) for spec in own if spec.method == method]
+            for key, steps in recorded(specs, 100, folder).groupby("key"):
+                kappa = steps["kappa"].dropna()
+                frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
+                frame.loc[asked_for[key], "largest"] = 2 / kappa.max()
+                frame.loc[asked_for[key], "sustained"] = 2 / kappa.quantile(SUSTAINED)
+    return frame.reset_index(drop=True)
+
+
+def safe(spec: RunSpec) -> RunSpec:
+    """Return the run that keeps to the bottom of each parabola: an automatic beta, and greedy as the plain rule is."""
+    return spec.with_(rule="auto", beta=AUTO_GAIN, overshoot=0.0)
+
+
+def name_of(width: int) -> str:
+    """Return the name in `VARIED` of the perceptron with two hidden layers of a width."""
+    named = [name for name, model in VARIED.items() if model == dict(model="mlp", depth=2, width=width)]
+    return named[0] if named else ""
+
+
+# -- what the paper ran
+
+
+def candidates(epochs: int, **fields: Any) -> list[RunSpec]:
+    """Logistic regression with betas that the paper may have used in its Figure 2."""
+    betas = [1e-6, 1e-5, 1e-4, 1e-3]
+    return grid(
+        method=["sgd_hd", "adam_hd"],
+        model="logreg",
+        alpha0=PAPER_RATES,
+        beta=betas,
+        epochs=epochs,
+        early=0,
+        seed=0,
+        **fields,
+    )
+
+
+def is_online_tuning(spec: RunSpec, task: str) -> bool:
+    """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
+    defaults = RunSpec(method=spec.method, alpha0=spec.alpha0, beta=spec.beta, epochs=spec.epochs, decay=spec.decay)
+    varies = {"model": spec.model, "seed": spec.seed, "early": spec.early, "task": task}
+    return spec == defaults.with_(**varies) and spec.epochs >= 3 and spec.alpha0 in PAPER_RATES
+
+
+def parameter_count(spec: RunSpec) -> int:
+    """Return how many parameters a run's model has."""
+    _, features, classes = SIZES[spec.task]
+    model = build_model(spec.model, features, classes, 0, width=spec.width, depth=spec.depth)
+    return sum(p.numel() for p in model.parameters())

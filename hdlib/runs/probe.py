@@ -1,0 +1,216 @@
+"""Look at single steps of a run: gradients, the hypergradient, and the loss along the last direction.
+
+Along the direction D_{t-1} of the last step the loss of minibatch t is a function of that step's length alpha. Its
+slope at the length that was taken is the hypergradient h_t, and its curvature is kappa_t = D' H D. `steps` measures
+both; `line` measures the function itself; `critical_betas` finds the beta from which training fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hdlib.runs.record import Record, provenance
+from hdlib.runs.spec import RunSpec
+from hdlib.runs.store import Store
+from hdlib.runs.sweep import sweep
+from hdlib.runs.train import make_optimizer, minibatches
+from hdlib.tasks import build_model, load_data
+
+
+def decades(low: float, high: float, points: int) -> list[float]:
+    """Return log-spaced numbers from 10**low to 10**high, with three significant digits, as specs are keyed by them."""
+    return [float(f"{10**exponent:.3g}") for exponent in np.linspace(low, high, points)]
+
+
+def steps(spec: RunSpec, count: int, *, curvature: bool = True) -> pd.DataFrame:
+    """Take the first steps of a run in float64 and return a row for each.
+
+    Columns, for step t: `loss` of the minibatch before the step; `grad_l1` and `grad_l2` of its gradient g_t, the L2
+    term included; `alpha` of the step; `direction_l2` of D_t; `slope`, s_t = g_t . D_t; `hypergrad`, h_t =
+    g_t . D_{t-1}; `kappa`, D_{t-1}' H_t D_{t-1} by a Hessian-vector product on minibatch t; `kappa_secant`,
+    (h_t - s_{t-1}) / alpha_{t-1}. The rows end with the first number that is not finite.
+    """
+    run, rows = _Run(spec), []
+    before: dict = {"slope": np.nan, "alpha": np.nan}
+    for t in range(1, count + 1):
+        row, grads = run.gradient(t, curvature)
+        h = _dot(grads, run.direction) if run.direction else 0.0
+        run.step(grads)
+        alpha = float(run.group["lr"])
+        row |= {"step": t, "alpha": alpha, "hypergrad": h, "kappa_secant": (h - before["slope"]) / before["alpha"]}
+        row |= {"direction_l2": _dot(run.direction, run.direction) ** 0.5, "slope": _dot(grads, run.direction)}
+        rows.append(row)
+        before = row
+        if not np.isfinite([row["loss"], alpha, h]).all():
+            break
+    return pd.DataFrame(rows)
+
+
+def line(spec: RunSpec, t: int, lengths: Sequence[float]) -> pd.DataFrame:
+    """Return the loss of minibatch t >= 2, L2 term included, at theta_{t-2} + length D_{t-1} for each length.
+
+    The columns are `length` and `loss`; `taken` says which length the run took.
+    """
+    run = _Run(spec)
+    for i in range(1, t):
+        start = [p.detach().clone() for p in run.params]
+        run.step(run.gradient(i, False)[1])
+    losses = []
+    for length in lengths:
+        with torch.no_grad():
+            for p, origin, d in zip(run.params, start, run.direction, strict=True):
+                p.copy_(origin + length * d)
+            losses.append(float(run.loss(t)[1]))
+    return pd.DataFrame({"length": lengths, "loss": losses, "taken": float(run.group["lr"])})
+
+
+class _Run:
+    """A run that can be looked into, in float64 so that D = (theta_t - theta_{t-1}) / alpha_t is exact enough."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec = spec.with_(precision="float64")
+        self.data = load_data(spec.task, "cpu", torch.float64).scaled(spec.input_scale)
+        self.model = build_model(
+            spec.model,
+            self.data.features,
+            self.data.classes,
+            spec.seed,
+            width=spec.width,
+            depth=spec.depth,
+            dtype=torch.float64,
+        )
+        self.params = list(self.model.parameters())
+        self.optimizer = make_optimizer(spec, self.model)
+        self.group = self.optimizer.param_groups[0]
+        self.direction: list[Tensor] = []
+        self.batches: dict[int, tuple[Tensor, ...]] = {}
+
+    def loss(self, t: int) -> tuple[Tensor, Tensor]:
+        """Return minibatch t's cross-entropy, and the same with the L2 term."""
+        epoch, i = divmod(t - 1, -(-len(self.data.train_y) // self.spec.batch_size))
+        if epoch not in self.batches:
+            self.batches = {epoch: minibatches(self.spec, epoch + 1, len(self.data.train_y), "cpu")}
+        batch = self.batches[epoch][i]
+        loss = F.cross_entropy(self.model(self.data.train_x[batch]), self.data.train_y[batch])
+        return loss, loss + self.spec.weight_decay / 2 * sum((p**2).sum() for p in self.params)
+
+    def gradient(self, t: int, curvature: bool) -> tuple[dict, list[Tensor]]:
+        plain, loss = self.loss(t)
+        curvature = curvature and bool(self.direction)
+        grads = torch.autograd.grad(loss, self.params, create_graph=curvature)
+        kappa = np.nan
+        if curvature:
+            along = sum((g * d).sum() for g, d in zip(grads, self.direction, strict=True))
+            kappa = _dot(torch.autograd.grad(along, self.params), self.direction)
+        grads = [g.detach() for g in grads]
+        l1 = float(sum(g.abs().sum() for g in grads))
+        return {"loss": plain.item(), "grad_l1": l1, "grad_l2": _dot(grads, grads) ** 0.5, "kappa": kappa}, grads
+
+    def step(self, grads: list[Tensor]) -> None:
+        before = [p.detach().clone() for p in self.params]
+        for p, g in zip(self.params, grads, strict=True):
+            p.grad = g - self.spec.weight_decay * p.detach()  # the optimiser adds its L2 term itself
+        self.optimizer.step()
+        alpha = float(self.group["lr"])
+        self.direction = [(p.detach() - b) / alpha for p, b in zip(self.params, before, strict=True)]
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return float(sum((x * y).sum() for x, y in zip(a, b, strict=True)))
+
+
+def recorded(specs: Sequence[RunSpec], count: int, folder: str | Path = "results") -> pd.DataFrame:
+    """Return `steps` of several runs in one table with each run's `key`, measured where they are not recorded.
+
+    They are kept in `probes/` below the folder, one file for each list of specs, with what made it.
+    """
+    asked = [count, *(spec.canonical() for spec in specs)]
+    return _recorded(
+        "steps", asked, specs[0].task, folder,
+        lambda: pd.concat([steps(spec, count).assign(key=spec.key) for spec in specs], ignore_index=True),
+    )  # fmt: skip
+
+
+def recorded_line(spec: RunSpec, t: int, points: int, folder: str | Path = "results") -> pd.DataFrame:
+    """Return `line` at lengths around the lowest loss, measured where it is not recorded.
+
+    The lengths reach from below zero to twice the length that slope and curvature call best, and more.
+    """
+
+    def measure() -> pd.DataFrame:
+        near = steps(spec, t)
+        slope, kappa = near["slope"].iloc[t - 2], near["kappa"].iloc[t - 1]
+        best = -slope / max(kappa, near["kappa_secant"].iloc[t - 1])
+        return line(spec, t, np.linspace(-1.0, 3.5, points) * best)
+
+    return _recorded("line", [t, points, spec.canonical()], spec.task, folder, measure)
+
+
+def _recorded(what: str, asked: list, task: str, folder: str | Path, measure: Callable) -> pd.DataFrame:
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    path = Path(folder) / "probes" / f"{what}-{digest}.parquet"
+    if not path.is_file():
+        started = time.perf_counter()
+        table = measure()
+        made = provenance(
+            "cpu", torch.get_num_threads(), time.perf_counter() - started, load_data(task, "cpu", torch.float64).source
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = pa.Table.from_pandas(table, preserve_index=False)
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(kept.replace_schema_metadata(kept.schema.metadata | {b"made": json.dumps(made)}), temporary)
+        temporary.replace(path)
+    return pd.read_parquet(path)
+
+
+def failed(record: Record) -> bool:
+    """Say whether training failed: a number was not finite, or the loss ended 20 % above that of the first minibatch.
+
+    The end is the last tenth of the traced iterations. A run that learns nothing has not failed.
+    """
+    losses = record.trace["loss"].to_numpy()
+    return record.outcome == "diverged" or not losses[-max(1, len(losses) // 10) :].mean() <= 1.2 * losses[0]
+
+
+def critical_betas(
+    specs: Sequence[RunSpec],
+    store: Store | str = "results",
+    low: float = -9.0,
+    high: float = 3.0,
+    rounds: int = 8,
+    **how,
+) -> list[tuple[float, float, list[Record]]]:
+    """Bisect, for each spec, the beta from which training fails; its own beta does not matter.
+
+    Args:
+        specs: hypergradient runs; every one needs its early iterations traced.
+        store: where the runs are recorded.
+        low: decimal logarithm of a beta that is taken to work.
+        high: of one that is taken to fail.
+        rounds: bisections; the bracket ends 2**rounds times narrower.
+        how: passed to `sweep`.
+
+    Returns:
+        For each spec the largest beta that worked and the smallest that failed, next to each other, and all runs.
+    """
+    brackets = [[low, high] for _ in specs]
+    runs: list[list[Record]] = [[] for _ in specs]
+    for _ in range(rounds):
+        middle = [sum(bracket) / 2 for bracket in brackets]
+        tried = [spec.with_(beta=float(f"{10**m:.3g}")) for spec, m in zip(specs, middle, strict=True)]
+        for i, record in enumerate(sweep(tried, store, **how)):
+            brackets[i][failed(record)] = middle[i]
+            runs[i].append(record)
+    return [(10**a, 10**b, records) for (a, b), records in zip(brackets, runs, strict=True)]

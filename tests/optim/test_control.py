@@ -1,0 +1,212 @@
+"""How alpha moves: each rule and guard keeps its promise, for floats, tensors and stacks alike."""
+
+import math
+
+import pytest
+import torch
+from problem import METHODS, flat, loss_of, make, tensors, train
+
+from hdlib.optim import control
+from hdlib.optim.control import Control, next_alpha, step_size
+
+INF, NAN = math.inf, math.nan
+
+
+def follow(hypergradients, slopes, options, alpha=0.01, beta=0.1):
+    """Return alpha after each of several hypergradients."""
+    state, alphas = control.initial_state(options), []
+    for h, s in zip(hypergradients, slopes, strict=True):
+        alpha, state = next_alpha(alpha, h, beta, options, state, grad_sq=4.0 + h * h, direction_sq=9.0, slope=s)
+        alphas.append(alpha)
+    return alphas
+
+
+def parabola(options, beta, alpha=1e-3, steps=60, slope=-2.0, kappa=50.0):
+    """Follow alpha where every step meets the same parabola: h = slope + kappa alpha, best alpha slope / kappa."""
+    state, alphas = control.initial_state(options), [alpha]
+    for _ in range(steps):
+        h = slope + kappa * alpha
+        alpha, state = next_alpha(
+            alpha, h, beta, options, state, grad_sq=1.0, direction_sq=1.0, slope=slope + 0 * alpha
+        )
+        alphas.append(alpha)
+    return alphas
+
+
+def test_without_options_alpha_moves_as_the_paper_says():
+    assert next_alpha(0.5, 2.0, 0.1) == (0.5 - 0.1 * 2.0, {})
+    [moved] = follow([1.5], [-1.0], Control(rule="multiplicative"), alpha=0.5)
+    assert moved == pytest.approx(0.5 * (1 - 0.1 * 1.5 / (2.5 * 3)), rel=1e-15)
+
+
+def test_the_plain_rule_is_stable_up_to_two_over_kappa_and_not_beyond():
+    assert parabola(Control(), 1.9 / 50, steps=300)[-1] == pytest.approx(2 / 50, rel=1e-6)
+    assert abs(parabola(Control(), 2.1 / 50, steps=300)[-1]) > 1e3
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("alpha", [1e-6, 1e-1, 10.0])
+@pytest.mark.parametrize(
+    ("options", "beta"), [(Control(rule="auto", overshoot=0.0), 1.0), (Control(rule="curvature", max_change=1), 0.5)]
+)
+def test_an_automatic_beta_finds_the_minimum_whatever_the_scale_of_the_loss(options, beta, alpha, scale):
+    found = parabola(options, beta, alpha, slope=-2.0 * scale, kappa=50.0 * scale, steps=150)
+    assert found[-1] == pytest.approx(2 / 50, rel=0.05)
+    assert min(found) > 0
+
+
+def test_the_curvature_rule_measures_the_curvature():
+    """With beta 1 it is Newton's method: one measured step, and alpha is at the minimum."""
+    assert parabola(Control(rule="curvature"), 1.0, steps=1)[-1] == pytest.approx(2 / 50, rel=1e-12)
+
+
+def test_overshoot_lets_the_slope_after_a_step_point_uphill_by_its_fraction():
+    alpha = parabola(Control(overshoot=0.25), 0.5 / 50, steps=400)[-1]
+    assert -2.0 + 50 * alpha == pytest.approx(0.25 * 2.0, rel=1e-6)
+    alpha = parabola(Control(rule="auto"), 1.0, steps=400)[-1]
+    assert -2.0 + 50 * alpha == pytest.approx(control.AUTO_OVERSHOOT * 2.0, rel=0.2)
+
+
+HOSTILE = [-1.0, 1e30, -1e30, INF, NAN, -INF, 3.0, 0.0, 1e-300]
+BOUNDED = [
+    Control(min_lr=1e-5, max_lr=0.1, skip_nonfinite="alpha"),
+    Control(rule="log", min_lr=1e-5, max_lr=0.1, skip_nonfinite="alpha"),
+    Control(max_change=0.5, skip_nonfinite="alpha"),
+    Control(rule="multiplicative", skip_nonfinite="alpha"),
+    Control(rule="curvature", max_change=0.5, skip_nonfinite="alpha"),
+    Control(rule="auto"),
+    Control(scaling="adagrad", max_change=0.5, skip_nonfinite="alpha"),
+    Control(scaling="adam", min_lr=0.0, max_lr=1.0, skip_nonfinite="alpha"),
+]
+
+
+@pytest.mark.parametrize("options", BOUNDED, ids=str)
+def test_guarded_alpha_stays_finite_and_positive_whatever_it_meets(options):
+    alphas = follow(HOSTILE, [-1.0, -2.0, -1e20, -1.0, -INF, -1.0, 0.0, 0.0, -1.0], options)
+    assert all(math.isfinite(a) and a >= 0 for a in alphas), alphas
+
+
+@pytest.mark.parametrize("options", [*BOUNDED, Control(), Control(rule="log")], ids=str)
+def test_a_stack_moves_each_model_as_if_it_were_alone(options):
+    rng = torch.Generator().manual_seed(0)
+    h = torch.randn(6, 4, generator=rng, dtype=torch.float64)
+    s = -torch.rand(6, 4, generator=rng, dtype=torch.float64)
+    h[3, 1] = NAN
+    beta = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    alone = [follow(h[:, k].tolist(), s[:, k].tolist(), options, 0.01, float(beta[k])) for k in range(4)]
+    stacked = follow(h.unbind(), s.unbind(), options, torch.full((4,), 0.01, dtype=torch.float64), beta)
+    torch.testing.assert_close(
+        torch.stack(stacked).T, torch.tensor(alone, dtype=torch.float64), rtol=1e-12, atol=0, equal_nan=True
+    )
+
+
+def test_one_compiled_graph_serves_every_value():
+    options = Control(rule="auto", min_lr=1e-8, max_lr=1.0)
+    compiled = torch.compile(
+        lambda a, h, s, state: next_alpha(a, h, 1.0, options, state, slope=s), backend="eager", fullgraph=True
+    )
+    state = {"ratio_sq": torch.zeros((), dtype=torch.float64)}
+    a, h, s = (torch.tensor(v, dtype=torch.float64) for v in (0.01, 0.5, -1.0))
+    got, state = compiled(a, h, s, state)
+    assert got == next_alpha(0.01, 0.5, 1.0, options, slope=-1.0)[0]
+
+
+def test_the_learning_rate_passes_over_to_the_final_one():
+    options = Control(final_lr=0.5)
+    state, gammas = control.initial_state(options), []
+    for _ in range(4):
+        gamma, state = step_size(2.0, options, state)
+        gammas.append(gamma)
+    assert gammas == pytest.approx([2.0 / t**2 + 0.5 * (1 - 1 / t**2) for t in (1, 2, 3, 4)])
+    assert step_size(2.0, Control(), {}) == (2.0, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (dict(rule="newton"), "rule is 'newton'"),
+        (dict(scaling="sgd"), "scaling is 'sgd'"),
+        (dict(skip_nonfinite=True), "skip_nonfinite is True"),
+        (dict(max_lr="1"), "max_lr is '1'"),
+        (dict(min_lr=NAN), "min_lr is nan"),
+        (dict(max_change=0), "max_change is 0"),
+        (dict(overshoot=1.0), "overshoot is 1.0"),
+        (dict(overshoot=-0.1), "overshoot is -0.1"),
+        (dict(transition=0.0), "transition is 0.0"),
+        (dict(final_lr=-1.0), "final_lr is -1.0"),
+        (dict(min_lr=0.1, max_lr=0.01), "min_lr is 0.1"),
+        (dict(scaling="adam", rule="auto"), "scaling is 'adam'"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_sentence(options, name):
+    with pytest.raises(ValueError, match=name) as refused:
+        Control(**options)
+    assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match=name):
+        make("sgd", tensors(), **options)
+
+
+def test_a_misspelt_guard_and_a_zero_that_cannot_grow_are_refused():
+    with pytest.raises(TypeError, match="no argument max_lrr"):
+        make("adam", tensors(), max_lrr=1.0)
+    with pytest.raises(ValueError, match="lr is 0"):
+        make("adam", tensors(), lr=0.0, hypergrad_lr="auto")
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("alpha", [1e-6, 1e-2])
+def test_hypergrad_lr_auto_trains_from_any_learning_rate(name, alpha):
+    params = tensors()
+    train(make(name, params, lr=alpha, hypergrad_lr="auto"), params, 150)
+    reached = sum(loss_of(params, t).item() for t in range(500, 520)) / 20
+    fixed = tensors()
+    train(make(name, fixed, lr=alpha, hypergrad_lr=0.0), fixed, 150)
+    assert reached < 1.05 * sum(loss_of(fixed, t).item() for t in range(500, 520)) / 20
+    assert reached < 0.8
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("options", [dict(hypergrad_lr="auto"), dict(scaling="adam", final_lr=0.01, hypergrad_lr=1e-3)])
+def test_guards_survive_a_checkpoint(name, options):
+    params, copies = tensors(), tensors()
+    optimizer, other = make(name, params, **options), make(name, copies, **options)
+    train(optimizer, params, 7)
+    train(other, copies, 7)
+    resumed = make(name, copies, lr=0.5, **options)
+    resumed.load_state_dict(other.state_dict())
+    assert train(optimizer, params, 7, start=7) == train(resumed, copies, 7, start=7)
+    torch.testing.assert_close(flat(params), flat(copies), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("options", [dict(hypergrad_lr="auto"), dict(rule="curvature", hypergrad_lr=0.3, max_change=1)])
+def test_a_tensor_learning_rate_moves_like_a_float(name, options):
+    params, others = tensors(), tensors()
+    floats = train(make(name, params, lr=0.01, **options), params, 12)
+    lr = torch.tensor(0.01, dtype=torch.float64)
+    torch.testing.assert_close(floats, train(make(name, others, lr=lr, **options), others, 12), rtol=1e-9, atol=0)
+
+
+def test_skipping_a_step_leaves_everything_as_it_is():
+    params = tensors()
+    optimizer = make("adam", params, skip_nonfinite="step")
+    train(optimizer, params, 3)
+    before, alpha = flat(params).clone(), optimizer.param_groups[0]["lr"]
+    for p in params:
+        p.grad = torch.full_like(p, NAN)
+    optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == alpha
+    torch.testing.assert_close(flat(params), before, rtol=0, atol=0)
+    assert math.isfinite(train(optimizer, params, 1, start=3)[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_slope_that_is_remembered_is_that_of_the_last_steps_start(name):
+    """s_{t-1} = g_{t-1} . D_{t-1}, recovered here from the parameters' last move: D = move / alpha."""
+    params = tensors()
+    optimizer = make(name, params, hypergrad_lr="auto")
+    train(optimizer, params, 4)
+    before = flat(params).clone()
+    [alpha] = train(optimizer, params, 1, start=4)
+    g = torch.cat([p.grad.reshape(-1) for p in params])
+    assert optimizer.param_groups[0]["slope"] == pytest.approx(float(g @ (flat(params) - before)) / alpha, rel=1e-6)

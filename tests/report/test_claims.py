@@ -1,0 +1,85 @@
+"""A verdict follows from the records: from all cases, some, none, or from nothing at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hdlib.report import claims
+from hdlib.report.claims import CLAIMS, VERDICTS, Claim, judge
+from hdlib.runs import Record, RunSpec, Store
+
+RESULTS = Path(__file__).parents[2] / "results"
+GOOD = pd.Series([-0.5, -0.4, -0.6], index=[0, 1, 2])
+UNSURE = pd.Series([-0.5, 0.6, 0.1], index=[0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("cases", "verdict"),
+    [
+        ({"a": GOOD, "b": GOOD}, "reproduced"),
+        ({"a": GOOD, "b": UNSURE}, "partly"),
+        ({"a": UNSURE}, "not reproduced"),
+        ({"a": pd.Series([np.inf, -1.0, -1.0])}, "not reproduced"),
+        ({"a": pd.Series([-0.1])}, "reproduced"),
+        ({"a": pd.Series(dtype=float)}, "not tested"),
+        ({}, "not tested"),
+    ],
+)
+def test_the_verdict_follows_from_the_cases(cases, verdict):
+    assert judge(Claim("It is so.", "somebody", "below 1", lambda records: cases), []).verdict == verdict
+
+
+def test_the_effect_is_the_geometric_mean_and_lies_in_its_interval():
+    found = judge(Claim("It is so.", "somebody", "below 1", lambda records: {"a": GOOD, "b": 3 * GOOD}), [])
+    assert found.effect == pytest.approx(np.exp(-1.0))
+    assert found.low < found.effect < found.high
+
+
+def run(loss, **fields):
+    fields = dict(epochs=1, seed=0) | fields
+    table = pd.DataFrame(
+        dict(epoch=[0, 1], iteration=[0, 469], train_loss=[2.3, loss], alpha=1e-3, valid_loss=loss, valid_accuracy=0.9)
+    )
+    trace = pd.DataFrame(dict(iteration=[1], loss=[2.3], alpha=[1e-3]))
+    return Record(RunSpec(**fields), "finished", 469, table, trace)
+
+
+def arrived(iterations, outcome="reached", **fields):
+    spec = RunSpec(epochs=1000, target_loss=0.29, **fields)
+    return Record(spec, outcome, iterations, pd.DataFrame(), pd.DataFrame(), {})
+
+
+def test_a_claim_comes_alive_with_its_runs():
+    records = [run(loss, method="sgd", alpha0=1e-3, seed=s) for s, loss in enumerate((0.50, 0.52))]
+    [claim] = [c for c in CLAIMS if "lower training loss than its baseline on log" in c.text]
+    assert judge(claim, records).verdict == "not tested"
+    records += [run(loss, method="sgd_hd", beta=1e-3, alpha0=1e-3, seed=s) for s, loss in enumerate((0.25, 0.26))]
+    assert judge(claim, records).verdict == "reproduced"
+    assert judge(claim, records).effect == pytest.approx(0.5)
+
+
+def test_the_grid_search_is_judged_outside_the_papers_red_region_alone():
+    [claim] = [c for c in CLAIMS if c.text.startswith("Outside the region")]
+    base = [arrived(100, method="sgd", alpha0=1e-1)]
+    red = arrived(900, method="sgd_hd", alpha0=1e-1, beta=1e-1)
+    assert claims.is_red("sgd_hd", 1e-1, 1e-1) and not claims.is_red("sgd_hd", 1e-1, 1e-6)
+    assert judge(claim, [*base, red]).verdict == "not tested"
+    same = arrived(100, method="sgd_hd", alpha0=1e-1, beta=1e-6)
+    assert judge(claim, [*base, red, same]).verdict == "reproduced"
+    never = arrived(468_750, "finished", method="sgd_hd", alpha0=1e-1, beta=1e-5)
+    assert judge(claim, [*base, red, same, never]).verdict == "partly"
+
+
+def test_the_red_region_is_the_papers():
+    powers = [10.0**k for k in range(-6, 0)]
+    counts = [sum(claims.is_red(m, a, b) for a in powers for b in powers) for m in ("sgd_hd", "sgdn_hd", "adam_hd")]
+    assert counts == [4, 5, 13]
+
+
+def test_every_claim_has_a_verdict_from_the_recorded_runs_and_the_tally_counts_them():
+    found = claims.verdicts(Store(RESULTS).all())
+    assert {v.verdict for v in found} <= set(VERDICTS) and len({v.claim.text for v in found}) == len(found)
+    assert f"Of {len(found)} claims" in claims.tally(found)
+    assert len(claims.ledger(found).data) == len(found)

@@ -1,0 +1,46 @@
+"""A run with guards is the same run whether it is trained alone or in a stack."""
+
+import numpy as np
+import pytest
+
+from hdlib.runs import RunSpec, SpecError, train
+from hdlib.runs.stack import stackable, train_stack
+
+COMMON = dict(task="digits", model="mlp", width=16, epochs=1, precision="float64", alpha0=1e-3)
+GUARDS = [
+    dict(rule="auto", beta=1.0),
+    dict(rule="curvature", beta=0.5, max_change=1.0),
+    dict(rule="log", beta=0.01, max_lr=0.01),
+    dict(scaling="adam", beta=1e-4, skip_nonfinite="alpha", min_lr=0.0),
+    dict(beta=1e-4, final_lr=0.01, transition=3.0, overshoot=0.2),
+]
+
+
+@pytest.mark.parametrize("method", ["sgd_hd", "sgdn_hd", "adam_hd"])
+def test_stacked_and_alone_a_guarded_run_is_the_same(method):
+    specs = [RunSpec(method=method, **COMMON, **guards) for guards in GUARDS]
+    specs.append(RunSpec(method=method, **COMMON, beta=1e-3))
+    for spec, stacked in zip(specs, train_stack(specs), strict=True):
+        alone = train(spec)
+        assert stacked.outcome == alone.outcome == "finished"
+        for column in ("loss", "alpha", "hypergrad"):
+            np.testing.assert_allclose(stacked.trace[column], alone.trace[column], rtol=1e-6, atol=1e-12)
+
+
+def test_inputs_are_scaled_the_same_way_in_a_stack_and_alone():
+    spec = RunSpec(method="sgd", **COMMON, input_scale=0.3)
+    [stacked], alone, plain = train_stack([spec]), train(spec), train(spec.with_(input_scale=1.0))
+    np.testing.assert_allclose(stacked.trace["loss"], alone.trace["loss"], rtol=1e-9)
+    assert abs(alone.trace["loss"][0] - plain.trace["loss"][0]) > 1e-3
+
+
+def test_a_run_that_may_skip_steps_is_trained_alone():
+    spec = RunSpec(method="adam_hd", **COMMON, beta=1e-4, skip_nonfinite="step")
+    assert not stackable(spec) and stackable(spec.with_(skip_nonfinite="alpha"))
+
+
+def test_a_guard_of_a_baseline_and_a_wrong_guard_are_refused():
+    with pytest.raises(SpecError, match=r"max_lr is 1\.0 but sgd does not adapt"):
+        RunSpec(method="sgd", **COMMON, max_lr=1.0)
+    with pytest.raises(SpecError, match="max_change is 0"):
+        RunSpec(method="sgd_hd", **COMMON, beta=1e-4, max_change=0.0)

@@ -1,0 +1,55 @@
+"""What is measured of single steps: slope and curvature along the last direction, and when training fails."""
+
+import numpy as np
+import pytest
+
+from hdlib.runs import RunSpec, divergence, probe, train
+
+SPECS = [
+    RunSpec(task="digits", model="mlp", width=12, method=method, alpha0=alpha0, beta=1e-5, epochs=1, input_scale=0.5)
+    for method, alpha0 in (("sgd_hd", 0.1), ("sgdn_hd", 0.02), ("adam_hd", 0.01))
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.method)
+def test_slope_and_curvature_are_those_of_the_measured_loss(spec):
+    """Of the loss along the last direction: its derivative where the run stepped to is h, its second one kappa."""
+    rows = probe.steps(spec, 5)
+    step = rows.iloc[4]
+    taken, small = rows["alpha"].iloc[3], 1e-4 * rows["alpha"].iloc[3]
+    below, at, above = probe.line(spec, 5, [taken - small, taken, taken + small])["loss"]
+    assert (above - below) / (2 * small) == pytest.approx(step["hypergrad"], rel=1e-5)
+    assert (above - 2 * at + below) / small**2 == pytest.approx(step["kappa"], rel=1e-2)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.method)
+def test_the_probe_sees_the_run_that_is_trained(spec):
+    seen, trained = probe.steps(spec, 6), train(spec.with_(precision="float64")).trace[:6]
+    for column, name in (("loss", "loss"), ("alpha", "alpha"), ("hypergrad", "hypergrad")):
+        np.testing.assert_allclose(seen[column], trained[name], rtol=1e-6, atol=1e-12)
+
+
+def test_the_first_hypergradient_of_adam_is_near_the_gradients_1_norm():
+    rows = probe.steps(SPECS[2], 1)
+    assert -rows["slope"].iloc[0] == pytest.approx(rows["grad_l1"].iloc[0], rel=1e-2)
+    sgd = probe.steps(SPECS[0], 1)
+    assert -sgd["slope"].iloc[0] == pytest.approx(sgd["grad_l2"].iloc[0] ** 2, rel=1e-6)
+
+
+def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):
+    first = probe.recorded(SPECS[:1], 3, tmp_path)
+    line = probe.recorded_line(SPECS[0], 2, 5, tmp_path)
+    monkeypatch.setattr(probe, "steps", None)
+    monkeypatch.setattr(probe, "line", None)
+    assert probe.recorded(SPECS[:1], 3, tmp_path).equals(first)
+    assert probe.recorded_line(SPECS[0], 2, 5, tmp_path).equals(line)
+    assert len(list((tmp_path / "probes").iterdir())) == 2
+
+
+def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_path):
+    spec = RunSpec(method="sgd_hd", alpha0=1e-3, **divergence.short(12, task="digits", model="mlp", width=12))
+    [(works, fails, runs)] = probe.critical_betas([spec], tmp_path, low=-3, high=3, rounds=4)
+    assert fails / works == pytest.approx(10 ** (6 / 2**4), rel=1e-6)
+    by_beta = {record.spec.beta: probe.failed(record) for record in runs}
+    assert all(fail == (beta > works * 1.01) for beta, fail in by_beta.items())
+    assert set(by_beta.values()) == {True, False}
