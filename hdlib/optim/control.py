@@ -223,8 +223,8 @@ def _propose(
     target = h - control.tolerance * downhill if control.tolerance > 0 else h
     if control.rule == "curvature":
         measured = _finite(h - slope)
-        rise = CURVATURE_MEMORY * state["curvature_rise"] + _where(measured, alpha * (h - slope), 0.0)
-        run = CURVATURE_MEMORY * state["curvature_run"] + _where(measured, alpha * alpha, 0.0)
+        rise: Any = CURVATURE_MEMORY * state["curvature_rise"] + _where(measured, alpha * (h - slope), 0.0)
+        run: Any = CURVATURE_MEMORY * state["curvature_run"] + _where(measured, alpha * alpha, 0.0)
         state["curvature_rise"], state["curvature_run"] = rise, run
         return alpha - beta * target * run / (abs(rise) + (rise == 0))
     target = _scaled(target, control, state)
