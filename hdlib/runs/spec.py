@@ -30,8 +30,8 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
-    task: Literal["mnist", "digits"] = Field("mnist", description="data set")
-    model: Literal["logreg", "mlp"] = Field("logreg", description="model")
+    task: Literal["mnist", "digits", "cifar10"] = Field("mnist", description="data set")
+    model: Literal["logreg", "mlp", "vgg"] = Field("logreg", description="model")
     width: int = Field(1000, ge=1, description="units of a hidden layer of the MLP")
     depth: int = Field(2, ge=1, description="hidden layers of the MLP")
     method: Method = Field(description="optimiser")
@@ -45,8 +45,13 @@ class RunSpec(BaseModel):
     epochs: int = Field(ge=1, description="passes over the training data, at most")
     target_loss: float | None = Field(None, description="stop at the first minibatch loss at or below this")
     seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
-    precision: Literal["float32", "float64"] = Field("float32", description="of parameters and arithmetic")
+    precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
+        "float32", description="of the arithmetic; parameters and hypergradients are float32 with tf32 and bf16"
+    )
     early: int = Field(1000, ge=0, description="iterations of which every one is traced; later ones log-spaced")
+    variant: Literal["authors", "paper"] = Field("authors", description="VGG as the authors' code or the paper has it")
+    width_factor: float = Field(1.0, gt=0, allow_inf_nan=False, description="VGG's channels and units over the paper's")
+    train_images: int | None = Field(None, ge=1, description="of CIFAR-10: a fixed part of the images; None for all")
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -74,6 +79,16 @@ class RunSpec(BaseModel):
                 f"rule is 'multiplicative' with method {self.method} and beta {self.beta}: it needs a "
                 "hypergradient method and a beta below 1."
             )
+        if (self.model == "vgg") != (self.task == "cifar10"):
+            raise ValueError(
+                f"model is {self.model!r} with task {self.task!r}: vgg goes with cifar10, and only with it."
+            )
+        if self.model != "vgg":
+            for name in ("variant", "width_factor", "train_images"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is {getattr(self, name)!r} but the model is {self.model}: it is for vgg.")
+            if self.precision in ("tf32", "bf16"):
+                raise ValueError(f"precision is {self.precision!r} but the model is {self.model}: it is for vgg.")
         return self
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from hdlib.runs.checkpoint import Checkpoints
 from hdlib.runs.record import Record
 from hdlib.runs.spec import RunSpec, SpecError
 from hdlib.runs.store import Store
@@ -51,7 +52,8 @@ def sweep(
     """Return the records of the specs, in their order; train and record what the store does not have.
 
     On a CPU the missing runs are trained in parallel, one single-threaded process each; on a GPU one after
-    the other. Each record is stored when its run ends, so an interrupted sweep resumes where it was.
+    the other. Each record is stored when its run ends, and a long run's checkpoint is kept in the folder
+    `<store>.checkpoints`, so an interrupted sweep resumes where it was.
 
     Args:
         specs: the runs; duplicates are trained once.
@@ -99,30 +101,34 @@ def _train_missing(specs: list[RunSpec], store: Store, device: str, jobs: int, p
     specs = sorted(specs, key=_work, reverse=True)  # long runs first, so that no core idles at the end
     steps = sum(_iterations(spec) for spec in specs)
     written = []
+    checkpoints = Checkpoints.beside(store.folder)
     disable = not (sys.stderr.isatty() if progress is None else progress)
     with tqdm(total=steps, unit="it", unit_scale=True, disable=disable, smoothing=0.05) as bar:
         bar.set_description(f"{len(specs)} runs")
         in_process = device != "cpu" or min(jobs, len(specs)) == 1
-        results = _serially(specs, device, bar) if in_process else _in_processes(specs, jobs, bar)
+        results = (
+            _serially(specs, device, bar, checkpoints) if in_process else _in_processes(specs, jobs, bar, checkpoints)
+        )
         try:
             for left, record in results:
                 written += store.put([record])
+                checkpoints.discard(record.spec)
                 bar.set_description(f"{left} runs left")
         finally:
             store.compact(written)
 
 
-def _serially(specs: list[RunSpec], device: str, bar: tqdm) -> Iterator[tuple[int, Record]]:
+def _serially(specs: list[RunSpec], device: str, bar: tqdm, checkpoints: Checkpoints) -> Iterator[tuple[int, Record]]:
     for i, spec in enumerate(specs, start=1):
-        yield len(specs) - i, train(spec, device, bar.update)
+        yield len(specs) - i, train(spec, device, bar.update, checkpoints)
 
 
-def _in_processes(specs: list[RunSpec], jobs: int, bar: tqdm) -> Iterator[tuple[int, Record]]:
+def _in_processes(specs: list[RunSpec], jobs: int, bar: tqdm, checkpoints: Checkpoints) -> Iterator[tuple[int, Record]]:
     context = multiprocessing.get_context("spawn")
     done_steps = context.Value("q", 0)
     pool = ProcessPoolExecutor(min(jobs, len(specs)), context, _start_worker, (done_steps,))
     try:
-        waiting = {pool.submit(_train_on_cpu, spec) for spec in specs}
+        waiting = {pool.submit(_train_on_cpu, spec, checkpoints) for spec in specs}
         while waiting:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             bar.update(done_steps.value - bar.n)
@@ -151,12 +157,12 @@ def _start_worker(done_steps) -> None:
     _tick = tick
 
 
-def _train_on_cpu(spec: RunSpec) -> Record:
-    return train(spec, "cpu", _tick)
+def _train_on_cpu(spec: RunSpec, checkpoints: Checkpoints) -> Record:
+    return train(spec, "cpu", _tick, checkpoints)
 
 
 def _iterations(spec: RunSpec) -> int:
-    size = {"mnist": 60_000, "digits": 1_500}[spec.task]
+    size = spec.train_images or {"mnist": 60_000, "digits": 1_500, "cifar10": 50_000}[spec.task]
     return spec.epochs * -(-size // spec.batch_size)
 
 

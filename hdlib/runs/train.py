@@ -1,10 +1,19 @@
-"""Train one run, serially: the definition that faster ways of training are compared with."""
+"""Train one run, serially: the definition that faster ways of training are compared with.
+
+Nothing in an epoch waits for an accelerator: the history stays on it and is fetched at the epoch's end, and on a CUDA
+device a step is captured as a graph and replayed, which costs one launch instead of hundreds.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,66 +23,242 @@ from torch.nn import functional as F
 
 from hdlib.optim import SGDHD, AdamHD
 from hdlib.optim._base import HypergradientOptimizer
-from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS, Record, provenance
+from hdlib.runs.checkpoint import Checkpoints
+from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS, Record, device_name, provenance
 from hdlib.runs.spec import RunSpec
-from hdlib.tasks import build_model, load_data
+from hdlib.tasks import Data, build_model, load_data
+from hdlib.tasks.images import draw_moves, move, normalise
 
-CHECK_EVERY = 64  # iterations between looks at the history: the device is not waited for in between
+CHECK_EVERY = 64  # iterations between looks at the history where a look costs nothing, or a target may be reached
 PER_DECADE = 200  # log-spaced trace points after the early iterations
+WARM_UP = 3  # eager steps before a capture: the optimiser's state and the libraries' choices must be there
+VALIDATION_BATCH = 1000  # images at a time
 
 
-def train(spec: RunSpec, device: str = "cpu", tick: Callable[[int], None] | None = None) -> Record:
+def train(
+    spec: RunSpec,
+    device: str = "cpu",
+    tick: Callable[[int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Record:
     """Train a run to its end, its target loss or its divergence, and return its record.
 
     Args:
         spec: the run.
         device: a torch device.
         tick: called with the number of iterations done since the last call.
+        checkpoints: where the run's state is kept from time to time, and where it goes on from if it is there. The
+            finished run's is left for the caller to discard once the record is safe.
 
     Raises:
         DataNotFoundError: the task's data is not at hand.
+        ValueError: the precision is not the device's, or the data has fewer images than asked for.
     """
     started = time.perf_counter()
-    dtype = getattr(torch, spec.precision)
+    if spec.precision == "tf32" and not device.startswith("cuda"):
+        raise ValueError(f"precision is 'tf32' but the device is {device!r}: use float32 or bf16 there.")
+    dtype = torch.float64 if spec.precision == "float64" else torch.float32
     data = load_data(spec.task, device, dtype)
-    model = build_model(
-        spec.model, data.features, data.classes, spec.seed, width=spec.width, depth=spec.depth, dtype=dtype
-    ).to(device)
-    optimizer = make_optimizer(spec, model)
-    group = optimizer.param_groups[0]
-    history = History(spec, len(data.train_y))
-    history.start(*validate(model, data.valid_x, data.valid_y))
-    outcome = ""
-    iteration = 0
-    for epoch in range(1, spec.epochs + 1):
-        batches = minibatches(spec, epoch, len(data.train_y), device)
-        for i, batch in enumerate(batches, start=1):
-            iteration += 1
-            if spec.decay == "inv_sqrt":
-                group["lr"] = spec.alpha0 / math.sqrt(iteration)
-            loss = F.cross_entropy(model(data.train_x[batch]), data.train_y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            history.add(loss.detach(), group["lr"], group["hypergrad"])
-            if i % CHECK_EVERY == 0 or i == len(batches):
-                if tick:
-                    tick(len(history.pending))
-                outcome = history.flush()
-                if outcome:
-                    break
-        if outcome:
-            break
-        history.end_epoch(iteration, *validate(model, data.valid_x, data.valid_y))
-    seconds = time.perf_counter() - started
+    if spec.train_images is not None:
+        data = data.part(spec.train_images)
+    with _settings(spec, device):
+        training = Training(spec, data, device, dtype)
+        visits = [{"from_epoch": 0, "device": device_name(device), "date": _now()}]
+        before, saved = 0.0, checkpoints.load(spec, device) if checkpoints else None
+        if saved:
+            training.restore(saved)
+            before = saved["seconds"]
+            visits = [*saved["visits"], visits[0] | {"from_epoch": training.epoch}]
+            if tick:
+                tick(training.iteration)
+        else:
+            training.start()
+        outcome, last_saved = "", started
+        while not outcome and training.epoch < spec.epochs:
+            outcome = training.run_epoch(tick)
+            now = time.perf_counter()
+            unfinished = not outcome and training.epoch < spec.epochs
+            if checkpoints and unfinished and checkpoints.due(training.epoch, now - last_saved):
+                state = training.state() | {"seconds": before + now - started, "visits": visits}
+                checkpoints.save(spec, state)
+                last_saved = time.perf_counter()
+    seconds = before + time.perf_counter() - started
     made = provenance(device, torch.get_num_threads(), seconds, data.source)
-    return history.record(outcome or "finished", made)
+    if training.epoch_seconds:
+        made["epoch_seconds"] = round(float(np.median(training.epoch_seconds)), 4)
+    if len(visits) > 1:
+        made["visits"] = visits
+    return training.history.record(outcome or "finished", made)
+
+
+class Training:
+    """A run in progress: model, optimiser, history, and how a step is taken."""
+
+    def __init__(self, spec: RunSpec, data: Data, device: str, dtype: torch.dtype) -> None:
+        self.spec, self.data, self.device, self.dtype = spec, data, device, dtype
+        self.model = build_model(
+            spec.model,
+            data.features,
+            data.classes,
+            spec.seed,
+            width=spec.width,
+            depth=spec.depth,
+            variant=spec.variant,
+            width_factor=spec.width_factor,
+            dtype=dtype,
+        ).to(device)
+        self.optimizer = make_optimizer(spec, self.model)
+        self.group = self.optimizer.param_groups[0]
+        self.history = History(spec, len(data.train_y))
+        self.moves = torch.zeros(len(data.train_y), 3, dtype=torch.int64, device=device) if data.images else None
+        self.on_host = device == "cpu"
+        self.take: Callable[[Tensor], Any] = self.step
+        self.warm_up = 0 if self.on_host else WARM_UP
+        self.epoch = self.iteration = 0
+        self.epoch_seconds: list[float] = []
+
+    def start(self) -> None:
+        """Note the state before training."""
+        self.history.start(*self.validate().tolist())
+
+    def run_epoch(self, tick: Callable[[int], None] | None = None) -> str:
+        """Train for an epoch and validate; return "diverged" or "reached" where the run ends, else ""."""
+        started = time.perf_counter()
+        self.epoch += 1
+        size = len(self.data.train_y)
+        torch.manual_seed(self.spec.seed * 1_000_003 + self.epoch)  # of dropout
+        if self.moves is not None:
+            self.moves.copy_(draw_moves(self.spec.seed, self.epoch, size))
+        looks = self.on_host or self.spec.target_loss is not None
+        for i, batch in enumerate(minibatches(self.spec, self.epoch, size, self.device), start=1):
+            self.iteration += 1
+            if self.spec.decay == "inv_sqrt":
+                self._set_alpha(self.spec.alpha0 / math.sqrt(self.iteration))
+            self.history.add(self._next(batch))
+            if looks and i % CHECK_EVERY == 0 and (outcome := self._look(tick)):
+                return outcome
+        if self.on_host and (outcome := self._look(tick)):
+            return outcome
+        validation = self.validate()
+        if outcome := self._look(tick):
+            return outcome
+        self.history.end_epoch(self.iteration, *validation.tolist())
+        self.epoch_seconds.append(time.perf_counter() - started)
+        return ""
+
+    def step(self, batch: Tensor) -> Tensor | tuple[float, float, float]:
+        """Take one step; return the loss before it, alpha and h: numbers on the CPU, a tensor on an accelerator."""
+        with self._autocast():
+            loss = F.cross_entropy(self.model(self._inputs(batch)), self.data.train_y[batch])
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        row = loss.detach(), self.group["lr"], self.group["hypergrad"]
+        if self.on_host:
+            return tuple(map(float, row))
+        return torch.stack([_scalar(value, self.device) for value in row])
+
+    @torch.no_grad()
+    def validate(self) -> Tensor:
+        """Return mean cross-entropy and accuracy over the validation data, [2] in float64, without waiting for them."""
+        x, y = self.data.valid_x, self.data.valid_y
+        if not self.data.images:
+            logits = self.model(x)
+            return torch.stack([F.cross_entropy(logits, y).double(), (logits.argmax(1) == y).double().mean()])
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for images, labels in zip(x.split(VALIDATION_BATCH), y.split(VALIDATION_BATCH), strict=True):
+            with self._autocast():
+                logits = self.model(normalise(images, self.dtype))
+                loss = F.cross_entropy(logits, labels, reduction="sum")
+            sums += torch.stack([loss.double(), (logits.argmax(1) == labels).sum().double()])
+        self.model.train()
+        return sums / len(y)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, after an epoch."""
+        return {
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history.state(),
+            "epoch_seconds": self.epoch_seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.epoch, self.iteration = state["epoch"], state["iteration"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.group = self.optimizer.param_groups[0]
+        self.history.restore(state["history"])
+        self.epoch_seconds = state["epoch_seconds"]
+
+    def _inputs(self, batch: Tensor) -> Tensor:
+        x = self.data.train_x[batch]
+        return x if self.moves is None else normalise(move(x, self.moves[batch]), self.dtype)
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.spec.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+    def _next(self, batch: Tensor) -> Tensor | tuple[float, float, float]:
+        """Take a step, eagerly or by replaying the captured one; on a CUDA device, capture it after the warm-up."""
+        if self.warm_up and len(batch) == self.spec.batch_size:
+            self.warm_up -= 1
+            if not self.warm_up and self.device.startswith("cuda"):
+                row = self.step(batch)
+                self.take = captured(self.step, batch, self.optimizer) or self.step
+                return row
+        return self.take(batch) if len(batch) == self.spec.batch_size else self.step(batch)
+
+    def _look(self, tick: Callable[[int], None] | None) -> str:
+        if tick:
+            tick(len(self.history.pending))
+        return self.history.flush()
+
+    def _set_alpha(self, alpha: float) -> None:
+        if isinstance(self.group["lr"], Tensor):
+            self.group["lr"].fill_(alpha)
+        else:
+            self.group["lr"] = alpha
+
+
+def captured(
+    step: Callable[[Tensor], Tensor], batch: Tensor, optimizer: HypergradientOptimizer
+) -> Callable[[Tensor], Tensor] | None:
+    """Return a step that replays a CUDA graph of `step`, or None where it cannot be captured, with a warning.
+
+    The capture itself runs nothing. Steps must have been taken before it, on the current stream.
+    """
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    if any(not value.is_cuda for value in states):
+        return None  # a count of steps on the host would be captured as the number that it is now
+    held = batch.clone()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            row = step(held)
+    except Exception as error:
+        warnings.warn(f"A step could not be captured, so each is launched by itself: {error}", stacklevel=2)
+        return None
+
+    def replay(batch: Tensor) -> Tensor:
+        held.copy_(batch)
+        graph.replay()
+        return row.clone()
+
+    return replay
 
 
 def make_optimizer(spec: RunSpec, model: nn.Module) -> HypergradientOptimizer:
     """Return the spec's optimiser; a baseline is its hypergradient method with beta 0, bit for bit."""
     common = dict(lr=spec.alpha0, weight_decay=spec.weight_decay, hypergrad_lr=spec.beta, rule=spec.rule)
     if spec.method.startswith("adam"):
+        if next(model.parameters()).is_cuda and "capturable" in inspect.signature(AdamHD).parameters:
+            common["capturable"] = True
         return AdamHD(model.parameters(), **common)
     if spec.method.startswith("sgdn"):
         return SGDHD(model.parameters(), momentum=spec.momentum, nesterov=True, **common)
@@ -84,13 +269,6 @@ def minibatches(spec: RunSpec, epoch: int, size: int, device: str) -> tuple[Tens
     """Return the indices of an epoch's minibatches, a fresh shuffle that depends on the seed and the epoch."""
     generator = torch.Generator().manual_seed(spec.seed * 1_000_003 + epoch)
     return torch.randperm(size, generator=generator).to(device).split(spec.batch_size)
-
-
-@torch.no_grad()
-def validate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Return mean cross-entropy and accuracy."""
-    logits = model(x)
-    return F.cross_entropy(logits, y).item(), (logits.argmax(1) == y).double().mean().item()
 
 
 def traced_iterations(total: int, early: int) -> np.ndarray:
@@ -104,35 +282,35 @@ def traced_iterations(total: int, early: int) -> np.ndarray:
 
 
 class History:
-    """Collects a run's iterations on the device and fetches them in chunks."""
+    """Collects a run's iterations where they happen and fetches them in chunks."""
 
     def __init__(self, spec: RunSpec, size: int) -> None:
         self.spec = spec
         self.traced = set(traced_iterations(spec.epochs * math.ceil(size / spec.batch_size), spec.early).tolist())
-        self.pending: list[tuple] = []
+        self.pending: list[Tensor | tuple[float, float, float]] = []
         self.iteration = 0
         self.sums = np.zeros(2)
         self.count = 0
         self.epochs: list[list[float]] = []
-        self.trace: list[tuple] = []
+        self.trace: list[list[float]] = []
 
-    def add(self, loss: Tensor, alpha: float | Tensor, hypergrad: float | Tensor) -> None:
-        """Note an iteration without waiting for the device."""
-        alpha = alpha.clone() if isinstance(alpha, Tensor) else alpha
-        self.pending.append((loss, alpha, hypergrad))
+    def add(self, row: Tensor | tuple[float, float, float]) -> None:
+        """Note an iteration's loss, alpha and h, [3] on a device or three numbers, without waiting for them."""
+        self.pending.append(row)
 
     def flush(self) -> str:
         """Fetch what is pending; return "diverged" or "reached" at the first iteration that is, else ""."""
-        columns = [_fetch(column) for column in zip(*self.pending, strict=True)]
-        self.pending.clear()
-        for loss, alpha, h in zip(*columns, strict=True):
+        rows, self.pending = self.pending, []
+        if rows and isinstance(rows[0], Tensor):
+            rows = torch.stack(rows).tolist()
+        for loss, alpha, h in rows:
             self.iteration += 1
             if self.iteration == 1:
                 self.epochs[0][2] = loss
             diverged = not (math.isfinite(loss) and math.isfinite(alpha))
             reached = self.spec.target_loss is not None and loss <= self.spec.target_loss
             if self.iteration in self.traced or (self.spec.early and (diverged or reached)):
-                self.trace.append((self.iteration, loss, alpha, h))
+                self.trace.append([self.iteration, loss, alpha, h])
             if diverged or reached:
                 return "diverged" if diverged else "reached"
             self.sums += (loss, alpha)
@@ -145,19 +323,50 @@ class History:
 
     def end_epoch(self, iteration: int, valid_loss: float, accuracy: float) -> None:
         """Close an epoch: means over its iterations, and the validation after it."""
-        loss, alpha = self.sums / self.count
+        loss, alpha = (self.sums / self.count).tolist()
         self.epochs.append([len(self.epochs), iteration, loss, alpha, valid_loss, accuracy])
         self.sums[:], self.count = 0, 0
 
+    def state(self) -> dict[str, Any]:
+        """Return what was fetched up to an epoch's end."""
+        return {"iteration": self.iteration, "epochs": self.epochs, "trace": self.trace}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.iteration, self.epochs, self.trace = state["iteration"], state["epochs"], state["trace"]
+
     def record(self, outcome: str, made: dict) -> Record:
         epochs = pd.DataFrame(self.epochs, columns=EPOCH_COLUMNS)
-        trace = pd.DataFrame(self.trace, columns=TRACE_COLUMNS)
+        trace = pd.DataFrame(self.trace, columns=TRACE_COLUMNS).astype({"iteration": int})
         return Record(self.spec, outcome, self.iteration, epochs, trace, made)
 
 
-def _fetch(column: tuple) -> list[float]:
-    tensors = [value for value in column if isinstance(value, Tensor)]
-    if not tensors:
-        return list(column)
-    device = tensors[0].device
-    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in column]).tolist()
+@contextmanager
+def _settings(spec: RunSpec, device: str) -> Iterator[None]:
+    """Set what a run's arithmetic depends on, and put it back: generators, TF32, cuDNN's choice, the stream."""
+    if not device.startswith("cuda"):
+        with torch.random.fork_rng(devices=[]):
+            yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    torch.cuda.synchronize(device)  # the data is there before another stream reads it
+    with torch.cuda.device(device), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+        try:
+            matmul.allow_tf32 = cudnn.allow_tf32 = spec.precision == "tf32"
+            cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+            with torch.cuda.stream(torch.cuda.Stream()):  # one that can be captured
+                yield
+        finally:
+            torch.cuda.synchronize()
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def _scalar(value: float | Tensor, device: str) -> Tensor:
+    """Return a number as a 0-dim float64 tensor, without a copy from the host."""
+    if isinstance(value, Tensor):
+        return value.double()
+    return torch.full((), value, dtype=torch.float64, device=device)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

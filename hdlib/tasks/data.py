@@ -1,21 +1,24 @@
 """Data sets, whole, as tensors on the device: minibatches are slices, not a pipeline of images.
 
-MNIST comes through torchvision into `data/`, or the folder that the environment variable HDLIB_DATA names;
-a folder that already holds it is used as it is and never written to. scikit-learn's bundled handwritten
-digits need no download and serve tests and first tries.
+MNIST and CIFAR-10 come through torchvision into `data/`, or the folder that the environment variable HDLIB_DATA
+names; a folder that already holds them is used as it is and never written to. CIFAR-10 may also be an image folder
+there, `cifar10/{train,test}/<class>/*.png|jpg`. scikit-learn's bundled handwritten digits need no download and serve
+tests and first tries.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-TASKS = ("mnist", "digits")
+from hdlib.tasks import images
+
+TASKS = ("mnist", "digits", "cifar10")
 
 
 class DataNotFoundError(ValueError):
@@ -26,12 +29,13 @@ class DataNotFoundError(ValueError):
 class Data:
     """A classification data set on one device.
 
-    Inputs are normalised float tensors, labels int64. What the paper calls validation is the test set.
+    Inputs are normalised float tensors, or colour images as bytes (hdlib.tasks.images), labels int64. What the
+    paper calls validation is the test set.
     """
 
-    train_x: Tensor  # [N, features]
+    train_x: Tensor  # [N, features], or images: uint8, [N, height, width, 3]
     train_y: Tensor  # [N]
-    valid_x: Tensor  # [M, features]
+    valid_x: Tensor  # [M, features], or images
     valid_y: Tensor  # [M]
     classes: int
     source: str  # what exactly was read, for the record
@@ -40,13 +44,30 @@ class Data:
     def features(self) -> int:
         return self.train_x[0].numel()
 
+    @property
+    def images(self) -> bool:
+        """Whether inputs are bytes, to be moved and normalised batch by batch."""
+        return self.train_x.dtype == torch.uint8
+
+    def part(self, size: int) -> Data:
+        """Return the same data with `size` training images of a fixed shuffle, the same for every seed.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        total = len(self.train_y)
+        if size > total:
+            raise ValueError(f"train_images is {size} but there are {total}: ask for that many at most.")
+        kept = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:size].to(self.train_y.device)
+        return replace(self, train_x=self.train_x[kept], train_y=self.train_y[kept])
+
 
 def data_folder() -> Path:
     """Return HDLIB_DATA, which must exist, or `data` below the working directory."""
     named = os.environ.get("HDLIB_DATA")
     if named and not Path(named).is_dir():
         raise DataNotFoundError(
-            f"HDLIB_DATA names {named!r}, which is not a folder: unset it, or name a folder that holds MNIST/raw "
+            f"HDLIB_DATA names {named!r}, which is not a folder: unset it, or name a folder that holds the data sets "
             "or that torchvision may download into."
         )
     return Path(named or "data")
@@ -63,38 +84,76 @@ def load_data(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32
         return _digits(device, dtype)
     if task == "mnist":
         return _mnist(device, dtype)
+    if task == "cifar10":
+        return _cifar10(device)
     raise ValueError(f"task is {task!r}: it must be one of {', '.join(map(repr, TASKS))}.")
 
 
 def require_data(task: str) -> None:
     """Raise DataNotFoundError if a task's data is not at hand; download it where it may be."""
     if task == "mnist":
-        _mnist_sets()
+        _sets("MNIST", "MNIST/raw")
+    if task == "cifar10" and not _cifar10_folder().is_dir():
+        _sets("CIFAR10", "cifar-10-batches-py or cifar10/train")
 
 
-def _mnist_sets():
-    from torchvision.datasets import MNIST
+def _sets(name: str, holds: str):
+    """Return torchvision's training and test set of a name, downloaded where they are not at hand."""
+    from torchvision import datasets
 
     folder = data_folder()
+    made = getattr(datasets, name)
     try:
-        return [MNIST(folder, train=train, download=False) for train in (True, False)]
+        return [made(folder, train=train, download=False) for train in (True, False)]
     except RuntimeError:
         pass
     try:
-        return [MNIST(folder, train=train, download=True) for train in (True, False)]
+        return [made(folder, train=train, download=True) for train in (True, False)]
     except Exception as error:
         raise DataNotFoundError(
-            f"MNIST is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}): "
-            "set HDLIB_DATA to a folder that holds MNIST/raw, or connect to a network."
+            f"{name} is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}): "
+            f"set HDLIB_DATA to a folder that holds {holds}, or connect to a network."
         ) from error
 
 
 def _mnist(device: str, dtype: torch.dtype) -> Data:
     tensors = []
-    for part in _mnist_sets():
+    for part in _sets("MNIST", "MNIST/raw"):
         x = part.data.to(device).flatten(1).to(dtype).div_(255).sub_(0.1307).div_(0.3081)
         tensors += [x, part.targets.to(device)]
     return Data(*tensors, classes=10, source="MNIST, original IDX files, 60,000 + 10,000 images")
+
+
+def _cifar10_folder() -> Path:
+    return data_folder() / "cifar10" / "train"
+
+
+@lru_cache(maxsize=1)
+def _cifar10_images() -> tuple[list[Tensor], int, str]:
+    """Return training images and labels, test images and labels, the number of classes, and what was read."""
+    folder = _cifar10_folder()
+    if not folder.is_dir() or (data_folder() / "cifar-10-batches-py").is_dir():
+        sets = _sets("CIFAR10", "cifar-10-batches-py or cifar10/train")
+        tensors = [torch.as_tensor(column) for part in sets for column in (part.data, part.targets)]
+        classes, kind = len(sets[0].classes), "original Python batches"
+    else:
+        try:
+            train_x, train_y, names = images.read_folder(folder)
+            test_x, test_y, test_names = images.read_folder(folder.with_name("test"))
+        except (OSError, ValueError) as error:
+            raise DataNotFoundError(f"The image folder of CIFAR-10 cannot be read: {error}") from error
+        if test_names != names:
+            raise DataNotFoundError(f"cifar10/test has the classes {test_names}: it must have train's, {names}.")
+        tensors, classes = [train_x, train_y, test_x, test_y], len(names)
+        suffixes = {path.suffix for path in (folder / names[0]).iterdir()} & set(images.SUFFIXES)
+        kind = f"image folder of {'/'.join(sorted(suffixes)).replace('.', '')} files"
+    source = f"CIFAR-10, {kind}, {len(tensors[1]):,} + {len(tensors[3]):,} images"
+    return tensors, classes, source
+
+
+def _cifar10(device: str) -> Data:
+    tensors, classes, source = _cifar10_images()
+    return Data(*(tensor.to(device) for tensor in tensors), classes=classes, source=source)
 
 
 def _digits(device: str, dtype: torch.dtype) -> Data:
