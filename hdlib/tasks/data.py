@@ -19,6 +19,8 @@ from torch import Tensor
 from hdlib.tasks import images
 
 TASKS = ("mnist", "digits", "cifar10")
+MNIST_PLACE = "MNIST/raw"
+CIFAR10_PLACE = "cifar-10-batches-py or cifar10/train"
 
 
 class DataNotFoundError(ValueError):
@@ -73,35 +75,39 @@ def data_folder() -> Path:
     return Path(named or "data")
 
 
-@lru_cache(maxsize=2)
 def load_data(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
     """Return a data set whole, normalised as in the authors' code, on a device.
 
     Raises:
         DataNotFoundError: it is not there and cannot be downloaded.
     """
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}: it must be one of {', '.join(map(repr, TASKS))}.")
+    return _load(task, device, dtype, None if task == "digits" else data_folder())
+
+
+@lru_cache(maxsize=2)
+def _load(task: str, device: str, dtype: torch.dtype, folder: Path | None) -> Data:
     if task == "digits":
         return _digits(device, dtype)
     if task == "mnist":
-        return _mnist(device, dtype)
-    if task == "cifar10":
-        return _cifar10(device)
-    raise ValueError(f"task is {task!r}: it must be one of {', '.join(map(repr, TASKS))}.")
+        return _mnist(folder, device, dtype)
+    tensors, classes, source = _cifar10(folder)
+    return Data(*(tensor.to(device) for tensor in tensors), classes=classes, source=source)
 
 
 def require_data(task: str) -> None:
     """Raise DataNotFoundError if a task's data is not at hand; download it where it may be."""
     if task == "mnist":
-        _sets("MNIST", "MNIST/raw")
-    if task == "cifar10" and not _cifar10_folder().is_dir():
-        _sets("CIFAR10", "cifar-10-batches-py or cifar10/train")
+        _sets("MNIST", data_folder(), MNIST_PLACE)
+    if task == "cifar10" and _cifar10_folder(data_folder()) is None:
+        _sets("CIFAR10", data_folder(), CIFAR10_PLACE)
 
 
-def _sets(name: str, holds: str):
+def _sets(name: str, folder: Path, place: str):
     """Return torchvision's training and test set of a name, downloaded where they are not at hand."""
     from torchvision import datasets
 
-    folder = data_folder()
     made = getattr(datasets, name)
     try:
         return [made(folder, train=train, download=False) for train in (True, False)]
@@ -112,48 +118,45 @@ def _sets(name: str, holds: str):
     except Exception as error:
         raise DataNotFoundError(
             f"{name} is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}): "
-            f"set HDLIB_DATA to a folder that holds {holds}, or connect to a network."
+            f"set HDLIB_DATA to a folder that holds {place}, or connect to a network."
         ) from error
 
 
-def _mnist(device: str, dtype: torch.dtype) -> Data:
+def _mnist(folder: Path, device: str, dtype: torch.dtype) -> Data:
     tensors = []
-    for part in _sets("MNIST", "MNIST/raw"):
+    for part in _sets("MNIST", folder, MNIST_PLACE):
         x = part.data.to(device).flatten(1).to(dtype).div_(255).sub_(0.1307).div_(0.3081)
         tensors += [x, part.targets.to(device)]
     return Data(*tensors, classes=10, source="MNIST, original IDX files, 60,000 + 10,000 images")
 
 
-def _cifar10_folder() -> Path:
-    return data_folder() / "cifar10" / "train"
+def _cifar10_folder(folder: Path) -> Path | None:
+    """Return the image folder that stands for CIFAR-10, unless torchvision's own files are there."""
+    images_folder = folder / "cifar10"
+    chosen = (images_folder / "train").is_dir() and not (folder / "cifar-10-batches-py").is_dir()
+    return images_folder if chosen else None
 
 
 @lru_cache(maxsize=1)
-def _cifar10_images() -> tuple[list[Tensor], int, str]:
+def _cifar10(folder: Path) -> tuple[list[Tensor], int, str]:
     """Return training images and labels, test images and labels, the number of classes, and what was read."""
-    folder = _cifar10_folder()
-    if not folder.is_dir() or (data_folder() / "cifar-10-batches-py").is_dir():
-        sets = _sets("CIFAR10", "cifar-10-batches-py or cifar10/train")
+    images_folder = _cifar10_folder(folder)
+    if images_folder is None:
+        sets = _sets("CIFAR10", folder, CIFAR10_PLACE)
         tensors = [torch.as_tensor(column) for part in sets for column in (part.data, part.targets)]
         classes, kind = len(sets[0].classes), "original Python batches"
     else:
         try:
-            train_x, train_y, names = images.read_folder(folder)
-            test_x, test_y, test_names = images.read_folder(folder.with_name("test"))
+            train_x, train_y, names = images.read_folder(images_folder / "train")
+            test_x, test_y, test_names = images.read_folder(images_folder / "test")
         except (OSError, ValueError) as error:
             raise DataNotFoundError(f"The image folder of CIFAR-10 cannot be read: {error}") from error
         if test_names != names:
-            raise DataNotFoundError(f"cifar10/test has the classes {test_names}: it must have train's, {names}.")
+            raise DataNotFoundError(f"cifar10/test has the classes {test_names}: it must have those of train, {names}.")
         tensors, classes = [train_x, train_y, test_x, test_y], len(names)
-        suffixes = {path.suffix for path in (folder / names[0]).iterdir()} & set(images.SUFFIXES)
-        kind = f"image folder of {'/'.join(sorted(suffixes)).replace('.', '')} files"
-    source = f"CIFAR-10, {kind}, {len(tensors[1]):,} + {len(tensors[3]):,} images"
-    return tensors, classes, source
-
-
-def _cifar10(device: str) -> Data:
-    tensors, classes, source = _cifar10_images()
-    return Data(*(tensor.to(device) for tensor in tensors), classes=classes, source=source)
+        suffixes = {path.suffix.lower() for path in (images_folder / "train" / names[0]).iterdir()}
+        kind = f"image folder, {' and '.join(sorted(suffixes & set(images.SUFFIXES))).replace('.', '')} files"
+    return tensors, classes, f"CIFAR-10, {kind}, {len(tensors[1]):,} + {len(tensors[3]):,} images"
 
 
 def _digits(device: str, dtype: torch.dtype) -> Data:
