@@ -41,13 +41,8 @@ def test_a_vgg_run_repeats_itself_exactly(tiny_vgg, variant):
 
 
 def test_every_method_sees_the_same_images_and_dropout(tiny_vgg):
-    losses = {
-        train(tiny_vgg.with_(method=m, alpha0=0.0, beta=0.0, weight_decay=0.0, epochs=1))
-        .trace["loss"]
-        .round(6)
-        .tolist()[1]
-        for m in METHODS
-    }
+    still = dict(alpha0=0.0, beta=0.0, weight_decay=0.0, epochs=1)
+    losses = {train(tiny_vgg.with_(method=m, **still)).trace["loss"].round(6).tolist()[1] for m in METHODS}
     assert len(losses) == 1
 
 

@@ -47,7 +47,7 @@ def test_an_image_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch, dam
             if damage != "empty":
                 side = 32 + (i if damage == "sizes" else 0)
                 Image.new("RGB", (side, side)).save(folder / "a.png")
-    with pytest.raises(DataNotFoundError, match="cifar10|CIFAR-10") as refused:
+    with pytest.raises(DataNotFoundError, match=r"cifar10|CIFAR-10") as refused:
         load_data("cifar10")
     assert "\n" not in str(refused.value)
 
