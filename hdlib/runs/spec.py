@@ -43,7 +43,14 @@ class RunSpec(BaseModel):
     weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="L2, added to the gradient")
     batch_size: int = Field(128, ge=1, description="minibatch size; an epoch's last minibatch may be smaller")
     epochs: int = Field(ge=1, description="passes over the training data, at most")
-    target_loss: float | None = Field(None, description="stop at the first minibatch loss at or below this")
+    max_iterations: int | None = Field(None, ge=1, description="stop after so many, within an epoch if need be")
+    target_loss: float | None = Field(None, description="stop at the first loss at or below this")
+    target_of: Literal["minibatch", "smoothed", "epoch"] = Field(
+        "minibatch",
+        description="whose loss the target is: a minibatch's, the mean of the last 100, or that of all training data "
+        "at the end of an epoch",
+    )
+    validate_every: int = Field(1, ge=0, description="epochs between validations; 0 keeps no epochs at all")
     seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
     precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
         "float32", description="of the arithmetic; parameters and hypergradients are float32 with tf32 and bf16"
@@ -79,6 +86,8 @@ class RunSpec(BaseModel):
                 f"rule is 'multiplicative' with method {self.method} and beta {self.beta}: it needs a "
                 "hypergradient method and a beta below 1."
             )
+        if self.target_of != "minibatch" and self.target_loss is None:
+            raise ValueError(f"target_of is {self.target_of!r} but there is no target_loss: give one.")
         if (self.model == "vgg") != (self.task == "cifar10"):
             raise ValueError(
                 f"model is {self.model!r} with task {self.task!r}: vgg goes with cifar10, and only with it."
@@ -99,6 +108,10 @@ class RunSpec(BaseModel):
     def canonical(self) -> str:
         """Return the spec as JSON with sorted names and without the fields that have their default value."""
         return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
+
+    def iterations(self, size: int) -> int:
+        """Return how many iterations the run takes at most, on `size` training examples."""
+        return min(self.epochs * -(-size // self.batch_size), self.max_iterations or math.inf)
 
     def with_(self, **changes: Any) -> RunSpec:
         """Return a copy with some fields changed, validated again."""

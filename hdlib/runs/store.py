@@ -94,7 +94,7 @@ class Store:
             state = (stat.st_mtime_ns, stat.st_size)
             if self._index.get(path, (None,))[0] != state:
                 try:
-                    keys = [record.spec.key for record in _read(path)]
+                    keys = _keys(path)
                 except FileNotFoundError:
                     continue
                 except Exception as error:
@@ -150,12 +150,20 @@ def _parquet(records: list[Record]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
+def _content(path: Path) -> pa.BufferReader:
     content = path.read_bytes()
     if not path.stem.endswith(_checksum(content)):
         raise ValueError("its content is not what its name says")
+    return pa.BufferReader(content)
+
+
+def _keys(path: Path) -> list[str]:
+    return pq.read_table(_content(path), columns=["key"]).column("key").to_pylist()
+
+
+def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
     filters = None if keys is None else [("key", "in", sorted(keys))]
-    table = pq.read_table(pa.BufferReader(content), filters=filters)
+    table = pq.read_table(_content(path), filters=filters)
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     records = []
     for i in range(table.num_rows):

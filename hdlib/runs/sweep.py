@@ -6,20 +6,28 @@ import itertools
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from tqdm import tqdm
 
 from hdlib.runs.checkpoint import Checkpoints
 from hdlib.runs.record import Record
 from hdlib.runs.spec import RunSpec, SpecError
+from hdlib.runs.stack import bytes_per_run, can_compile, layer_sizes, stack_key, stackable, train_stack
 from hdlib.runs.store import Store
 from hdlib.runs.train import train
-from hdlib.tasks.data import require_data
+from hdlib.tasks.data import SIZES, require_data
+
+CACHE_BYTES = 50_000_000  # of a stack on a CPU, whatever memory is free
+COMPILE_FROM = 4e9  # weights that a process moves in all, from which compiling pays
+RECORD_EVERY = 5.0  # seconds between the writing of records
 
 
 def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
@@ -51,9 +59,9 @@ def sweep(
 ) -> list[Record]:
     """Return the records of the specs, in their order; train and record what the store does not have.
 
-    On a CPU the missing runs are trained in parallel, one single-threaded process each; on a GPU one after
-    the other. Each record is stored when its run ends, and a long run's checkpoint is kept in the folder
-    `<store>.checkpoints`, so an interrupted sweep resumes where it was.
+    Missing runs are grouped into stacks that are trained as one program (`plan`): on a CPU in single-threaded
+    processes, on a GPU one after the other. A run's record is stored within seconds of its end, and a long run that is
+    not stacked keeps a checkpoint in the folder `<store>.checkpoints`, so an interrupted sweep resumes where it was.
 
     Args:
         specs: the runs; duplicates are trained once.
@@ -97,43 +105,136 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def plan(specs: Sequence[RunSpec], device: str, jobs: int = 1, memory: int | None = None) -> list[list[RunSpec]]:
+    """Group runs into stacks, each to be trained as one program, the longest first.
+
+    On a GPU all runs of one task and model make a stack. On a CPU a stack holds one seed, whose runs share their
+    minibatches, and is no larger than the cache: models of a million weights are bound by arithmetic, and gain
+    nothing by sharing a program with others. There are at least as many stacks as processes, where runs are enough.
+
+    Args:
+        specs: runs, each once.
+        device: a torch device.
+        jobs: processes on a CPU.
+        memory: bytes that all stacks that are trained at one time may take.
+    """
+    groups: dict[tuple, list[RunSpec]] = {}
+    for spec in specs:
+        key: tuple = (spec.key,)
+        if stackable(spec):
+            key = stack_key(spec) + ((spec.seed,) if device == "cpu" else ())
+        groups.setdefault(key, []).append(spec)
+    limit = (memory or free_memory(device) // 2) // jobs
+    if device == "cpu":
+        limit = min(limit, CACHE_BYTES)
+    stacks = []
+    for group in groups.values():
+        largest = max(bytes_per_run(spec, *SIZES[spec.task][1:]) for spec in group) if len(group) > 1 else limit
+        parts = -(-len(group) // max(1, limit // largest))
+        stacks += [group[i::parts] for i in range(parts)]
+    while len(stacks) < jobs and max(map(len, stacks)) > 1:
+        largest = max(stacks, key=len)
+        stacks.remove(largest)
+        stacks += [largest[::2], largest[1::2]]
+    return sorted(stacks, key=lambda stack: sum(_work(spec) for spec in stack), reverse=True)
+
+
+def free_memory(device: str) -> int:
+    """Return how many bytes are free on a device."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+class _Recorder:
+    """Puts the records of ended runs into the store, some seconds' worth at a time."""
+
+    def __init__(self, store: Store, tell: Callable[[Path, int, int], None]) -> None:
+        self.store, self.tell = store, tell
+        self.checkpoints = Checkpoints.beside(store.folder)
+        self.pending: list[Record] = []
+        self.last = time.monotonic()
+
+    def __call__(self, records: list[Record]) -> None:
+        self.pending += records
+        if time.monotonic() - self.last > RECORD_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.pending:
+            unused = sum(_iterations(record.spec) - record.iterations for record in self.pending)
+            for path in self.store.put(self.pending):
+                self.tell(path, len(self.pending), unused)
+                unused = 0
+            for record in self.pending:
+                self.checkpoints.discard(record.spec)
+            self.pending = []
+        self.last = time.monotonic()
+
+
+def _train(stack: list[RunSpec], device: str, compiled: bool, tick: Callable[[int], None], emit: _Recorder) -> None:
+    """Train a stack, and record what has ended whatever happens."""
+    try:
+        if stackable(stack[0]):
+            train_stack(stack, device, tick, emit, compiled)
+        else:
+            for spec in stack:
+                emit([train(spec, device, tick, emit.checkpoints)])
+    finally:
+        emit.flush()
+
+
 def _train_missing(specs: list[RunSpec], store: Store, device: str, jobs: int, progress: bool | None) -> None:
-    specs = sorted(specs, key=_work, reverse=True)  # long runs first, so that no core idles at the end
-    steps = sum(_iterations(spec) for spec in specs)
-    written = []
-    checkpoints = Checkpoints.beside(store.folder)
+    processes = min(jobs, len(specs)) if device == "cpu" else 1
+    stacks = plan(specs, device, processes)
+    compiled = sum(map(_work, specs)) / processes > COMPILE_FROM and can_compile(device)
     disable = not (sys.stderr.isatty() if progress is None else progress)
-    with tqdm(total=steps, unit="it", unit_scale=True, disable=disable, smoothing=0.05) as bar:
-        bar.set_description(f"{len(specs)} runs")
-        in_process = device != "cpu" or min(jobs, len(specs)) == 1
-        results = (
-            _serially(specs, device, bar, checkpoints) if in_process else _in_processes(specs, jobs, bar, checkpoints)
-        )
+    written: list[Path] = []
+    left = len(specs)
+    with tqdm(total=sum(map(_iterations, specs)), unit="it", unit_scale=True, disable=disable, smoothing=0.05) as bar:
+        bar.set_description(f"{left} runs")
+
+        def tell(path: Path, runs: int, unused: int) -> None:
+            nonlocal left
+            written.append(path)
+            left -= runs
+            bar.total -= unused
+            bar.set_description(f"{left} runs left")
+
         try:
-            for left, record in results:
-                written += store.put([record])
-                checkpoints.discard(record.spec)
-                bar.set_description(f"{left} runs left")
+            if processes == 1:
+                for stack in stacks:
+                    _train(stack, device, compiled, bar.update, _Recorder(store, tell))
+            else:
+                _in_processes(stacks, processes, compiled, store.folder, bar, tell)
         finally:
             store.compact(written)
 
 
-def _serially(specs: list[RunSpec], device: str, bar: tqdm, checkpoints: Checkpoints) -> Iterator[tuple[int, Record]]:
-    for i, spec in enumerate(specs, start=1):
-        yield len(specs) - i, train(spec, device, bar.update, checkpoints)
-
-
-def _in_processes(specs: list[RunSpec], jobs: int, bar: tqdm, checkpoints: Checkpoints) -> Iterator[tuple[int, Record]]:
+def _in_processes(
+    stacks: list[list[RunSpec]],
+    processes: int,
+    compiled: bool,
+    folder: Path,
+    bar: tqdm,
+    tell: Callable[[Path, int, int], None],
+) -> None:
     context = multiprocessing.get_context("spawn")
-    done_steps = context.Value("q", 0)
-    pool = ProcessPoolExecutor(min(jobs, len(specs)), context, _start_worker, (done_steps,))
+    steps, told = context.Value("q", 0), context.Queue()
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (steps, told, folder))
+
+    def catch_up() -> None:
+        bar.update(steps.value - bar.n)
+        while not told.empty():
+            tell(*told.get())
+
     try:
-        waiting = {pool.submit(_train_on_cpu, spec, checkpoints) for spec in specs}
+        waiting = {pool.submit(_train_in_worker, stack, compiled) for stack in stacks}
         while waiting:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            bar.update(done_steps.value - bar.n)
-            for i, future in enumerate(done, start=1):
-                yield len(waiting) + len(done) - i, future.result()
+            for future in done:
+                future.result()
+            catch_up()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "A training process was killed, perhaps for want of memory: what was finished is recorded; "
@@ -141,30 +242,33 @@ def _in_processes(specs: list[RunSpec], jobs: int, bar: tqdm, checkpoints: Check
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        catch_up()
 
 
-_tick: Callable[[int], None] | None = None
+_worker: tuple[Callable[[int], None], _Recorder]  # of this process, where it is one of the pool
 
 
-def _start_worker(done_steps) -> None:
-    global _tick
+def _start_worker(steps, told, folder: Path) -> None:
+    global _worker
     torch.set_num_threads(1)
 
     def tick(iterations: int) -> None:
-        with done_steps.get_lock():
-            done_steps.value += iterations
+        with steps.get_lock():
+            steps.value += iterations
 
-    _tick = tick
+    _worker = tick, _Recorder(Store(folder), lambda *news: told.put(news))
 
 
-def _train_on_cpu(spec: RunSpec, checkpoints: Checkpoints) -> Record:
-    return train(spec, "cpu", _tick, checkpoints)
+def _train_in_worker(stack: list[RunSpec], compiled: bool) -> None:
+    tick, recorder = _worker
+    _train(stack, "cpu", compiled, tick, recorder)
 
 
 def _iterations(spec: RunSpec) -> int:
-    size = spec.train_images or {"mnist": 60_000, "digits": 1_500, "cifar10": 50_000}[spec.task]
-    return spec.epochs * -(-size // spec.batch_size)
+    return spec.iterations(spec.train_images or SIZES[spec.task][0])
 
 
-def _work(spec: RunSpec) -> tuple[bool, int]:
-    return spec.model != "logreg", _iterations(spec)
+def _work(spec: RunSpec) -> int:
+    """Return how many weights a run moves in all its iterations."""
+    _, features, classes = SIZES[spec.task]
+    return _iterations(spec) * sum(out * fan_in for out, fan_in in layer_sizes(spec, features, classes))

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,15 +23,14 @@ from torch.nn import functional as F
 from hdlib.optim import SGDHD, AdamHD
 from hdlib.optim._base import HypergradientOptimizer
 from hdlib.runs.checkpoint import Checkpoints
-from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS, Record, device_name, provenance
+from hdlib.runs.history import CHUNK, History
+from hdlib.runs.record import Record, device_name, provenance
 from hdlib.runs.spec import RunSpec
 from hdlib.tasks import Data, build_model, load_data
 from hdlib.tasks.images import draw_moves, move, normalise
 
-CHECK_EVERY = 64  # iterations between looks at the history where a look costs nothing, or a target may be reached
-PER_DECADE = 200  # log-spaced trace points after the early iterations
 WARM_UP = 3  # eager steps before a capture: the optimiser's state and the libraries' choices must be there
-VALIDATION_BATCH = 1000  # images at a time
+EVALUATE = 1000  # images at a time
 
 
 def train(
@@ -70,17 +68,15 @@ def train(
             before = saved["seconds"]
             visits = [*saved["visits"], visits[0] | {"from_epoch": training.epoch}]
             if tick:
-                tick(training.iteration)
+                tick(training.history.iteration)
         else:
             training.start()
-        outcome, last_saved = "", started
-        while not outcome and training.epoch < spec.epochs:
-            outcome = training.run_epoch(tick)
+        last_saved = started
+        while not training.history.finish():
+            training.run_epoch(tick)
             now = time.perf_counter()
-            unfinished = not outcome and training.epoch < spec.epochs
-            if checkpoints and unfinished and checkpoints.due(training.epoch, now - last_saved):
-                state = training.state() | {"seconds": before + now - started, "visits": visits}
-                checkpoints.save(spec, state)
+            if checkpoints and training.goes_on and checkpoints.due(training.epoch, now - last_saved):
+                checkpoints.save(spec, training.state() | {"seconds": before + now - started, "visits": visits})
                 last_saved = time.perf_counter()
     seconds = before + time.perf_counter() - started
     made = provenance(device, torch.get_num_threads(), seconds, data.source)
@@ -88,7 +84,7 @@ def train(
         made["epoch_seconds"] = round(float(np.median(training.epoch_seconds)), 4)
     if len(visits) > 1:
         made["visits"] = visits
-    return training.history.record(outcome or "finished", made)
+    return training.history.record(0, made)
 
 
 class Training:
@@ -109,20 +105,28 @@ class Training:
         ).to(device)
         self.optimizer = make_optimizer(spec, self.model)
         self.group = self.optimizer.param_groups[0]
-        self.history = History(spec, len(data.train_y))
+        self.history = History([spec], len(data.train_y))
+        self.pending: list[Tensor | tuple[float, float, float]] = []
         self.moves = torch.zeros(len(data.train_y), 3, dtype=torch.int64, device=device) if data.images else None
         self.on_host = device == "cpu"
         self.take: Callable[[Tensor], Any] = self.step
         self.warm_up = 0 if self.on_host else WARM_UP
-        self.epoch = self.iteration = 0
+        self.epoch = 0
         self.epoch_seconds: list[float] = []
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an epoch has just ended and another one follows."""
+        size = len(self.data.train_y)
+        whole = self.history.iteration == self.epoch * -(-size // self.spec.batch_size)
+        return bool(self.history.live[0]) and whole and self.history.iteration < self.spec.iterations(size)
 
     def start(self) -> None:
         """Note the state before training."""
-        self.history.start(*self.validate().tolist())
+        self.history.start(*self._fetch(self.evaluate_if(self.history.wants_validation(0))))
 
-    def run_epoch(self, tick: Callable[[int], None] | None = None) -> str:
-        """Train for an epoch and validate; return "diverged" or "reached" where the run ends, else ""."""
+    def run_epoch(self, tick: Callable[[int], None] | None = None) -> None:
+        """Train for an epoch, or what of it the run may take, and validate."""
         started = time.perf_counter()
         self.epoch += 1
         size = len(self.data.train_y)
@@ -130,21 +134,25 @@ class Training:
         if self.moves is not None:
             self.moves.copy_(draw_moves(self.spec.seed, self.epoch, size))
         looks = self.on_host or self.spec.target_loss is not None
-        for i, batch in enumerate(minibatches(self.spec, self.epoch, size, self.device), start=1):
-            self.iteration += 1
+        first, left = self.history.iteration, self.spec.iterations(size) - self.history.iteration
+        batches = minibatches(self.spec, self.epoch, size, self.device)
+        for i, batch in enumerate(batches[:left], start=1):
             if self.spec.decay == "inv_sqrt":
-                self._set_alpha(self.spec.alpha0 / math.sqrt(self.iteration))
-            self.history.add(self._next(batch))
-            if looks and i % CHECK_EVERY == 0 and (outcome := self._look(tick)):
-                return outcome
-        if self.on_host and (outcome := self._look(tick)):
-            return outcome
-        validation = self.validate()
-        if outcome := self._look(tick):
-            return outcome
-        self.history.end_epoch(self.iteration, *validation.tolist())
+                self._set_alpha(self.spec.alpha0 / math.sqrt(first + i))
+            self.pending.append(self._next(batch))
+            if looks and (i % CHUNK == 0 or i == len(batches)):
+                self._note(tick)
+                if not self.history.live[0]:
+                    return
+        if left < len(batches):
+            self._note(tick)
+            return
+        # asked for before the history is fetched, so that the device is waited for once
+        validation = self.evaluate_if(self.history.wants_validation(self.epoch))
+        training = self.evaluate_if(self.history.wants_training_loss(), self.data.train_x, self.data.train_y)
+        self._note(tick)
+        self.history.end_epoch(self.epoch, *self._fetch(validation), self._fetch(training)[0])
         self.epoch_seconds.append(time.perf_counter() - started)
-        return ""
 
     def step(self, batch: Tensor) -> Tensor | tuple[float, float, float]:
         """Take one step; return the loss before it, alpha and h: numbers on the CPU, a tensor on an accelerator."""
@@ -158,16 +166,21 @@ class Training:
             return tuple(map(float, row))
         return torch.stack([_scalar(value, self.device) for value in row])
 
+    def evaluate_if(self, wanted: bool, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
+        """Return mean cross-entropy and accuracy, over the validation data if not told otherwise, or None."""
+        if not wanted:
+            return None
+        return self.evaluate(self.data.valid_x, self.data.valid_y) if x is None else self.evaluate(x, y)
+
     @torch.no_grad()
-    def validate(self) -> Tensor:
-        """Return mean cross-entropy and accuracy over the validation data, [2] in float64, without waiting for them."""
-        x, y = self.data.valid_x, self.data.valid_y
+    def evaluate(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return mean cross-entropy and accuracy, [2] in float64, without waiting for them."""
         if not self.data.images:
             logits = self.model(x)
             return torch.stack([F.cross_entropy(logits, y).double(), (logits.argmax(1) == y).double().mean()])
         self.model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for images, labels in zip(x.split(VALIDATION_BATCH), y.split(VALIDATION_BATCH), strict=True):
+        for images, labels in zip(x.split(EVALUATE), y.split(EVALUATE), strict=True):
             with self._autocast():
                 logits = self.model(normalise(images, self.dtype))
                 loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -179,7 +192,6 @@ class Training:
         """Return what a checkpoint keeps, after an epoch."""
         return {
             "epoch": self.epoch,
-            "iteration": self.iteration,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "history": self.history.state(),
@@ -188,7 +200,7 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
-        self.epoch, self.iteration = state["epoch"], state["iteration"]
+        self.epoch = state["epoch"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.group = self.optimizer.param_groups[0]
@@ -214,10 +226,20 @@ class Training:
                 return row
         return self.take(batch) if len(batch) == self.spec.batch_size else self.step(batch)
 
-    def _look(self, tick: Callable[[int], None] | None) -> str:
+    def _note(self, tick: Callable[[int], None] | None) -> None:
+        """Fetch the iterations that are pending."""
+        if not self.pending:
+            return
         if tick:
-            tick(len(self.history.pending))
-        return self.history.flush()
+            tick(len(self.pending))
+        rows = self.pending if self.on_host else torch.stack(self.pending).tolist()
+        self.history.add(np.array(rows)[:, :, None])
+        self.pending = []
+
+    @staticmethod
+    def _fetch(evaluated: Tensor | None) -> np.ndarray:
+        """Return an evaluation as [2, 1], NaN where there was none."""
+        return np.full((2, 1), np.nan) if evaluated is None else evaluated.cpu().numpy()[:, None]
 
     def _set_alpha(self, alpha: float) -> None:
         if isinstance(self.group["lr"], Tensor):
@@ -265,79 +287,14 @@ def make_optimizer(spec: RunSpec, model: nn.Module) -> HypergradientOptimizer:
     return SGDHD(model.parameters(), **common)
 
 
+def permutation(seed: int, epoch: int, size: int) -> Tensor:
+    """Return the order in which an epoch goes through the training data, on the CPU."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
 def minibatches(spec: RunSpec, epoch: int, size: int, device: str) -> tuple[Tensor, ...]:
     """Return the indices of an epoch's minibatches, a fresh shuffle that depends on the seed and the epoch."""
-    generator = torch.Generator().manual_seed(spec.seed * 1_000_003 + epoch)
-    return torch.randperm(size, generator=generator).to(device).split(spec.batch_size)
-
-
-def traced_iterations(total: int, early: int) -> np.ndarray:
-    """Return the iterations that a trace keeps: each of the first `early`, then log-spaced ones to `total`."""
-    first = np.arange(1, min(early, total) + 1)
-    if early == 0 or total <= early:
-        return first
-    points = int(math.log10(total / early) * PER_DECADE) + 1
-    later = np.round(early * 10 ** (np.arange(1, points + 1) / PER_DECADE)).astype(np.int64)
-    return np.unique(np.concatenate([first, later[later <= total], [total]]))
-
-
-class History:
-    """Collects a run's iterations where they happen and fetches them in chunks."""
-
-    def __init__(self, spec: RunSpec, size: int) -> None:
-        self.spec = spec
-        self.traced = set(traced_iterations(spec.epochs * math.ceil(size / spec.batch_size), spec.early).tolist())
-        self.pending: list[Tensor | tuple[float, float, float]] = []
-        self.iteration = 0
-        self.sums = np.zeros(2)
-        self.count = 0
-        self.epochs: list[list[float]] = []
-        self.trace: list[list[float]] = []
-
-    def add(self, row: Tensor | tuple[float, float, float]) -> None:
-        """Note an iteration's loss, alpha and h, [3] on a device or three numbers, without waiting for them."""
-        self.pending.append(row)
-
-    def flush(self) -> str:
-        """Fetch what is pending; return "diverged" or "reached" at the first iteration that is, else ""."""
-        rows, self.pending = self.pending, []
-        if rows and isinstance(rows[0], Tensor):
-            rows = torch.stack(rows).tolist()
-        for loss, alpha, h in rows:
-            self.iteration += 1
-            if self.iteration == 1:
-                self.epochs[0][2] = loss
-            diverged = not (math.isfinite(loss) and math.isfinite(alpha))
-            reached = self.spec.target_loss is not None and loss <= self.spec.target_loss
-            if self.iteration in self.traced or (self.spec.early and (diverged or reached)):
-                self.trace.append([self.iteration, loss, alpha, h])
-            if diverged or reached:
-                return "diverged" if diverged else "reached"
-            self.sums += (loss, alpha)
-            self.count += 1
-        return ""
-
-    def start(self, valid_loss: float, accuracy: float) -> None:
-        """Note the state before training; the first minibatch's loss joins it when it is known."""
-        self.epochs.append([0, 0, math.nan, self.spec.alpha0, valid_loss, accuracy])
-
-    def end_epoch(self, iteration: int, valid_loss: float, accuracy: float) -> None:
-        """Close an epoch: means over its iterations, and the validation after it."""
-        loss, alpha = (self.sums / self.count).tolist()
-        self.epochs.append([len(self.epochs), iteration, loss, alpha, valid_loss, accuracy])
-        self.sums[:], self.count = 0, 0
-
-    def state(self) -> dict[str, Any]:
-        """Return what was fetched up to an epoch's end."""
-        return {"iteration": self.iteration, "epochs": self.epochs, "trace": self.trace}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.iteration, self.epochs, self.trace = state["iteration"], state["epochs"], state["trace"]
-
-    def record(self, outcome: str, made: dict) -> Record:
-        epochs = pd.DataFrame(self.epochs, columns=EPOCH_COLUMNS)
-        trace = pd.DataFrame(self.trace, columns=TRACE_COLUMNS).astype({"iteration": int})
-        return Record(self.spec, outcome, self.iteration, epochs, trace, made)
+    return permutation(spec.seed, epoch, size).to(device).split(spec.batch_size)
 
 
 @contextmanager

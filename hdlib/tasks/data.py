@@ -19,6 +19,8 @@ from torch import Tensor
 from hdlib.tasks import images
 
 TASKS = ("mnist", "digits", "cifar10")
+# training examples, features, classes
+SIZES = {"mnist": (60_000, 784, 10), "digits": (1_500, 64, 10), "cifar10": (50_000, 3072, 10)}
 MNIST_PLACE = "MNIST/raw"
 CIFAR10_PLACE = "cifar-10-batches-py or cifar10/train"
 

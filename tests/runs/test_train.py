@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from hdlib.runs import METHODS, RunSpec, train
-from hdlib.runs.train import minibatches, traced_iterations
+from hdlib.runs.history import traced_iterations
+from hdlib.runs.train import minibatches
 from hdlib.tasks import build_model, load_data
 
 
