@@ -59,7 +59,7 @@ def train(
     data = load_data(spec.task, device, dtype)
     if spec.train_images is not None:
         data = data.part(spec.train_images)
-    with _settings(spec, device):
+    with settings(spec, device):
         training = Training(spec, data, device, dtype)
         visits = [{"from_epoch": 0, "device": device_name(device), "date": _now()}]
         before, saved = 0.0, checkpoints.load(spec, device) if checkpoints else None
@@ -156,8 +156,7 @@ class Training:
 
     def step(self, batch: Tensor) -> Tensor | tuple[float, float, float]:
         """Take one step; return the loss before it, alpha and h: numbers on the CPU, a tensor on an accelerator."""
-        with self._autocast():
-            loss = F.cross_entropy(self.model(self._inputs(batch)), self.data.train_y[batch])
+        loss = self.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -207,7 +206,13 @@ class Training:
         self.history.restore(state["history"])
         self.epoch_seconds = state["epoch_seconds"]
 
-    def _inputs(self, batch: Tensor) -> Tensor:
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return the mean cross-entropy of a minibatch, given as indices into the training data."""
+        with self._autocast():
+            return F.cross_entropy(self.model(self.inputs(batch)), self.data.train_y[batch])
+
+    def inputs(self, batch: Tensor) -> Tensor:
+        """Return what the model sees of a minibatch: images mirrored, cropped and normalised, other data as it is."""
         x = self.data.train_x[batch]
         return x if self.moves is None else normalise(move(x, self.moves[batch]), self.dtype)
 
@@ -298,7 +303,7 @@ def minibatches(spec: RunSpec, epoch: int, size: int, device: str) -> tuple[Tens
 
 
 @contextmanager
-def _settings(spec: RunSpec, device: str) -> Iterator[None]:
+def settings(spec: RunSpec, device: str) -> Iterator[None]:
     """Set what a run's arithmetic depends on, and put it back: generators, TF32, cuDNN's choice, the stream."""
     if not device.startswith("cuda"):
         with torch.random.fork_rng(devices=[]):
