@@ -261,8 +261,9 @@ def captured(
     The capture itself runs nothing. Steps must have been taken before it, on the current stream.
     """
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    if any(not value.is_cuda for value in states):
-        return None  # a count of steps on the host would be captured as the number that it is now
+    if any(not value.is_cuda for value in states):  # would be captured as the numbers that they are now
+        warnings.warn("A step that counts on the host cannot be captured, so each is launched by itself.", stacklevel=2)
+        return None
     held = batch.clone()
     graph = torch.cuda.CUDAGraph()
     try:

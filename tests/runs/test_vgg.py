@@ -178,3 +178,39 @@ def test_an_interrupted_save_keeps_the_last_checkpoint(tiny_vgg, tmp_path, monke
     with pytest.raises(OSError, match="disk full"):
         checkpoints.save(tiny_vgg, {"epoch": 2})
     assert checkpoints.load(tiny_vgg) == {"epoch": 1}
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """A GPU in deterministic mode."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("method", ["sgdn_hd", "adam_hd"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_on_a_gpu_a_resumed_run_and_one_of_single_launches_equal_an_unbroken_captured_one(
+    tiny_vgg, tmp_path, deterministic, monkeypatch, method, precision
+):
+    beta = 1e-3 if method == "sgdn_hd" else 1e-8
+    spec = tiny_vgg.with_(method=method, beta=beta, precision=precision, epochs=4, batch_size=32)
+    unbroken = train(spec, "cuda")
+    train(spec, "cuda", checkpoints=Checkpoints(tmp_path, epochs=3))
+    resumed = train(spec, "cuda", checkpoints=Checkpoints(tmp_path))
+    assert [visit["from_epoch"] for visit in resumed.provenance["visits"]] == [0, 3]
+    same(unbroken, resumed)
+    monkeypatch.setattr(sys.modules["hdlib.runs.train"], "captured", lambda *_: None)
+    same(unbroken, train(spec, "cuda"))
+
+
+def test_a_gpu_gives_the_cpus_curves_to_rounding(tiny_vgg):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    spec = tiny_vgg.with_(variant="paper")  # without dropout, whose numbers are the device's
+    for precision, near in (("float32", 1e-3), ("tf32", 1e-2), ("bf16", 5e-2)):
+        gpu = train(spec.with_(precision=precision), "cuda")
+        np.testing.assert_allclose(gpu.trace["loss"], train(spec).trace["loss"], rtol=near)
