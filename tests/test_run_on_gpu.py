@@ -87,7 +87,10 @@ def test_many_records_are_packed_into_files_below_the_limit(queue, tmp_path, mon
     queue.pack(store, tmp_path)
     packed = sorted(tmp_path.glob("records*.tar"))
     assert len(packed) == 3 and all(path.stat().st_size < 110_000 for path in packed)
-    contents = [name for path in packed for name in tarfile.open(path).getnames()]
+    contents = []
+    for path in packed:
+        with tarfile.open(path) as tar:
+            contents += tar.getnames()
     assert sorted(contents) == [f"results/digits-logreg-{i}.parquet" for i in range(6)]
 
 
