@@ -42,6 +42,7 @@ class Job:
 
 TINY_VGG = dict(width_factor=0.03125, train_images=128, epochs=1, precision="float32")
 TINY_MNIST = dict(task="digits", epochs=1, seeds=1)
+TINY_GRID = dict(task="digits", cap=30, seeds=2, betas=[1e-3])
 JOBS = [
     Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125, "compile": False}, 90),
     Job("vgg", "vgg", dict(variants=["authors"], seeds=1), TINY_VGG),
@@ -53,7 +54,7 @@ JOBS = [
         dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-5, adam_beta=1e-7), TINY_MNIST),
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST),
     Job("phase-diagram", "phase_diagram", {}, {}),
-    Job("figure-4-mlp", "grid_search", dict(model="mlp"), TINY_MNIST),
+    Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
     Job("vgg-seeds", "vgg", dict(variants=["authors"], seeds=3), TINY_VGG | dict(seeds=2)),
     Job("vgg-paper", "vgg", dict(variants=["paper"], seeds=1), TINY_VGG | dict(variants=["paper"])),
     Job("vgg-float32", "vgg", dict(variants=["authors"], seeds=2, epochs=30, precision="float32"), TINY_VGG),

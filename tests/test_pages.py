@@ -35,6 +35,7 @@ print(steps * 2, 1 // steps)
 """
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.md"))
 TINY = {
+    "grid_search.md": {"task": "digits", "cap": 30, "seeds": 2, "other_cap": 24, "other_seeds": 2, "betas": [1e-3]},
     "introduction.md": {},
     "method.md": {"steps": 3},
     "online_tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},

@@ -85,13 +85,8 @@ class AdamHD(HypergradientOptimizer):
     def _direction(self, group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
         if not state:
             return None
-        return rules.adam_direction(
-            as_real(state["exp_avg"]),
-            as_real(state["exp_avg_sq"]),
-            state["step"].item(),
-            *group["betas"],
-            group["eps"],
-        )
+        corrections = rules.adam_corrections(state["step"].item(), *group["betas"], group["eps"])
+        return rules.adam_direction(as_real(state["exp_avg"]), as_real(state["exp_avg_sq"]), *corrections)
 
     def _descend(self, group, params, grads, states) -> None:
         for p, g, state in zip(params, grads, states, strict=True):

@@ -73,9 +73,19 @@ def adam_denominator(v: Tensor, t: float, beta2: float, eps: float) -> Tensor:
     return (v.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
 
 
-def adam_direction(m: Tensor, v: Tensor, t: float, beta1: float, beta2: float, eps: float) -> Tensor:
-    """-D_t of Adam (Algorithm 6): mhat_t / (sqrt(vhat_t) + eps), rebuilt from the moments at step t."""
-    return (m / adam_denominator(v, t, beta2, eps)).div_(1 - beta1**t)
+def adam_corrections(t: float | Tensor, beta1: float, beta2: float, eps: float):
+    """Return what is left of eps and of the bias corrections once they are taken out of the elementwise division.
+
+    With c = sqrt(1 - b2^t) they are eps c and c / (1 - b1^t): mhat_t / (sqrt(vhat_t) + eps) is
+    m_t / (sqrt(v_t) + eps c) times c / (1 - b1^t).
+    """
+    c = (1 - beta2**t) ** 0.5
+    return eps * c, c / (1 - beta1**t)
+
+
+def adam_direction(m: Tensor, v: Tensor, floor, scale) -> Tensor:
+    """-D_t of Adam (Algorithm 6): mhat_t / (sqrt(vhat_t) + eps), from the moments and `adam_corrections` of step t."""
+    return (m / (v.sqrt() + floor)).mul_(scale)
 
 
 def adam_descend_(
@@ -90,6 +100,6 @@ def adam_descend_(
 ) -> None:
     """theta_t = theta_{t-1} - alpha_t mhat_t / (sqrt(vhat_t) + eps), in the order of torch.optim.Adam."""
     if isinstance(alpha, Tensor):
-        descend_(theta, adam_direction(m, v, t, beta1, beta2, eps), alpha)
+        descend_(theta, adam_direction(m, v, *adam_corrections(t, beta1, beta2, eps)), alpha)
     else:
         theta.addcdiv_(m, adam_denominator(v, t, beta2, eps), value=-alpha / (1 - beta1**t))

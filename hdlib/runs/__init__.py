@@ -7,7 +7,18 @@ costs nothing and a changed parameter trains exactly what it needs.
 from hdlib.runs.record import Record
 from hdlib.runs.spec import BASELINE, METHODS, RunSpec, SpecError
 from hdlib.runs.store import Store
-from hdlib.runs.sweep import grid, sweep
+from hdlib.runs.sweep import grid, steps_per_epoch, sweep
 from hdlib.runs.train import train
 
-__all__ = ["BASELINE", "METHODS", "Record", "RunSpec", "SpecError", "Store", "grid", "sweep", "train"]
+__all__ = [
+    "BASELINE",
+    "METHODS",
+    "Record",
+    "RunSpec",
+    "SpecError",
+    "Store",
+    "grid",
+    "steps_per_epoch",
+    "sweep",
+    "train",
+]

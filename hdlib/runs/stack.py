@@ -119,6 +119,7 @@ class Stack:
         self.onehot = torch.nn.functional.one_hot(self.data.train_y, self.data.classes).to(self.dtype)
         self.iteration = 0
         self.t = torch.zeros((), dtype=torch.float64, device=device)
+        self.floor, self.scale = torch.zeros_like(self.t), torch.zeros_like(self.t)  # Adam's corrections of this step
         self.row = torch.zeros(1, dtype=torch.int64, device=device)  # iteration within the chunk
         by_seed: dict[int, list[RunSpec]] = {}
         for spec in {spec.key: spec for spec in specs}.values():
@@ -177,6 +178,9 @@ class Stack:
 
     def _step(self) -> None:
         self.t += 1
+        floor, scale = rules.adam_corrections(self.t, *ADAM)
+        self.floor.copy_(floor)
+        self.scale.copy_(scale)
         for cohort in self.cohorts:
             cohort.step(self)
         self.row += 1
@@ -222,7 +226,8 @@ class Cohort:
         vector = functools.partial(torch.tensor, dtype=torch.float64, device=device)
         self.alpha = vector([s.alpha0 for s in specs])
         self.beta = vector([s.beta for s in specs])
-        self.decay = vector([0.5 if s.decay == "inv_sqrt" else 0.0 for s in specs])
+        self.exponent = vector([-0.5 if s.decay == "inv_sqrt" else 0.0 for s in specs])
+        self.decay = torch.ones_like(self.alpha)  # what alpha is multiplied with in this step
         self.hypergrad = vector([0.0] * k)
         self.loss = torch.zeros(k, dtype=dtype, device=device)
         self.chunk_order = torch.zeros(CHUNK, self.batch_size, dtype=torch.int64, device=device)
@@ -294,10 +299,10 @@ class Cohort:
         self.forward(x.t(), self.out, self.hidden)
         stack.functions.cross_entropy(self.whole[0], onehot, weight, self.whole[1])
         self.backward(x)
+        torch.pow(stack.t, self.exponent, out=self.decay)
         for arguments, options in self.updates:
-            stack.functions.update(*arguments, stack.t, **options)
-        used = self.alpha * stack.t ** (-self.decay)
-        values = torch.stack([self.loss.double(), used, self.hypergrad])
+            stack.functions.update(*arguments, stack.floor, stack.scale, **options)
+        values = torch.stack([self.loss.double(), self.alpha * self.decay, self.hypergrad])
         self.trail.index_copy_(0, stack.row, values[None])
 
     def forward(self, columns: Tensor, out: list[Tensor], hidden: list[Tensor]) -> None:
@@ -380,9 +385,8 @@ class Cohort:
         take = lambda tensors: [tensor.index_select(0, index) for tensor in tensors]  # noqa: E731
         self.theta, self.grad = take(self.theta), take(self.grad)
         self.state = [take(kind) for kind in self.state]
-        self.alpha, self.beta, self.decay, self.hypergrad, self.loss = take(
-            [self.alpha, self.beta, self.decay, self.hypergrad, self.loss]
-        )
+        for name in ("alpha", "beta", "exponent", "decay", "hypergrad", "loss"):
+            setattr(self, name, getattr(self, name).index_select(0, index))
         self.specs = [self.specs[i] for i in keep]
         self.ends = [self.ends[i] for i in keep]
         self.history.keep(keep)
@@ -415,7 +419,8 @@ def update(
     beta: Tensor,
     decay: Tensor,
     hypergrad: Tensor,
-    t: Tensor,
+    floor: Tensor,
+    scale: Tensor,
     *,
     name: str,
     momentum: float,
@@ -429,8 +434,8 @@ def update(
         theta: per layer [k, out, in]; changed in place, like `state`, `alpha` and `hypergrad`.
         grad: of the loss, like theta.
         state: the moments or the velocity, and last the direction -D_{t-1}; each per layer like theta.
-        alpha: [k], like beta, the exponent of the decay and h_t.
-        t: iteration, from 1.
+        alpha: [k], like beta, the factor that alpha decays with, and h_t.
+        floor, scale: Adam's corrections of this step, 0-dim: powers of t must not be taken element by element.
         adapts: whether any of the runs has a beta.
     """
     g = [gradient + weight_decay * weights for gradient, weights in zip(grad, theta, strict=True)]
@@ -440,12 +445,12 @@ def update(
         norms = [per_run(g, g).sqrt(), per_run(previous, previous).sqrt()] if rule == "multiplicative" else []
         alpha.copy_(torch.where(beta == 0, alpha, rules.next_alpha(alpha, h, beta, rule, *norms)))
         hypergrad.copy_(torch.where(beta == 0, 0.0, h))
-    used = (alpha * t**-decay).view(-1, 1, 1)
+    used = (alpha * decay).view(-1, 1, 1)
     for i, weights in enumerate(theta):
         if name == "adam":
             m, v = state[0][i], state[1][i]
             rules.adam_moments_(m, v, g[i], *ADAM[:2])
-            direction = rules.adam_direction(m, v, t, *ADAM)
+            direction = rules.adam_direction(m, v, floor, scale)
         elif name == "sgdn":
             rules.sgd_velocity_(state[0][i], g[i], momentum)
             direction = rules.sgd_direction(g[i], state[0][i], momentum, nesterov=True)

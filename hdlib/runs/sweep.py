@@ -27,6 +27,8 @@ from hdlib.tasks.data import SIZES, require_data
 
 CACHE_BYTES = 50_000_000  # of a stack on a CPU, whatever memory is free
 COMPILE_FROM = 4e9  # weights that a process moves in all, from which compiling pays
+VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VGG-16
+PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
 RECORD_EVERY = 5.0  # seconds between the writing of records
 
 
@@ -67,7 +69,8 @@ def sweep(
         specs: the runs; duplicates are trained once.
         store: where records are looked up and kept.
         device: "auto" (a GPU where there is one), "cpu", or a CUDA device such as "cuda".
-        jobs: processes on a CPU; by default one per core that this process may use.
+        jobs: processes on a CPU; by default one per core that this process may use, or none but this one for
+            little work.
         progress: show a bar with the time left; by default where standard error is a terminal.
 
     Raises:
@@ -83,8 +86,15 @@ def sweep(
     if missing:
         for task in {spec.task for spec in missing}:
             require_data(task)
-        _train_missing(missing, store, device, jobs or usable_cores(), progress)
+        if jobs is None:
+            jobs = usable_cores() if sum(map(_work, missing)) > PROCESSES_FROM else 1
+        _train_missing(missing, store, device, jobs, progress)
     return store.get(specs)
+
+
+def steps_per_epoch(task: str, batch_size: int = 128) -> int:
+    """Return how many iterations an epoch of a task has; its last minibatch may be smaller."""
+    return -(-SIZES[task][0] // batch_size)
 
 
 def usable_cores() -> int:
@@ -269,6 +279,8 @@ def _iterations(spec: RunSpec) -> int:
 
 
 def _work(spec: RunSpec) -> int:
-    """Return how many weights a run moves in all its iterations."""
+    """Return how many weights a run moves in all its iterations; a VGG's count wherever in an image they are used."""
+    if spec.model == "vgg":
+        return round(_iterations(spec) * VGG_PRODUCTS * spec.width_factor**2)
     _, features, classes = SIZES[spec.task]
     return _iterations(spec) * sum(out * fan_in for out, fan_in in layer_sizes(spec, features, classes))

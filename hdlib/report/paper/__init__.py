@@ -3,7 +3,8 @@
 `figure2.csv` and `figure3.csv` are digitised from the vector figures of Baydin et al., ICLR 2018 (arXiv
 1703.04782 v3), epoch values good to about 1 %. `tuning.csv` holds the final and best losses of Figure 3 and of
 the runs that the authors published with their PyTorch code (gbaydin/hypergradient-descent), the largest alpha, and the
-seconds that those runs took; there, the training loss of the MLP's Adam-HD is read from their plot.
+seconds that those runs took; there, the training loss of the MLP's Adam-HD is read from their plot. `figure4.csv` holds
+the numbers that are printed in Figure 4.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ def figure2() -> pd.DataFrame:
 def figure3() -> pd.DataFrame:
     """Return the tuning curves: model, method, quantity, epoch, value."""
     return _read("figure3.csv")
+
+
+def figure4() -> pd.DataFrame:
+    """Return the grid search: method, alpha0, beta (0 for baselines), iterations (infinite where not reached)."""
+    frame = pd.read_csv(files(__package__) / "figure4.csv")
+    unreached = frame["iterations"].str.startswith(">")
+    frame["iterations"] = frame["iterations"].where(~unreached, "inf").astype(float)
+    return frame
 
 
 def tuning() -> pd.DataFrame:

@@ -1,0 +1,214 @@
+"""A stack trains each of its runs as the serial trainer would, at a cost that follows the work that is left."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.nn import functional as F
+
+from hdlib.runs import RunSpec, grid, train
+from hdlib.runs.stack import Stack, bytes_per_run, cross_entropy, per_run, train_stack, update
+from hdlib.runs.sweep import plan
+from hdlib.runs.train import minibatches
+from hdlib.tasks import build_model, load_data
+
+ALPHAS = [1e-1, 1e-3]
+SIZES = (64, 10)  # of the digits
+
+
+def mixed(**fields):
+    """Every method, rule and decay; two learning rates, betas, momenta and seeds among them."""
+    common = dict(task="digits", width=20) | fields
+    return [
+        *grid(method=["sgd", "sgdn", "adam"], alpha0=0.01, **common),
+        *grid(method="adam", decay="inv_sqrt", alpha0=0.1, **common),
+        *grid(method="sgd_hd", beta=[1e-3, 1e-4], alpha0=ALPHAS, seeds=2, **common),
+        *grid(method="sgdn_hd", beta=1e-4, momentum=[0.5, 0.9], alpha0=1e-3, **common),
+        *grid(method="adam_hd", beta=1e-5, alpha0=ALPHAS, **common),
+        *grid(method=["sgd_hd", "sgdn_hd", "adam_hd"], rule="multiplicative", beta=0.02, alpha0=1e-3, **common),
+    ]
+
+
+def largest_difference(one, other):
+    columns = ["loss", "alpha", "hypergrad"]
+    assert (one.spec, one.outcome, one.iterations) == (other.spec, other.outcome, other.iterations)
+    np.testing.assert_array_equal(one.trace["iteration"], other.trace["iteration"])
+    assert len(one.epochs) == len(other.epochs)
+    epochs = np.abs(one.epochs.to_numpy() - other.epochs.to_numpy())
+    scale = other.trace[columns].abs().clip(lower=1)
+    return max(np.nanmax(epochs), ((one.trace[columns] - other.trace[columns]).abs() / scale).max(axis=None))
+
+
+@pytest.mark.parametrize("model", ["logreg", "mlp"])
+def test_a_stacked_run_is_the_serial_run_to_rounding(model):
+    specs = mixed(model=model, precision="float64", epochs=20, max_iterations=200)
+    for record in train_stack(specs):
+        assert largest_difference(record, train(record.spec)) < 1e-9, record.spec
+
+
+def test_a_stacked_curve_in_float32_is_the_serial_one_to_plotting_accuracy():
+    specs = mixed(model="mlp", epochs=5)
+    for record in train_stack(specs):
+        serial = train(record.spec)
+        np.testing.assert_allclose(record.trace["loss"], serial.trace["loss"], rtol=5e-3, atol=1e-4)
+        np.testing.assert_allclose(record.epochs["valid_loss"], serial.epochs["valid_loss"], rtol=5e-3)
+
+
+def test_the_compiled_rules_are_the_rules():
+    """One family of each kind, at two sizes of the leading axis; a compiled step is compared with a plain one."""
+    compiled = torch.compile(update, fullgraph=True), torch.compile(cross_entropy, fullgraph=True)
+    for k, states in ((3, 3), (2, 3)):
+        g = torch.Generator().manual_seed(k)
+        new = lambda *shape, g=g: torch.rand(shape, generator=g, dtype=torch.float64)  # noqa: E731
+        tensors = [[new(k, 10, 16)], [new(k, 10, 16)], [[new(k, 10, 16)] for _ in range(states)]]
+        vectors = [new(k), new(k) * 1e-3, new(k), torch.zeros(k, dtype=torch.float64)]
+        arguments = [*tensors, *vectors, *map(torch.tensor, (1e-8, 1.5))]
+        twin = torch.utils._pytree.tree_map(torch.clone, arguments)
+        options = dict(name="adam", momentum=0.0, rule="additive", weight_decay=1e-4, adapts=True)
+        update(*arguments, **options)
+        compiled[0](*twin, **options)
+        torch.testing.assert_close(twin, arguments, rtol=1e-12, atol=1e-14)
+        assert (arguments[6] != 0).all()  # there was a hypergradient
+        logits, loss = new(k, 10, 8), new(k)
+        onehot, weight = torch.eye(10, 8, dtype=torch.float64), new(8)
+        twins = logits.clone(), loss.clone()
+        cross_entropy(logits, onehot, weight, loss)
+        compiled[1](twins[0], onehot, weight, twins[1])
+        torch.testing.assert_close(twins, (logits, loss), rtol=1e-12, atol=1e-14)
+
+
+def test_hand_written_gradients_are_autograds():
+    [spec] = grid(task="digits", model="mlp", depth=3, width=7, method="sgd", alpha0=0.1, epochs=1, precision="float64")
+    stack = Stack([spec, spec.with_(alpha0=0.2)], "cpu", False)
+    [cohort] = stack.cohorts
+    cohort.shuffle(1)
+    cohort.load(0, 1)
+    theta = [layer.clone().requires_grad_() for layer in cohort.theta]
+    cohort.step(stack)
+    x = cohort.x[cohort.chunk_order[0]].T
+    for i, layer in enumerate(theta):
+        x = layer @ (x if i == 0 else torch.cat([x.relu(), x.new_ones(2, 1, 128), x.new_zeros(2, 8, 128)], 1))
+    labels = stack.data.train_y[cohort.chunk_order[0]].expand(2, -1)
+    loss = torch.nn.functional.cross_entropy(x, labels, reduction="none").mean(1).sum()
+    for mine, true in zip(cohort.grad, torch.autograd.grad(loss, theta), strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-12, atol=1e-15)
+
+
+def test_a_run_that_has_ended_leaves_and_disturbs_nobody():
+    """Divergence, a target and a short run beside a long one: work follows what is left."""
+    long = RunSpec(task="digits", model="mlp", width=20, method="sgd", alpha0=0.01, epochs=40, precision="float64")
+    ends = [
+        long.with_(method="adam_hd", beta=1e6),
+        long.with_(method="sgdn", alpha0=0.1, target_loss=1.0),
+        long.with_(epochs=2),
+        long.with_(max_iterations=70),
+    ]
+    steps, told = [], []
+    records = train_stack([long, *ends], tick=steps.append, emit=told.append)
+    assert [r.outcome for r in records] == ["finished", "diverged", "reached", "finished", "finished"]
+    assert records[0].iterations == 480 and records[3].iterations == 24 and records[4].iterations == 70
+    assert largest_difference(records[0], train(long)) < 1e-9
+    spent = sum(r.iterations for r in records)
+    assert spent <= sum(steps) <= spent + 64 * len(ends)
+    assert len(told) >= 3 and told[-1][-1].spec == long  # each was told of when it ended
+    losses = records[2].trace["loss"]
+    assert losses.iloc[-1] <= 1.0 < losses.iloc[:-1].min()
+
+
+@pytest.mark.parametrize("of", ["smoothed", "epoch"])
+def test_other_targets_are_reached_when_the_curve_says_so(of):
+    spec = RunSpec(task="digits", method="sgd", alpha0=0.02, epochs=60, target_loss=0.4, target_of=of)
+    data = load_data("digits")
+    model = build_model("logreg", data.features, data.classes, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, weight_decay=1e-4)
+    losses, watched = [], []
+    for epoch in range(1, 61):
+        for batch in minibatches(spec, epoch, len(data.train_y), "cpu"):
+            loss = F.cross_entropy(model(data.train_x[batch]), data.train_y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            watched.append(np.mean(losses[-100:]) if of == "smoothed" and len(losses) >= 100 else np.inf)
+        if of == "epoch":
+            watched[-1] = F.cross_entropy(model(data.train_x), data.train_y).item()
+    expected = int(np.flatnonzero(np.array(watched) <= 0.4)[0]) + 1
+    for record in (train(spec), *train_stack([spec])):
+        assert (record.outcome, record.iterations) == ("reached", expected)
+
+
+def test_a_step_waits_for_no_device():
+    """On a fake GPU, whatever asks for a tensor's value fails; a step must not."""
+    stack = Stack(mixed(model="mlp", epochs=1), "cpu", False)
+    cohort = stack.cohorts[0]
+    cohort.shuffle(1)
+    cohort.load(0, 12)
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        fake = lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda")  # noqa: E731
+        for owner, names in (
+            (cohort, "x theta grad state alpha beta exponent decay hypergrad loss chunk_order chunk_weight"),
+            (stack, "onehot t floor scale row"),
+        ):
+            owner.device = "cuda"
+            for name in names.split():
+                setattr(owner, name, torch.utils._pytree.tree_map(fake, getattr(owner, name)))
+        cohort._allocate(torch.float32)
+        cohort.step(stack)
+        assert cohort.theta[0].device.type == "cuda"
+        with pytest.raises(DataDependentOutputException):  # so the step would have failed, had it looked
+            float(cohort.alpha[0])
+
+
+def test_memory_is_foreseen():
+    for model, method in itertools.product(("logreg", "mlp"), ("sgd", "sgdn_hd", "adam_hd")):
+        beta = 0.0 if method == "sgd" else 1e-3
+        specs = grid(task="digits", model=model, method=method, beta=beta, alpha0=ALPHAS * 10, epochs=1)
+        [cohort] = Stack(specs, "cpu", False).cohorts
+        held = [*cohort.theta, *cohort.grad, *itertools.chain(*cohort.state), *cohort.out, *cohort.hidden, cohort.trail]
+        used = sum(t.numel() * t.element_size() for t in held)
+        foreseen = sum(bytes_per_run(spec, *SIZES) for spec in specs)
+        assert used <= foreseen
+
+
+class TestPlan:
+    specs = grid(task="mnist", method="sgd", alpha0=ALPHAS, seeds=3, epochs=1)
+
+    def test_a_stack_on_a_cpu_holds_one_seed(self):
+        stacks = plan(self.specs, "cpu")
+        assert sorted(len(stack) for stack in stacks) == [2, 2, 2]
+        assert all(len({spec.seed for spec in stack}) == 1 for stack in stacks)
+
+    def test_a_stack_on_a_gpu_holds_all_runs_of_a_task_and_model(self):
+        others = grid(task="digits", method="sgd", alpha0=0.1, epochs=1)
+        stacks = plan(self.specs + others, "cuda", memory=10**10)
+        assert sorted(map(len, stacks)) == [1, 6]
+
+    def test_a_stack_obeys_the_memory_budget(self):
+        each = bytes_per_run(self.specs[0], 784, 10)
+        stacks = plan(self.specs, "cuda", memory=4 * each)
+        assert sum(map(len, stacks)) == 6 and max(map(len, stacks)) <= 4
+        assert all(len(stack) == 1 for stack in plan(self.specs, "cuda", memory=1))
+
+    def test_large_models_are_trained_alone_on_a_cpu_and_long_runs_first(self):
+        specs = grid(task="mnist", model="mlp", method="adam", alpha0=ALPHAS, epochs=[1, 5])
+        stacks = plan(specs, "cpu", memory=10**10)
+        assert [len(stack) for stack in stacks] == [1] * 4
+        assert [stack[0].epochs for stack in stacks] == [5, 5, 1, 1]
+
+    def test_no_process_is_idle_where_there_are_runs_for_it(self):
+        stacks = plan(self.specs[:1] + self.specs[3:4], "cpu", jobs=2)
+        assert [len(stack) for stack in stacks] == [1, 1]
+
+
+def test_runs_that_differ_in_their_model_are_refused():
+    with pytest.raises(ValueError, match="cannot be stacked"):
+        train_stack(grid(task="digits", model=["logreg", "mlp"], method="sgd", alpha0=0.1, epochs=1))
+
+
+def test_inner_products_are_per_run():
+    a, b = torch.rand(3, 4, 5), torch.rand(3, 4, 5)
+    expected = [(a[i] * b[i]).sum().item() for i in range(3)]
+    assert per_run([a], [b]).tolist() == pytest.approx(expected, rel=1e-5)
