@@ -39,6 +39,7 @@ lab: $(READY)  ## JupyterLab; the notebooks open as notebooks
 
 bench: $(READY)  ## measure; needs MNIST (HDLIB_DATA or data/)
 	$(BIN)/python benchmarks/online_tuning.py
+	$(BIN)/python benchmarks/stacked_training.py
 
 clean:  ## everything that was built; the environment, the data and the records stay
 	rm -rf _build book/*.ipynb .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints

@@ -39,6 +39,7 @@ TINY = {
     "introduction.md": {},
     "method.md": {"steps": 3},
     "online_tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
+    "performance.md": {},
     "status.md": {},
     "tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
     "vgg.md": {"width_factor": 1 / 32, "epochs": 1, "batch_size": 64, "precision": "float32"},

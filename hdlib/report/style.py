@@ -102,7 +102,8 @@ class Figure:
         link = f'<a download="{self.name}.csv" href="data:text/csv;base64,{csv}">Data of this figure (CSV)</a>'
         caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
         note = f'<p class="hd-note">{html.escape(self.note)} {link}</p>'
-        return f'{_ONLY_ONE}<figure class="hd-frame">{images}{caption}{note}</figure>'
+        drawn = f'<div class="hd-scroll" tabindex="0">{images}</div>'
+        return f'{_ONLY_ONE}<figure class="hd-frame">{drawn}{caption}{note}</figure>'
 
     def svg(self, theme: Theme) -> str:
         """Return the figure as SVG text, the same bytes for the same data."""

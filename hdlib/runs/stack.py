@@ -29,6 +29,7 @@ from hdlib.optim import rules
 from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, provenance
 from hdlib.runs.spec import RunSpec
+from hdlib.runs.train import permutation
 from hdlib.tasks import Data, build_model, load_data
 
 MODELS = ("logreg", "mlp")  # what can be stacked
@@ -138,8 +139,8 @@ class Stack:
         if position == 0:
             for cohort in self.cohorts:
                 cohort.shuffle(self.iteration // self.steps_per_epoch + 1)
-        ends = [end for cohort in self.cohorts for end in cohort.ends]
-        count = min(CHUNK, self.steps_per_epoch - position, min(ends) - self.iteration)
+        end = min(cohort.next_end for cohort in self.cohorts)
+        count = min(CHUNK, self.steps_per_epoch - position, end - self.iteration)
         for cohort in self.cohorts:
             cohort.load(position, count)
         self.row.zero_()
@@ -147,15 +148,14 @@ class Stack:
             self._iterate()
         self.iteration += count
         epoch_ended = self.iteration % self.steps_per_epoch == 0
-        live = sum(cohort.live for cohort in self.cohorts)
-        ended: list[tuple[Cohort, list[int]]] = []
-        for cohort in self.cohorts:
-            ended.append((cohort, cohort.finish_chunk(self, count, epoch_ended)))
+        trained = [cohort.history.live.copy() for cohort in self.cohorts]
+        live = int(sum(runs.sum() for runs in trained))
+        ended = [cohort.finish_chunk(self, count, epoch_ended) for cohort in self.cohorts]
         seconds = (time.perf_counter() - started) / live
         records = []
-        for cohort, runs in ended:
-            cohort.history.seconds[cohort.history.live] += seconds
-            records += cohort.retire(self, runs)
+        for cohort, runs, over in zip(self.cohorts, trained, ended, strict=True):
+            cohort.history.seconds[runs] += seconds
+            records += cohort.retire(self, over)
         before = self.cohorts
         self.cohorts = [cohort for cohort in self.cohorts if cohort.live]
         if len(self.cohorts) < len(before) or any([cohort.compact(self) for cohort in self.cohorts]):
@@ -242,6 +242,11 @@ class Cohort:
     def live(self) -> int:
         return int(self.history.live.sum())
 
+    @property
+    def next_end(self) -> int:
+        """The iteration at which the first of the runs that go on has taken all of its own."""
+        return min(end for end, live in zip(self.ends, self.history.live, strict=True) if live)
+
     def _weights(self, size: int, dtype: torch.dtype) -> Tensor:
         """Return [steps, batch]: what each example of a minibatch counts for, 0 for those that fill up the last."""
         steps = -(-size // self.batch_size)
@@ -279,12 +284,9 @@ class Cohort:
 
     def shuffle(self, epoch: int) -> None:
         """Draw the epoch's minibatches: the same as the serial trainer's."""
-        from hdlib.runs.train import permutation
-
-        size = len(self.x)
-        order = permutation(self.seed, epoch, size)
-        filled = torch.cat([order, order[: -size % self.batch_size]])
-        self.order = filled.view(-1, self.batch_size).to(self.device)
+        order = permutation(self.seed, epoch, len(self.x))
+        filled = torch.arange(self.weight.numel()) % len(order)
+        self.order = order[filled].view_as(self.weight).to(self.device)
 
     def load(self, position: int, count: int) -> None:
         """Put a chunk's minibatches where the iterations look for them."""

@@ -57,6 +57,7 @@ def sweep(
     *,
     device: str = "auto",
     jobs: int | None = None,
+    memory: int | None = None,
     progress: bool | None = None,
 ) -> list[Record]:
     """Return the records of the specs, in their order; train and record what the store does not have.
@@ -71,6 +72,7 @@ def sweep(
         device: "auto" (a GPU where there is one), "cpu", or a CUDA device such as "cuda".
         jobs: processes on a CPU; by default one per core that this process may use, or none but this one for
             little work.
+        memory: bytes that the stacks that are trained at one time may take together; by default half of what is free.
         progress: show a bar with the time left; by default where standard error is a terminal.
 
     Raises:
@@ -81,6 +83,8 @@ def sweep(
     device = resolve_device(device)
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}: it must be at least 1.")
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory is {memory}: it must be a positive number of bytes.")
     recorded = store.keys()
     missing = list({spec.key: spec for spec in specs if spec.key not in recorded}.values())
     if missing:
@@ -88,7 +92,7 @@ def sweep(
             require_data(task)
         if jobs is None:
             jobs = usable_cores() if sum(map(_work, missing)) > PROCESSES_FROM else 1
-        _train_missing(missing, store, device, jobs, progress)
+        _train_missing(missing, store, device, jobs, memory, progress)
     return store.get(specs)
 
 
@@ -194,9 +198,11 @@ def _train(stack: list[RunSpec], device: str, compiled: bool, tick: Callable[[in
         emit.flush()
 
 
-def _train_missing(specs: list[RunSpec], store: Store, device: str, jobs: int, progress: bool | None) -> None:
+def _train_missing(
+    specs: list[RunSpec], store: Store, device: str, jobs: int, memory: int | None, progress: bool | None
+) -> None:
     processes = min(jobs, len(specs)) if device == "cpu" else 1
-    stacks = plan(specs, device, processes)
+    stacks = plan(specs, device, processes, memory)
     compiled = sum(map(_work, specs)) / processes > COMPILE_FROM and can_compile(device)
     disable = not (sys.stderr.isatty() if progress is None else progress)
     written: list[Path] = []

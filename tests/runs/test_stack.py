@@ -118,6 +118,12 @@ def test_a_run_that_has_ended_leaves_and_disturbs_nobody():
     assert losses.iloc[-1] <= 1.0 < losses.iloc[:-1].min()
 
 
+def test_a_short_run_in_a_large_stack_is_dead_weight_for_a_while_and_no_more():
+    long = grid(task="digits", method="sgd", alpha0=list(np.linspace(0.01, 0.1, 20)), epochs=8)
+    records = train_stack([*long, long[0].with_(max_iterations=7)])
+    assert [r.iterations for r in records] == [96] * 20 + [7]
+
+
 @pytest.mark.parametrize("of", ["smoothed", "epoch"])
 def test_other_targets_are_reached_when_the_curve_says_so(of):
     spec = RunSpec(task="digits", method="sgd", alpha0=0.02, epochs=60, target_loss=0.4, target_of=of)

@@ -1,0 +1,155 @@
+"""How fast training is: what the benchmarks wrote, as tables, figures and sentences.
+
+Every function reads a file of `results/benchmarks/`, and says so where the benchmark was not run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from hdlib.report.style import Figure, Table, Theme, significant
+
+MODELS = {"logreg": "logistic regression, 126 cells of the grid", "mlp": "perceptron, 24 runs of six methods"}
+
+
+def read(store: str, name: str) -> dict | None:
+    """Return what a benchmark wrote, or None."""
+    path = Path(store) / "benchmarks" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def stacked(store: str) -> Table | str:
+    """Return the throughput of stacked training as shares of the floor and ratios to other ways."""
+    r = read(store, "stacked_training")
+    if r is None:
+        return _missing("stacked_training")
+    rows = []
+    for model, label in MODELS.items():
+        rows.append(
+            {
+                "what": label,
+                "model-iterations a second": f"{r[f'{model} per second']:,.0f}",
+                "floor": f"{r[f'{model} floor per second']:,.0f}",
+                "share of the floor": _percent(r, f"{model} share of floor"),
+                "against a plain loop": _ratio(r, f"{model} over loop"),
+                "against the authors' way": _ratio(r, f"{model} over authors") if f"{model} over authors" in r else "",
+            }
+        )
+    return Table(pd.DataFrame(rows), f"Medians of {r['rounds']} rounds, in brackets lowest and highest. {made(r)}")
+
+
+def parts(store: str) -> Table | str:
+    """Return where the time of an iteration goes."""
+    r = read(store, "stacked_training")
+    if r is None:
+        return _missing("stacked_training")
+    names = list(r["logreg parts"])
+    rows = [{"part": name} | {label: f"{100 * r[f'{model} parts'][name]:.0f} %" for model, label in MODELS.items()}
+            for name in names]  # fmt: skip
+    rest = {label: f"{100 * (1 - sum(r[f'{model} parts'].values())):.0f} %" for model, label in MODELS.items()}
+    rows.append({"part": "everything else: drawing minibatches, history, dispatch"} | rest)
+    return Table(pd.DataFrame(rows), "Shares of an iteration; the parts are measured one by one, medians.")
+
+
+def against_k(store: str, name: str, caption: str = "") -> Figure | str:
+    """Draw time and memory against the number of runs in a stack, beside serial training."""
+    r = read(store, "stacked_training")
+    if r is None:
+        return _missing("stacked_training")
+    table = pd.DataFrame(r["against_k"])
+    serial = r["processes"] / r["logreg loop per second"]
+    table["serial_seconds"] = serial * table["k"]
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, (time, memory) = plt.subplots(1, 2, figsize=(9, 3.8))
+        time.plot(table["k"], 1e3 * table["seconds"], "o-", markersize=4, color=theme.palette[0], label="one stack")
+        time.plot(table["k"], 1e3 * table["serial_seconds"], "--", color=theme.paper, label="one after the other")
+        time.set(xscale="log", yscale="log", xlabel="runs K", ylabel="ms for an iteration of all K")
+        time.legend()
+        memory.plot(table["k"], table["peak_bytes"] / 1e9, "o-", markersize=4, color=theme.palette[1])
+        memory.set(xscale="log", yscale="log", xlabel="runs K", ylabel="peak memory of the process, GB")
+        return figure
+
+    largest = table.iloc[-1]
+    alt = (
+        f"Time of an iteration and peak memory against the number of runs K in a stack, up to {int(largest['k'])}. "
+        f"At K = {int(largest['k'])} an iteration takes {1e3 * largest['seconds']:.0f} ms, one after the other it "
+        f"would take {1e3 * largest['serial_seconds']:.0f} ms; the process holds {largest['peak_bytes'] / 1e9:.1f} GB."
+    )
+    note = f"One single-threaded process; SGD-HD, SGDN-HD and Adam-HD in equal parts. {made(r)}"
+    return Figure(draw, name, alt, table, note, caption)
+
+
+def scaling(store: str) -> str:
+    """Say from how many runs on a stack's cost grows in proportion, and what a run costs there."""
+    r = read(store, "stacked_training")
+    if r is None:
+        return _missing("stacked_training")
+    table = pd.DataFrame(r["against_k"])
+    table["each"] = table["seconds"] / table["k"]
+    best = table.loc[table["each"].idxmin()]
+    last = table.iloc[-1]
+    serial = r["processes"] / r["logreg loop per second"]
+    return (
+        f"A run alone in a stack costs {1e6 * table['each'].iloc[0]:.0f} µs an iteration, a run of the plain loop "
+        f"{1e6 * serial:.0f} µs. In a stack the cost of each falls to {1e6 * best['each']:.0f} µs at K = "
+        f"{int(best['k'])} and is {1e6 * last['each']:.0f} µs at K = {int(last['k'])}, where a stack no longer fits "
+        "the cache."
+    )
+
+
+def widths(store: str) -> Table | str:
+    """Return what a perceptron's iteration costs in stacks of several sizes, by its width."""
+    r = read(store, "stacked_training")
+    if r is None:
+        return _missing("stacked_training")
+    table = pd.DataFrame(r["against_width"])
+    rows = []
+    for width, group in table.groupby("width"):
+        row = {"units in each hidden layer": str(width)}
+        for k in sorted(table["k"].unique()):
+            own = group[group["k"] == k]
+            row[f"K = {k}"] = f"{1e3 * own['seconds'].iloc[0]:.2f} ms" if len(own) else ""
+        rows.append(row)
+    return Table(pd.DataFrame(rows), "Milliseconds per run and iteration, Adam-HD, one single-threaded process.")
+
+
+def figure4(store: str) -> str:
+    """Say how long the whole grid search takes."""
+    r = read(store, "stacked_training")
+    if r is None or not r.get("figure4"):
+        return "The grid search as a whole was not timed."
+    f = r["figure4"]
+    minutes = f["seconds"] / 60
+    text = (
+        f"{f['seeds']} seeds of the whole grid search, 132 runs each with a cap of 468,750 iterations, "
+        f"{f['model_iterations'] / 1e6:.1f} million model-iterations in all, took {significant(minutes, 2)} minutes "
+        f"from nothing on {r['processes']} cores"
+    )
+    if f["seeds"] != 10:
+        text += f"; ten seeds take {significant(minutes * 10 / f['seeds'], 2)} minutes at that rate"
+    return text + "."
+
+
+def made(r: dict) -> str:
+    """Return one sentence: where and with what a benchmark was run."""
+    m = r["made"]
+    return f"Measured {m['date'][:10]} on {m['device']} with torch {m['torch']}, commit {m['commit']}."
+
+
+def _missing(name: str) -> str:
+    return f"`benchmarks/{name}.py` was not run."
+
+
+def _percent(r: dict, name: str) -> str:
+    low, high = r["range"][name]
+    return f"{100 * r[name]:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _ratio(r: dict, name: str) -> str:
+    low, high = (significant(value) for value in r["range"][name])
+    return f"{significant(r[name])} times ({low} to {high})"
