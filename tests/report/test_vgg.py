@@ -51,6 +51,10 @@ def test_what_a_hypergradient_costs_is_over_its_own_baseline():
     assert times.loc["Adam-HD", "over its baseline"] == "+0.0 %"
     assert times.loc["Adam-HD", "authors: over its baseline"] == "+4.9 %"
     assert times.loc["Adam", "authors: seconds an epoch"] == "32.4"
+    runs = [record("adam"), record("adam_hd")]
+    for run in runs:
+        run.provenance["device"] = "a processor (2 cores)"
+    assert vgg.times(runs).data.set_index("method").loc["Adam-HD", "over its baseline"] == ""
 
 
 def test_precisions_are_compared_seed_by_seed():
