@@ -143,7 +143,7 @@ def parts(specs: list[RunSpec], cohort) -> dict[str, float]:
 
     def updates() -> None:
         for arguments, options in cohort.updates:
-            stack.functions.update(*arguments, stack.floor + 1e-8, stack.scale + 1, **options)
+            stack.functions.update(*arguments, stack.t + 9, stack.floor + 1e-8, stack.scale + 1, **options)
 
     def gather() -> None:
         i = int(torch.randint(64, ()))

@@ -57,6 +57,7 @@ TINY = {
     "performance.md": {},
     "status.md": {},
     "tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
+    "vgg.md": {"width_factor": 1 / 32, "epochs": 1, "batch_size": 64, "precision": "float32"},
 }
 
 
@@ -245,14 +246,15 @@ def test_a_wrong_list_of_pages_is_refused_before_any_execution(project, monkeypa
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_notebook_trains_and_executes_with_tiny_parameters(name, tmp_path):
+def test_every_notebook_trains_and_executes_with_tiny_parameters(name, tmp_path, image_folder, monkeypatch):
+    monkeypatch.setenv("HDLIB_DATA", str(image_folder))
     parameters = dict(TINY[name])
     known = pages.parameters_of(ROOT / "notebooks" / name)
     if "store" in known and "task" in known:
         parameters["store"] = str(tmp_path / "store")
     pages.execute(ROOT / "notebooks" / name, tmp_path / "out.ipynb", parameters, ROOT)
     if "task" in known:
-        assert list((tmp_path / "store").glob("digits-*.parquet"))
+        assert list((tmp_path / "store").glob(f"{parameters.get('task', 'cifar10')}-*.parquet"))
     text = (tmp_path / "out.ipynb").read_text()
     assert "nan" not in text.replace("nanmean", "").lower().split("data:")[0]
 

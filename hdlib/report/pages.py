@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +173,7 @@ def execute(
         "commit": _git(root, "rev-parse", "--short=12", "HEAD"),
         "dirty": bool(_git(root, "status", "--porcelain")),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("hdlib", "torch", "papermill", "jupyter-book")},
+        | {name: _version(name) for name in ("hdlib", "torch", "papermill", "jupyter-book")},
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     failed = output.with_suffix(".failed.ipynb")
@@ -317,6 +317,14 @@ def _without_folders(text: str, root: Path) -> str:
         if folder != Path(folder.anchor):
             text = text.replace(f"{folder}/", "")
     return text
+
+
+def _version(name: str) -> str | None:
+    """Return an installed package's version; a page can be executed where the book cannot be built."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _sha256(path: Path) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS, Record
 from hdlib.runs.spec import RunSpec
@@ -117,11 +119,26 @@ class History:
 
     def record(self, i: int, made: dict) -> Record:
         """Return the record of a run that has ended, and forget its rows."""
-        epochs = pd.DataFrame(self._epochs[i], columns=EPOCH_COLUMNS)
+        epochs = pd.DataFrame(self._epochs[i], columns=EPOCH_COLUMNS).astype({"epoch": int, "iteration": int})
         rows = np.concatenate(self._traces[i]) if self._traces[i] else np.zeros((0, len(TRACE_COLUMNS)))
         trace = pd.DataFrame(rows, columns=TRACE_COLUMNS).astype({"iteration": int})
         self._epochs[i], self._traces[i] = [], []
         return Record(self.specs[i], self._outcomes[i], int(self._at[i]), epochs, trace, made)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps at an epoch's end, while all runs go on: tensors and a number."""
+        return {
+            "iteration": self.iteration,
+            "recent": torch.from_numpy(self._recent),
+            "epochs": [torch.tensor(rows, dtype=torch.float64) for rows in self._epochs],
+            "traces": [torch.from_numpy(np.concatenate(rows)) if rows else None for rows in self._traces],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.iteration, self._recent = state["iteration"], state["recent"].cpu().numpy()
+        self._epochs = [rows.tolist() for rows in state["epochs"]]
+        self._traces = [[] if rows is None else [rows.cpu().numpy()] for rows in state["traces"]]
 
     def keep(self, index: np.ndarray) -> None:
         """Go on with some of the runs only."""

@@ -61,8 +61,10 @@ def provenance(device: str, threads: int, seconds: float, data: str) -> dict[str
 
 @lru_cache(maxsize=1)
 def _environment() -> dict[str, Any]:
+    import hdlib
+
     return {
-        "hdlib": version("hdlib"),
+        "hdlib": hdlib.__version__,
         "code": code_version(),
         "commit": _commit(),
         "torch": version("torch"),
@@ -83,12 +85,13 @@ def code_version() -> str:
 
 
 def _commit() -> str | None:
+    """Return the commit of this folder; where git cannot tell, what HDLIB_COMMIT says."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        return os.environ.get("HDLIB_COMMIT")
+    return done.stdout.strip() if done.returncode == 0 else os.environ.get("HDLIB_COMMIT")
 
 
 @lru_cache(maxsize=4)

@@ -32,8 +32,8 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
-    task: Literal["mnist", "digits"] = Field("mnist", description="data set")
-    model: Literal["logreg", "mlp"] = Field("logreg", description="model")
+    task: Literal["mnist", "digits", "cifar10"] = Field("mnist", description="data set")
+    model: Literal["logreg", "mlp", "vgg"] = Field("logreg", description="model")
     width: int = Field(1000, ge=1, description="units of a hidden layer of the MLP")
     depth: int = Field(2, ge=1, description="hidden layers of the MLP")
     method: Method = Field(description="optimiser")
@@ -56,7 +56,9 @@ class RunSpec(BaseModel):
     )
     validate_every: int = Field(1, ge=0, description="epochs between validations; 0 for none, and no epochs are kept")
     seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
-    precision: Literal["float32", "float64"] = Field("float32", description="of parameters and arithmetic")
+    precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
+        "float32", description="of the arithmetic; parameters and hypergradients are float32 with tf32 and bf16"
+    )
     min_lr: float | None = Field(None, description="lower bound of alpha")
     max_lr: float | None = Field(None, description="upper bound of alpha")
     max_change: float | None = Field(None, description="bound on the relative change of alpha in a step")
@@ -67,6 +69,9 @@ class RunSpec(BaseModel):
     transition: float = Field(1.0, description="steps that the passing over takes")
     input_scale: float = Field(1.0, gt=0, allow_inf_nan=False, description="factor on the normalised inputs")
     early: int = Field(1000, ge=0, description="iterations of which every one is traced; later ones log-spaced")
+    variant: Literal["authors", "paper"] = Field("authors", description="VGG as the authors' code or the paper has it")
+    width_factor: float = Field(1.0, gt=0, allow_inf_nan=False, description="VGG's channels and units over the paper's")
+    train_images: int | None = Field(None, ge=1, description="of CIFAR-10: a fixed part of the images; None for all")
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -100,6 +105,18 @@ class RunSpec(BaseModel):
             raise ValueError(f"{changed} is {getattr(self, changed)!r} but {self.method} does not adapt: leave it out.")
         if self.target_of != "minibatch" and self.target_loss is None:
             raise ValueError(f"target_of is {self.target_of!r} but there is no target_loss: give one.")
+        if (self.model == "vgg") != (self.task == "cifar10"):
+            raise ValueError(
+                f"model is {self.model!r} with task {self.task!r}: vgg goes with cifar10, and only with it."
+            )
+        if self.model == "vgg" and self.input_scale != 1:
+            raise ValueError(f"input_scale is {self.input_scale} but the model is vgg: it is for logreg and mlp.")
+        if self.model != "vgg":
+            for name in ("variant", "width_factor", "train_images"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is {getattr(self, name)!r} but the model is {self.model}: it is for vgg.")
+            if self.precision in ("tf32", "bf16"):
+                raise ValueError(f"precision is {self.precision!r} but the model is {self.model}: it is for vgg.")
         return self
 
     def control(self) -> Control:

@@ -494,7 +494,7 @@ class Functions:
 
     def __init__(self, compiled: bool = False) -> None:
         self.compiled = compiled
-        self.cross_entropy, self.update = (_compiled() if compiled else (cross_entropy, update))
+        self.cross_entropy, self.update = _compiled() if compiled else (cross_entropy, update)
 
 
 def can_compile(device: str) -> bool:

@@ -17,6 +17,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from hdlib.runs.checkpoint import Checkpoints
 from hdlib.runs.record import Record
 from hdlib.runs.spec import RunSpec, SpecError
 from hdlib.runs.stack import bytes_per_run, can_compile, layer_sizes, stack_key, stackable, train_stack
@@ -26,6 +27,7 @@ from hdlib.tasks.data import SIZES, require_data
 
 CACHE_BYTES = 50_000_000  # of a stack on a CPU, whatever memory is free
 COMPILE_FROM = 4e9  # weights that a process moves in all, from which compiling pays
+VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VGG-16
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
 RECORD_EVERY = 5.0  # seconds between the writing of records
 
@@ -61,8 +63,8 @@ def sweep(
     """Return the records of the specs, in their order; train and record what the store does not have.
 
     Missing runs are grouped into stacks that are trained as one program (`plan`): on a CPU in single-threaded
-    processes, on a GPU one after the other. A run's record is stored within seconds of its end, so an interrupted
-    sweep resumes where it was.
+    processes, on a GPU one after the other. A run's record is stored within seconds of its end, and a long run that is
+    not stacked keeps a checkpoint in the folder `<store>.checkpoints`, so an interrupted sweep resumes where it was.
 
     Args:
         specs: the runs; duplicates are trained once.
@@ -163,6 +165,7 @@ class _Recorder:
 
     def __init__(self, store: Store, tell: Callable[[Path, int, int], None]) -> None:
         self.store, self.tell = store, tell
+        self.checkpoints = Checkpoints.beside(store.folder)
         self.pending: list[Record] = []
         self.last = time.monotonic()
 
@@ -177,6 +180,8 @@ class _Recorder:
             for path in self.store.put(self.pending):
                 self.tell(path, len(self.pending), unused)
                 unused = 0
+            for record in self.pending:
+                self.checkpoints.discard(record.spec)
             self.pending = []
         self.last = time.monotonic()
 
@@ -188,7 +193,7 @@ def _train(stack: list[RunSpec], device: str, compiled: bool, tick: Callable[[in
             train_stack(stack, device, tick, emit, compiled)
         else:
             for spec in stack:
-                emit([train(spec, device, tick)])
+                emit([train(spec, device, tick, emit.checkpoints)])
     finally:
         emit.flush()
 
@@ -276,10 +281,12 @@ def _train_in_worker(stack: list[RunSpec], compiled: bool) -> None:
 
 
 def _iterations(spec: RunSpec) -> int:
-    return spec.iterations(SIZES[spec.task][0])
+    return spec.iterations(spec.train_images or SIZES[spec.task][0])
 
 
 def _work(spec: RunSpec) -> int:
-    """Return how many weights a run moves in all its iterations."""
+    """Return how many weights a run moves in all its iterations; a VGG's count wherever in an image they are used."""
+    if spec.model == "vgg":
+        return round(_iterations(spec) * VGG_PRODUCTS * spec.width_factor**2)
     _, features, classes = SIZES[spec.task]
     return _iterations(spec) * sum(out * fan_in for out, fan_in in layer_sizes(spec, features, classes))

@@ -1,12 +1,19 @@
-"""Train one run, serially: the definition that faster ways of training are compared with."""
+"""Train one run, serially: the definition that faster ways of training are compared with.
+
+Nothing in an epoch waits for an accelerator: the history stays on it and is fetched at the epoch's end, and on a CUDA
+device a step is captured as a graph and replayed, which costs one launch instead of hundreds.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,65 +22,269 @@ from torch.nn import functional as F
 
 from hdlib.optim import SGDHD, AdamHD
 from hdlib.optim._base import HypergradientOptimizer
+from hdlib.runs.checkpoint import Checkpoints
 from hdlib.runs.history import CHUNK, History
-from hdlib.runs.record import Record, provenance
+from hdlib.runs.record import Record, device_name, provenance
 from hdlib.runs.spec import RunSpec
-from hdlib.tasks import build_model, load_data
+from hdlib.tasks import Data, build_model, load_data
+from hdlib.tasks.images import draw_moves, move, normalise
+
+WARM_UP = 3  # eager steps before a capture: the optimiser's state and the libraries' choices must be there
+EVALUATE = 1000  # images at a time
 
 
-def train(spec: RunSpec, device: str = "cpu", tick: Callable[[int], None] | None = None) -> Record:
+def train(
+    spec: RunSpec,
+    device: str = "cpu",
+    tick: Callable[[int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Record:
     """Train a run to its end, its target loss or its divergence, and return its record.
 
     Args:
         spec: the run.
         device: a torch device.
         tick: called with the number of iterations done since the last call.
+        checkpoints: where the run's state is kept from time to time, and where it goes on from if it is there. The
+            finished run's is left for the caller to discard once the record is safe.
 
     Raises:
         DataNotFoundError: the task's data is not at hand.
+        ValueError: the precision is not the device's, or the data has fewer images than asked for.
     """
     started = time.perf_counter()
-    dtype = getattr(torch, spec.precision)
+    if spec.precision == "tf32" and not device.startswith("cuda"):
+        raise ValueError(f"precision is 'tf32' but the device is {device!r}: use float32 or bf16 there.")
+    dtype = torch.float64 if spec.precision == "float64" else torch.float32
     data = load_data(spec.task, device, dtype).scaled(spec.input_scale)
-    model = build_model(
-        spec.model, data.features, data.classes, spec.seed, width=spec.width, depth=spec.depth, dtype=dtype
-    ).to(device)
-    optimizer = make_optimizer(spec, model)
-    group = optimizer.param_groups[0]
-    size = len(data.train_y)
-    history = History([spec], size)
-    history.start(*evaluate(model, data.valid_x, data.valid_y, history.wants_validation(0)))
-    pending: list[tuple] = []
-    for epoch in itertools.count(1):
-        batches = minibatches(spec, epoch, size, device)
-        for i, batch in enumerate(batches[: spec.iterations(size) - history.iteration], start=1):
-            if spec.decay == "inv_sqrt":
-                group["lr"] = spec.alpha0 / math.sqrt(history.iteration + len(pending) + 1)
-            loss = F.cross_entropy(model(data.train_x[batch]), data.train_y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            alpha = group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"]
-            pending.append((loss.detach(), alpha, group["hypergrad"]))
-            if i % CHUNK == 0 or i == len(batches):
-                _note(pending, history, tick)
-                if not history.live.all():
-                    break
+    if spec.train_images is not None:
+        data = data.part(spec.train_images)
+    with settings(spec, device):
+        training = Training(spec, data, device, dtype)
+        visits = [{"from_epoch": 0, "device": device_name(device), "date": _now()}]
+        before, saved = 0.0, checkpoints.load(spec, device) if checkpoints else None
+        if saved:
+            training.restore(saved)
+            before = saved["seconds"]
+            visits = [*saved["visits"], visits[0] | {"from_epoch": training.epoch}]
+            if tick:
+                tick(training.history.iteration)
         else:
-            _note(pending, history, tick)
-            if history.iteration == epoch * len(batches):
-                validation = evaluate(model, data.valid_x, data.valid_y, history.wants_validation(epoch))
-                training = evaluate(model, data.train_x, data.train_y, history.wants_training_loss())
-                history.end_epoch(epoch, *validation, training[0])
-        if history.finish():
-            break
-    seconds = time.perf_counter() - started
-    return history.record(0, provenance(device, torch.get_num_threads(), seconds, data.source))
+            training.start()
+        last_saved = started
+        while not training.history.finish():
+            training.run_epoch(tick)
+            now = time.perf_counter()
+            if checkpoints and training.goes_on and checkpoints.due(training.epoch, now - last_saved):
+                checkpoints.save(spec, training.state() | {"seconds": before + now - started, "visits": visits})
+                last_saved = time.perf_counter()
+    seconds = before + time.perf_counter() - started
+    made = provenance(device, torch.get_num_threads(), seconds, data.source)
+    if training.epoch_seconds:
+        made["epoch_seconds"] = round(float(np.median(training.epoch_seconds)), 4)
+    if len(visits) > 1:
+        made["visits"] = visits
+    return training.history.record(0, made)
+
+
+class Training:
+    """A run in progress: model, optimiser, history, and how a step is taken."""
+
+    def __init__(self, spec: RunSpec, data: Data, device: str, dtype: torch.dtype) -> None:
+        self.spec, self.data, self.device, self.dtype = spec, data, device, dtype
+        self.model = build_model(
+            spec.model,
+            data.features,
+            data.classes,
+            spec.seed,
+            width=spec.width,
+            depth=spec.depth,
+            variant=spec.variant,
+            width_factor=spec.width_factor,
+            dtype=dtype,
+        ).to(device)
+        self.optimizer = make_optimizer(spec, self.model)
+        self.group = self.optimizer.param_groups[0]
+        self.history = History([spec], len(data.train_y))
+        self.pending: list[Tensor | tuple[float, float, float]] = []
+        self.moves = torch.zeros(len(data.train_y), 3, dtype=torch.int64, device=device) if data.images else None
+        self.on_host = device == "cpu"
+        self.take: Callable[[Tensor], Any] = self.step
+        self.warm_up = 0 if self.on_host else WARM_UP
+        self.epoch = 0
+        self.epoch_seconds: list[float] = []
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an epoch has just ended and another one follows."""
+        size = len(self.data.train_y)
+        whole = self.history.iteration == self.epoch * -(-size // self.spec.batch_size)
+        return bool(self.history.live[0]) and whole and self.history.iteration < self.spec.iterations(size)
+
+    def start(self) -> None:
+        """Note the state before training."""
+        self.history.start(*self._fetch(self.evaluate_if(self.history.wants_validation(0))))
+
+    def run_epoch(self, tick: Callable[[int], None] | None = None) -> None:
+        """Train for an epoch, or what of it the run may take, and validate."""
+        started = time.perf_counter()
+        self.epoch += 1
+        size = len(self.data.train_y)
+        torch.manual_seed(self.spec.seed * 1_000_003 + self.epoch)  # of dropout
+        if self.moves is not None:
+            self.moves.copy_(draw_moves(self.spec.seed, self.epoch, size))
+        looks = self.on_host or self.spec.target_loss is not None
+        first, left = self.history.iteration, self.spec.iterations(size) - self.history.iteration
+        batches = minibatches(self.spec, self.epoch, size, self.device)
+        for i, batch in enumerate(batches[:left], start=1):
+            if self.spec.decay == "inv_sqrt":
+                self._set_alpha(self.spec.alpha0 / math.sqrt(first + i))
+            self.pending.append(self._next(batch))
+            if looks and (i % CHUNK == 0 or i == len(batches)):
+                self._note(tick)
+                if not self.history.live[0]:
+                    return
+        if left < len(batches):
+            self._note(tick)
+            return
+        # asked for before the history is fetched, so that the device is waited for once
+        validation = self.evaluate_if(self.history.wants_validation(self.epoch))
+        training = self.evaluate_if(self.history.wants_training_loss(), self.data.train_x, self.data.train_y)
+        self._note(tick)
+        self.history.end_epoch(self.epoch, *self._fetch(validation), self._fetch(training)[0])
+        self.epoch_seconds.append(time.perf_counter() - started)
+
+    def step(self, batch: Tensor) -> Tensor | tuple[float, float, float]:
+        """Take one step; return the loss before it, alpha and h: numbers on the CPU, a tensor on an accelerator."""
+        loss = self.loss(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        row = loss.detach(), self.group["lr"], self.group["hypergrad"]
+        if self.on_host:
+            return tuple(map(float, row))
+        return torch.stack([_scalar(value, self.device) for value in row])
+
+    def evaluate_if(self, wanted: bool, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
+        """Return mean cross-entropy and accuracy, over the validation data if not told otherwise, or None."""
+        if not wanted:
+            return None
+        return self.evaluate(self.data.valid_x, self.data.valid_y) if x is None else self.evaluate(x, y)
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return mean cross-entropy and accuracy, [2] in float64, without waiting for them."""
+        if not self.data.images:
+            logits = self.model(x)
+            return torch.stack([F.cross_entropy(logits, y).double(), (logits.argmax(1) == y).double().mean()])
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for images, labels in zip(x.split(EVALUATE), y.split(EVALUATE), strict=True):
+            with self._autocast():
+                logits = self.model(normalise(images, self.dtype))
+                loss = F.cross_entropy(logits, labels, reduction="sum")
+            sums += torch.stack([loss.double(), (logits.argmax(1) == labels).sum().double()])
+        self.model.train()
+        return sums / len(y)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, after an epoch."""
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history.state(),
+            "epoch_seconds": self.epoch_seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.epoch = state["epoch"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.group = self.optimizer.param_groups[0]
+        self.history.restore(state["history"])
+        self.epoch_seconds = state["epoch_seconds"]
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return the mean cross-entropy of a minibatch, given as indices into the training data."""
+        with self._autocast():
+            return F.cross_entropy(self.model(self.inputs(batch)), self.data.train_y[batch])
+
+    def inputs(self, batch: Tensor) -> Tensor:
+        """Return what the model sees of a minibatch: images mirrored, cropped and normalised, other data as it is."""
+        x = self.data.train_x[batch]
+        return x if self.moves is None else normalise(move(x, self.moves[batch]), self.dtype)
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.spec.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+    def _next(self, batch: Tensor) -> Tensor | tuple[float, float, float]:
+        """Take a step, eagerly or by replaying the captured one; on a CUDA device, capture it after the warm-up."""
+        if self.warm_up and len(batch) == self.spec.batch_size:
+            self.warm_up -= 1
+            if not self.warm_up and self.device.startswith("cuda"):
+                row = self.step(batch)
+                self.take = captured(self.step, batch, self.optimizer) or self.step
+                return row
+        return self.take(batch) if len(batch) == self.spec.batch_size else self.step(batch)
+
+    def _note(self, tick: Callable[[int], None] | None) -> None:
+        """Fetch the iterations that are pending."""
+        if not self.pending:
+            return
+        if tick:
+            tick(len(self.pending))
+        rows = self.pending if self.on_host else torch.stack(self.pending).tolist()
+        self.history.add(np.array(rows)[:, :, None])
+        self.pending = []
+
+    @staticmethod
+    def _fetch(evaluated: Tensor | None) -> np.ndarray:
+        """Return an evaluation as [2, 1], NaN where there was none."""
+        return np.full((2, 1), np.nan) if evaluated is None else evaluated.cpu().numpy()[:, None]
+
+    def _set_alpha(self, alpha: float) -> None:
+        if isinstance(self.group["lr"], Tensor):
+            self.group["lr"].fill_(alpha)
+        else:
+            self.group["lr"] = alpha
+
+
+def captured(
+    step: Callable[[Tensor], Tensor], batch: Tensor, optimizer: HypergradientOptimizer
+) -> Callable[[Tensor], Tensor] | None:
+    """Return a step that replays a CUDA graph of `step`, or None where it cannot be captured, with a warning.
+
+    The capture itself runs nothing. Steps must have been taken before it, on the current stream.
+    """
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    if any(not value.is_cuda for value in states):  # would be captured as the numbers that they are now
+        warnings.warn("A step that counts on the host cannot be captured, so each is launched by itself.", stacklevel=2)
+        return None
+    held = batch.clone()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            row = step(held)
+    except Exception as error:
+        warnings.warn(f"A step could not be captured, so each is launched by itself: {error}", stacklevel=2)
+        return None
+
+    def replay(batch: Tensor) -> Tensor:
+        held.copy_(batch)
+        graph.replay()
+        return row.clone()
+
+    return replay
 
 
 def make_optimizer(spec: RunSpec, model: nn.Module) -> HypergradientOptimizer:
     """Return the spec's optimiser; a baseline is its hypergradient method with beta 0, bit for bit."""
     common = dict(lr=spec.alpha0, weight_decay=spec.weight_decay, hypergrad_lr=spec.beta, **asdict(spec.control()))
+    common["capturable"] = next(model.parameters()).is_cuda
     if spec.method.startswith("adam"):
         return AdamHD(model.parameters(), **common)
     if spec.method.startswith("sgdn"):
@@ -91,29 +302,33 @@ def minibatches(spec: RunSpec, epoch: int, size: int, device: str) -> tuple[Tens
     return permutation(spec.seed, epoch, size).to(device).split(spec.batch_size)
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, x: Tensor, y: Tensor, wanted: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean cross-entropy and accuracy, each [1]; NaN where they are not wanted."""
-    if not wanted:
-        return np.full(1, np.nan), np.full(1, np.nan)
-    logits = model(x)
-    return np.array([F.cross_entropy(logits, y).item()]), np.array([(logits.argmax(1) == y).double().mean().item()])
-
-
-def _note(pending: list[tuple], history: History, tick: Callable[[int], None] | None) -> None:
-    """Fetch the iterations that are pending."""
-    if not pending:
+@contextmanager
+def settings(spec: RunSpec, device: str) -> Iterator[None]:
+    """Set what a run's arithmetic depends on, and put it back: generators, TF32, cuDNN's choice, the stream."""
+    if not device.startswith("cuda"):
+        with torch.random.fork_rng(devices=[]):
+            yield
         return
-    if tick:
-        tick(len(pending))
-    columns = [_fetch(column) for column in zip(*pending, strict=True)]
-    history.add(np.array(columns).T[:, :, None])
-    pending.clear()
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    torch.cuda.synchronize(device)  # the data is there before another stream reads it
+    with torch.cuda.device(device), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+        try:
+            matmul.allow_tf32 = cudnn.allow_tf32 = spec.precision == "tf32"
+            cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+            with torch.cuda.stream(torch.cuda.Stream()):  # one that can be captured
+                yield
+        finally:
+            torch.cuda.synchronize()
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
-def _fetch(column: tuple) -> list[float]:
-    tensors = [value for value in column if isinstance(value, Tensor)]
-    if not tensors:
-        return list(column)
-    device = tensors[0].device
-    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in column]).tolist()
+def _scalar(value: float | Tensor, device: str) -> Tensor:
+    """Return a number as a 0-dim float64 tensor, without a copy from the host."""
+    if isinstance(value, Tensor):
+        return value.double()
+    return torch.full((), value, dtype=torch.float64, device=device)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

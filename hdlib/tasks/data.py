@@ -1,8 +1,9 @@
 """Data sets, whole, as tensors on the device: minibatches are slices, not a pipeline of images.
 
-MNIST comes through torchvision into `data/`, or the folder that the environment variable HDLIB_DATA names;
-a folder that already holds it is used as it is and never written to. scikit-learn's bundled handwritten
-digits need no download and serve tests and first tries.
+MNIST and CIFAR-10 come through torchvision into `data/`, or the folder that the environment variable HDLIB_DATA
+names; a folder that already holds them is used as it is and never written to. CIFAR-10 may also be an image folder
+there, `cifar10/{train,test}/<class>/*.png|jpg`. scikit-learn's bundled handwritten digits need no download and serve
+tests and first tries.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-TASKS = ("mnist", "digits")
-SIZES = {"mnist": (60_000, 784, 10), "digits": (1_500, 64, 10)}  # training examples, features, classes
+from hdlib.tasks import images
+
+TASKS = ("mnist", "digits", "cifar10")
+# training examples, features, classes
+SIZES = {"mnist": (60_000, 784, 10), "digits": (1_500, 64, 10), "cifar10": (50_000, 3072, 10)}
+MNIST_PLACE = "MNIST/raw"
+CIFAR10_PLACE = "cifar-10-batches-py or cifar10/train"
 
 
 class DataNotFoundError(ValueError):
@@ -27,12 +33,13 @@ class DataNotFoundError(ValueError):
 class Data:
     """A classification data set on one device.
 
-    Inputs are normalised float tensors, labels int64. What the paper calls validation is the test set.
+    Inputs are normalised float tensors, or colour images as bytes (hdlib.tasks.images), labels int64. What the
+    paper calls validation is the test set.
     """
 
-    train_x: Tensor  # [N, features]
+    train_x: Tensor  # [N, features], or images: uint8, [N, height, width, 3]
     train_y: Tensor  # [N]
-    valid_x: Tensor  # [M, features]
+    valid_x: Tensor  # [M, features], or images
     valid_y: Tensor  # [M]
     classes: int
     source: str  # what exactly was read, for the record
@@ -47,61 +54,117 @@ class Data:
             return self
         return replace(self, train_x=self.train_x * factor, valid_x=self.valid_x * factor)
 
+    @property
+    def images(self) -> bool:
+        """Whether inputs are bytes, to be moved and normalised batch by batch."""
+        return self.train_x.dtype == torch.uint8
+
+    def part(self, size: int) -> Data:
+        """Return the same data with `size` training images of a fixed shuffle, the same for every seed.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        total = len(self.train_y)
+        if size > total:
+            raise ValueError(f"train_images is {size} but there are {total}: ask for that many at most.")
+        kept = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:size].to(self.train_y.device)
+        return replace(self, train_x=self.train_x[kept], train_y=self.train_y[kept])
+
 
 def data_folder() -> Path:
     """Return HDLIB_DATA, which must exist, or `data` below the working directory."""
     named = os.environ.get("HDLIB_DATA")
     if named and not Path(named).is_dir():
         raise DataNotFoundError(
-            f"HDLIB_DATA names {named!r}, which is not a folder: unset it, or name a folder that holds MNIST/raw "
+            f"HDLIB_DATA names {named!r}, which is not a folder: unset it, or name a folder that holds the data sets "
             "or that torchvision may download into."
         )
     return Path(named or "data")
 
 
-@lru_cache(maxsize=2)
 def load_data(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
     """Return a data set whole, normalised as in the authors' code, on a device.
 
     Raises:
         DataNotFoundError: it is not there and cannot be downloaded.
     """
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}: it must be one of {', '.join(map(repr, TASKS))}.")
+    return _load(task, device, dtype, None if task == "digits" else data_folder())
+
+
+@lru_cache(maxsize=2)
+def _load(task: str, device: str, dtype: torch.dtype, folder: Path | None) -> Data:
     if task == "digits":
         return _digits(device, dtype)
     if task == "mnist":
-        return _mnist(device, dtype)
-    raise ValueError(f"task is {task!r}: it must be one of {', '.join(map(repr, TASKS))}.")
+        return _mnist(folder, device, dtype)
+    tensors, classes, source = _cifar10(folder)
+    return Data(*(tensor.to(device) for tensor in tensors), classes=classes, source=source)
 
 
 def require_data(task: str) -> None:
     """Raise DataNotFoundError if a task's data is not at hand; download it where it may be."""
     if task == "mnist":
-        _mnist_sets()
+        _sets("MNIST", data_folder(), MNIST_PLACE)
+    if task == "cifar10" and _cifar10_folder(data_folder()) is None:
+        _sets("CIFAR10", data_folder(), CIFAR10_PLACE)
 
 
-def _mnist_sets():
-    from torchvision.datasets import MNIST
+def _sets(name: str, folder: Path, place: str):
+    """Return torchvision's training and test set of a name, downloaded where they are not at hand."""
+    from torchvision import datasets
 
-    folder = data_folder()
+    made = getattr(datasets, name)
     try:
-        return [MNIST(folder, train=train, download=False) for train in (True, False)]
+        return [made(folder, train=train, download=False) for train in (True, False)]
     except RuntimeError:
         pass
     try:
-        return [MNIST(folder, train=train, download=True) for train in (True, False)]
+        return [made(folder, train=train, download=True) for train in (True, False)]
     except Exception as error:
         raise DataNotFoundError(
-            f"MNIST is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}): "
-            "set HDLIB_DATA to a folder that holds MNIST/raw, or connect to a network."
+            f"{name} is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}): "
+            f"set HDLIB_DATA to a folder that holds {place}, or connect to a network."
         ) from error
 
 
-def _mnist(device: str, dtype: torch.dtype) -> Data:
+def _mnist(folder: Path, device: str, dtype: torch.dtype) -> Data:
     tensors = []
-    for part in _mnist_sets():
+    for part in _sets("MNIST", folder, MNIST_PLACE):
         x = part.data.to(device).flatten(1).to(dtype).div_(255).sub_(0.1307).div_(0.3081)
         tensors += [x, part.targets.to(device)]
     return Data(*tensors, classes=10, source="MNIST, original IDX files, 60,000 + 10,000 images")
+
+
+def _cifar10_folder(folder: Path) -> Path | None:
+    """Return the image folder that stands for CIFAR-10, unless torchvision's own files are there."""
+    images_folder = folder / "cifar10"
+    chosen = (images_folder / "train").is_dir() and not (folder / "cifar-10-batches-py").is_dir()
+    return images_folder if chosen else None
+
+
+@lru_cache(maxsize=1)
+def _cifar10(folder: Path) -> tuple[list[Tensor], int, str]:
+    """Return training images and labels, test images and labels, the number of classes, and what was read."""
+    images_folder = _cifar10_folder(folder)
+    if images_folder is None:
+        sets = _sets("CIFAR10", folder, CIFAR10_PLACE)
+        tensors = [torch.as_tensor(column) for part in sets for column in (part.data, part.targets)]
+        classes, kind = len(sets[0].classes), "original Python batches"
+    else:
+        try:
+            train_x, train_y, names = images.read_folder(images_folder / "train")
+            test_x, test_y, test_names = images.read_folder(images_folder / "test")
+        except (OSError, ValueError) as error:
+            raise DataNotFoundError(f"The image folder of CIFAR-10 cannot be read: {error}") from error
+        if test_names != names:
+            raise DataNotFoundError(f"cifar10/test has the classes {test_names}: it must have those of train, {names}.")
+        tensors, classes = [train_x, train_y, test_x, test_y], len(names)
+        suffixes = {path.suffix.lower() for path in (images_folder / "train" / names[0]).iterdir()}
+        kind = f"image folder, {' and '.join(sorted(suffixes & set(images.SUFFIXES))).replace('.', '')} files"
+    return tensors, classes, f"CIFAR-10, {kind}, {len(tensors[1]):,} + {len(tensors[3]):,} images"
 
 
 def _digits(device: str, dtype: torch.dtype) -> Data:

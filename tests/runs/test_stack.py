@@ -9,6 +9,7 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.nn import functional as F
 
+from hdlib.optim.control import Control
 from hdlib.runs import RunSpec, grid, train
 from hdlib.runs.stack import Stack, bytes_per_run, cross_entropy, per_run, train_stack, update
 from hdlib.runs.sweep import plan
@@ -65,9 +66,10 @@ def test_the_compiled_rules_are_the_rules():
         new = lambda *shape, g=g: torch.rand(shape, generator=g, dtype=torch.float64)  # noqa: E731
         tensors = [[new(k, 10, 16)], [new(k, 10, 16)], [[new(k, 10, 16)] for _ in range(states)]]
         vectors = [new(k), new(k) * 1e-3, new(k), torch.zeros(k, dtype=torch.float64)]
-        arguments = [*tensors, *vectors, *map(torch.tensor, (1e-8, 1.5))]
+        memory = {"slope": torch.zeros(k, dtype=torch.float64)}
+        arguments = [*tensors, *vectors, memory, *map(torch.tensor, (3.0, 1e-8, 1.5))]
         twin = torch.utils._pytree.tree_map(torch.clone, arguments)
-        options = dict(name="adam", momentum=0.0, rule="additive", weight_decay=1e-4, adapts=True)
+        options = dict(name="adam", momentum=0.0, weight_decay=1e-4, control=Control(), adapts=True)
         update(*arguments, **options)
         compiled[0](*twin, **options)
         torch.testing.assert_close(twin, arguments, rtol=1e-12, atol=1e-14)
@@ -155,7 +157,7 @@ def test_a_step_waits_for_no_device():
     with FakeTensorMode(allow_non_fake_inputs=False):
         fake = lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda")  # noqa: E731
         for owner, names in (
-            (cohort, "x theta grad state alpha beta exponent decay hypergrad loss chunk_order chunk_weight"),
+            (cohort, "x theta grad state alpha beta exponent decay hypergrad memory loss chunk_order chunk_weight"),
             (stack, "onehot t floor scale row"),
         ):
             owner.device = "cuda"

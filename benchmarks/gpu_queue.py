@@ -1,0 +1,264 @@
+"""Run notebooks in a fixed order within a time limit, and pack the records that they add.
+
+Called by run_on_gpu.sh. Each job is a notebook with parameters, or the benchmark of VGG. What is recorded already is
+not trained again; a job is stopped when its time is up and goes on in another visit from its records and checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "_build" / "gpu"  # kept from visit to visit, as long as the machine is the same
+TAR_BYTES = 15_000_000
+PACK_EVERY = 60.0  # seconds between packing what is there, so that a lost machine costs no more
+GRACE = 20.0  # seconds that a stopped job has to record what is finished
+
+
+@dataclass
+class Job:
+    """A notebook to run with parameters, for at most `seconds`; `tiny` replaces parameters in a rehearsal."""
+
+    name: str
+    notebook: str  # of notebooks/, without .md; or a program of benchmarks/, with .py
+    parameters: dict = field(default_factory=dict)
+    tiny: dict = field(default_factory=dict)
+    seconds: float = 600.0
+
+
+TINY_VGG = dict(width_factor=0.03125, train_images=128, epochs=1, precision="float32")
+TINY_MNIST = dict(task="digits", epochs=1, seeds=1)
+TINY_GRID = dict(task="digits", cap=30, seeds=2, betas=[1e-3])
+JOBS = [
+    Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125, "compile": False}, 90),
+    Job("vgg", "vgg", dict(variants=["authors"], seeds=1), TINY_VGG),
+    Job("online-tuning-paper", "online_tuning",
+        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-4, adam_beta=1e-4), TINY_MNIST),
+    Job("online-tuning-report", "online_tuning",
+        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-4, adam_beta=1e-7), TINY_MNIST),
+    Job("online-tuning-implied", "online_tuning",
+        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-5, adam_beta=1e-7), TINY_MNIST),
+    Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST),
+    Job("phase-diagram", "phase_diagram", {}, {}),
+    Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
+    Job("vgg-seeds", "vgg", dict(variants=["authors"], seeds=3), TINY_VGG | dict(seeds=2)),
+    Job("vgg-paper", "vgg", dict(variants=["paper"], seeds=1), TINY_VGG | dict(variants=["paper"])),
+    Job("vgg-float32", "vgg", dict(variants=["authors"], seeds=2, epochs=30, precision="float32"), TINY_VGG),
+    Job("vgg-bf16", "vgg", dict(variants=["authors"], seeds=2, epochs=30, precision="bf16"), TINY_VGG),
+]  # fmt: skip
+
+
+def main() -> int:
+    """Run the jobs; return 0, or 1 where one failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="folder for what comes back")
+    parser.add_argument("--seconds", type=float, default=540.0, help="for everything")
+    parser.add_argument("--data", type=Path, action="append", default=[], help="data folder, or archives that make one")
+    parser.add_argument("--given", type=Path, action="append", default=[], help="records of an earlier visit, a .tar")
+    parser.add_argument("--only", action="append", default=[], help="run this job alone")
+    parser.add_argument("--list", action="store_true", help="list the jobs and stop")
+    parser.add_argument("--rehearse", action="store_true", help="tiny settings")
+    options = parser.parse_args()
+    deadline = time.monotonic() + options.seconds
+    names = [job.name for job in JOBS]
+    if options.list:
+        print("\n".join(f"{job.name:22} {job.notebook} {job.parameters}" for job in JOBS))
+        return 0
+    unknown = [name for name in options.only if name not in names]
+    if unknown or options.output is None:
+        what = f"There is no job {unknown[0]!r}: the jobs are {', '.join(names)}." if unknown else "Name an --output."
+        print(what, file=sys.stderr)
+        return 2
+
+    work = WORK / "rehearsal" if options.rehearse else WORK
+    store = prepare_store(work, options.given)
+    environment = os.environ | {"HDLIB_DATA": str(prepare_data(options.data, work)), "PYTHONUNBUFFERED": "1"}
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for job in JOBS:
+        if options.only and job.name not in options.only:
+            continue
+        source = source_of(job)
+        left = deadline - time.monotonic() - GRACE
+        if not source.is_file():
+            rows.append((job.name, "not there", "", 0))
+            print(f"{job.name}: there is no {source.name}, skipped", flush=True)
+        elif left < 15:
+            rows.append((job.name, "no time left", "", 0))
+        else:
+            rows.append(run(job, store, work, min(left, job.seconds), environment, options))
+        (options.output / "table.txt").write_text(table(rows, work))
+    pack(store, options.output)
+    print("\n" + table(rows, work))
+    return int(any(outcome == "failed" for _, outcome, _, _ in rows))
+
+
+def prepare_store(work: Path, given: list[Path]) -> Path:
+    """Return the store to run with: what the project has recorded, what is given, and what an earlier visit left."""
+    store = work / "results"
+    store.mkdir(parents=True, exist_ok=True)
+    for path in (ROOT / "results").glob("*.parquet"):
+        if not (store / path.name).exists():
+            shutil.copy(path, store)
+    for archive in given:
+        with tarfile.open(archive) as tar:
+            tar.extractall(work, filter="data")
+    return store
+
+
+def prepare_data(given: list[Path], work: Path) -> Path:
+    """Return the folder of the data sets: the given one, or one made of archives.
+
+    An archive holds MNIST/ or cifar10/, or train/ and test/, which are taken for those of CIFAR-10 as images.
+    """
+    if not given:
+        return Path(os.environ.get("HDLIB_DATA", ROOT / "data"))
+    if given[0].is_dir():
+        return given[0].resolve()
+    folder = work / "data"
+    for archive in given:
+        done = folder / f".{archive.name}"
+        if done.exists():
+            continue
+        with tarfile.open(archive) as tar:
+            first = tar.next()
+            tops = first is not None and first.name.removeprefix("./").split("/")[0] in ("train", "test", "")
+            place = folder / "cifar10" if tops else folder
+            place.mkdir(parents=True, exist_ok=True)
+            tar.extractall(place, filter="data")
+        done.touch()
+    return folder.resolve()
+
+
+def source_of(job: Job) -> Path:
+    if job.notebook.endswith(".py"):
+        return ROOT / "benchmarks" / job.notebook
+    return ROOT / "notebooks" / f"{job.notebook}.md"
+
+
+def command_of(job: Job, store: Path, work: Path, rehearse: bool) -> list[str]:
+    parameters = job.parameters | (job.tiny if rehearse else {})
+    if job.notebook.endswith(".py"):
+        flags = [
+            text
+            for name, value in parameters.items()
+            if value is not False
+            for text in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
+        ]
+        output = (store / "benchmarks" / job.notebook).with_suffix(".json")
+        return [sys.executable, str(source_of(job)), *flags, "--output", str(output)]
+    flags = [text for name, value in parameters.items() for text in ("-p", f"{name}={value!r}")]
+    output = ["-o", str(work / "executed" / f"{job.name}.ipynb"), "-p", f"store={str(store)!r}"]
+    return [sys.executable, "-m", "hdlib.cli", "run", str(source_of(job)), *flags, *output]
+
+
+def run(job: Job, store: Path, work: Path, seconds: float, environment: dict, options) -> tuple:
+    """Run a job within its time; return its name, what became of it, its last line and how long it took."""
+    log = work / "logs" / f"{job.name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{job.name}: up to {seconds:.0f} s", flush=True)
+    started = packed = time.monotonic()
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command_of(job, store, work, options.rehearse),
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        outcome = ""
+        while process.poll() is None:
+            time.sleep(0.2)
+            now = time.monotonic()
+            if now - started > seconds:
+                outcome = "stopped"
+                stop(process)
+            elif now - packed > PACK_EVERY:
+                pack(store, options.output)
+                packed = now
+    took = time.monotonic() - started
+    outcome = outcome or ("done" if process.returncode == 0 else "failed")
+    lines = log.read_text(errors="replace").strip().splitlines()
+    if outcome == "failed":
+        print("\n".join(lines[-25:]), flush=True)
+    pack(store, options.output)
+    print(f"{job.name}: {outcome} after {took:.0f} s", flush=True)
+    return job.name, outcome, lines[-1][:90] if lines else "", took
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Interrupt a job's kernel, or a program itself, so that it records what is finished; kill what stays."""
+    job = psutil.Process(process.pid)
+    family = job.children(recursive=True)
+    for member in family or [job]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.send_signal(signal.SIGINT)
+    psutil.wait_procs([job, *family], timeout=GRACE / 2)
+    for member in [*family, *job.children(recursive=True), job]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def pack(store: Path, output: Path) -> None:
+    """Write what the project does not have yet as records.tar, records-2.tar, ... each below TAR_BYTES."""
+    own = {path.name for path in (ROOT / "results").glob("*.parquet")}
+    new = [path for path in sorted(store.glob("*.parquet")) if path.name not in own]
+    new += sorted((store / "benchmarks").glob("*.json"))
+    groups: list[list[tuple[str, bytes]]] = [[]]
+    for path in new:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # merged meanwhile
+            continue
+        if sum(len(other) + 1024 for _, other in groups[-1]) + len(content) > TAR_BYTES:
+            groups.append([])
+        groups[-1].append((f"results/{path.relative_to(store)}", content))
+    for i, group in enumerate(groups, start=1):
+        path = output / ("records.tar" if i == 1 else f"records-{i}.tar")
+        temporary = path.with_suffix(".tmp")
+        with tarfile.open(temporary, "w") as tar:
+            for name, content in group:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        temporary.replace(path)
+
+
+def table(rows: list[tuple], work: Path) -> str:
+    """Return what ran and how long, then the throughput against the measured matrix rate."""
+    lines = [f"{'job':22} {'outcome':13} {'seconds':>8}"]
+    for name, outcome, last, took in rows:
+        lines.append(f"{name:22} {outcome:13} {took:8.0f}  {'' if outcome == 'done' else last}".rstrip())
+    measured = work / "results" / "benchmarks" / "vgg.json"
+    if measured.is_file():
+        result = json.loads(measured.read_text())
+        lines.append(f"\n{result['made']['device']}, torch {result['made']['torch']}")
+        lines += [f"matrix product, {name}: {rate:.4g} TFLOP/s" for name, rate in result["matrix_teraflops"].items()]
+        lines += [
+            f"VGG, {s['precision']}, {s['how']}: {s['images_per_second']:,.0f} images/s, {100 * s['share']:.1f} % of it"
+            for s in result["steps"]
+        ]
+        parts, overhead = result.get("parts", {}), result.get("overhead", {})
+        lines.append("a step's parts, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()))
+        lines.append("hypergradients cost " + ", ".join(f"{name} {100 * x:+.1f} %" for name, x in overhead.items()))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

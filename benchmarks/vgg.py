@@ -1,0 +1,227 @@
+"""VGG's training speed as a share of what the device's matrix unit reaches, and where the rest of a step goes.
+
+The ceiling is a large matrix product on random data, in each precision. Steps are those of the trainer, on random
+images: batch from the bytes on the device, crop and flip, forward, backward, update; each launched by itself, or
+captured as a CUDA graph, or compiled and captured. The cost of hypergradients is the time of a captured step of each
+method over its baseline's, the methods timed in turn. Results go to results/benchmarks/vgg.json.
+
+    python benchmarks/vgg.py [--device auto] [--width-factor 1] [--quick] [--compile] [--output FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from hdlib.runs import BASELINE, METHODS, RunSpec
+from hdlib.runs.record import provenance
+from hdlib.runs.sweep import resolve_device
+from hdlib.runs.train import Training, captured, settings
+from hdlib.tasks import Data
+
+OUTPUT = Path(__file__).parent.parent / "results" / "benchmarks" / "vgg.json"
+IMAGES, BATCH = 4096, 128
+BETA = {"sgd_hd": 1e-3, "sgdn_hd": 1e-3, "adam_hd": 1e-8}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--width-factor", type=float, default=1.0)
+    parser.add_argument("--quick", action="store_true", help="few repeats and small sizes, to try it")
+    parser.add_argument("--compile", action="store_true", help="time a compiled network too")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    clock = Clock(device, seconds=0.02 if options.quick else 0.3, repeats=3 if options.quick else 5)
+    gpu = device != "cpu"
+    precisions = ["float32", "tf32", "bf16"] if gpu else ["float32"]
+    data = random_data(device, 4 * BATCH if options.quick else IMAGES)
+    spec = spec_of("sgdn_hd", "float32", options.width_factor)
+    result = {
+        "width_factor": options.width_factor,
+        "gigaflop_per_image": gigaflop_per_image(Training(spec, data, device, torch.float32)),
+        "matrix_teraflops": {},
+        "steps": [],
+        "made": provenance(device, torch.get_num_threads(), 0.0, "random images"),
+    }
+
+    def keep(line: str) -> None:
+        """What is measured is written at once: the time may be up before the rest."""
+        print(line, flush=True)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+    size = 8192 if gpu else 512 if options.quick else 2048
+    for precision in precisions:
+        rate = result["matrix_teraflops"][precision] = matrix_teraflops(precision, size, device, clock)
+        keep(f"matrix product, {precision}: {rate:.3g} TFLOP/s")
+    ways = [(precision, how) for precision in reversed(precisions) for how in ("launched", "captured")[: 1 + gpu]]
+    if gpu and options.compile:
+        ways.append((precisions[-1], "compiled"))
+
+    def time_steps(precision: str, how: str) -> None:
+        seconds = step_seconds(spec.with_(precision=precision), data, device, clock, how)
+        if seconds is None:
+            keep(f"{precision}, {how}: not possible here")
+            return
+        teraflops = result["gigaflop_per_image"] * BATCH / seconds / 1000
+        step = {
+            "precision": precision,
+            "how": how,
+            "milliseconds": 1e3 * seconds,
+            "images_per_second": BATCH / seconds,
+            "share": teraflops / result["matrix_teraflops"][precision],
+        }
+        result["steps"].append(step)
+        keep(f"{precision}, {how}: {BATCH / seconds:,.0f} images/s, {100 * step['share']:.1f} % of the product")
+
+    for precision, how in ways[: len(precisions) * (1 + gpu)]:
+        time_steps(precision, how)
+    precision = result["parts_precision"] = precisions[-1]
+    parts = part_seconds(spec.with_(precision=precision), data, device, clock)
+    result["parts"] = {name: 1e3 * seconds for name, seconds in parts.items()}
+    keep(f"{precision}, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in result["parts"].items()))
+    methods = method_seconds(precision, options.width_factor, data, device, clock)
+    result["methods"] = {name: 1e3 * seconds for name, seconds in methods.items()}
+    result["overhead"] = {method: methods[method] / methods[base] - 1 for method, base in BASELINE.items()}
+    keep(f"{precision}, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in result["methods"].items()))
+    for precision, how in ways[len(precisions) * (1 + gpu) :]:  # last, since a compiler takes its time
+        time_steps(precision, how)
+
+
+class Clock:
+    """Times a function by repeating it: the median of several times `seconds`' worth, the device waited for."""
+
+    def __init__(self, device: str, seconds: float, repeats: int) -> None:
+        self.device, self.seconds, self.repeats = device, seconds, repeats
+
+    def wait(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+
+    def once(self, function: Callable[[], object], count: int) -> float:
+        self.wait()
+        started = time.perf_counter()
+        for _ in range(count):
+            function()
+        self.wait()
+        return (time.perf_counter() - started) / count
+
+    def count(self, function: Callable[[], object]) -> int:
+        """Warm up; return how often the function fits into `seconds`."""
+        self.once(function, 2)
+        return max(1, int(self.seconds / self.once(function, 2)))
+
+    def __call__(self, function: Callable[[], object]) -> float:
+        count = self.count(function)
+        return statistics.median(self.once(function, count) for _ in range(self.repeats))
+
+
+def random_data(device: str, images: int) -> Data:
+    """Return random images as bytes."""
+    x = torch.randint(256, (images, 32, 32, 3), dtype=torch.uint8).to(device)
+    y = torch.randint(10, (images,)).to(device)
+    return Data(x, y, x[:BATCH], y[:BATCH], classes=10, source="random images")
+
+
+def spec_of(method: str, precision: str, width_factor: float) -> RunSpec:
+    beta = BETA.get(method, 0.0)
+    model = dict(task="cifar10", model="vgg", width_factor=width_factor, precision=precision)
+    return RunSpec(**model, method=method, alpha0=1e-3, beta=beta, epochs=1, batch_size=BATCH)
+
+
+def matrix_teraflops(precision: str, size: int, device: str, clock: Clock) -> float:
+    """Return the rate of a product of two square matrices of random numbers."""
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    if precision == "bf16":
+        a, b = a.bfloat16(), b.bfloat16()
+    with settings(spec_of("sgd", precision, 1.0), device):
+        return 2 * size**3 / clock(lambda: a @ b) / 1e12
+
+
+def gigaflop_per_image(training: Training) -> float:
+    """Count the floating-point operations of forward and backward, 2 for a multiplication with its addition."""
+    batch = torch.arange(8, device=training.device)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(training.model(training.inputs(batch)), training.data.train_y[batch]).backward()
+    return counter.get_total_flops() / 8 / 1e9
+
+
+def prepared(spec: RunSpec, data: Data, device: str, how: str) -> tuple[Training, Callable[[], object]] | None:
+    """Return a run and a function that takes a step of it, or None where it cannot be made so."""
+    training = Training(spec, data, device, torch.float32)
+    batch = torch.arange(BATCH, device=device)
+    if how == "compiled":
+        training.model = torch.compile(training.model)
+    for _ in range(4):
+        training.step(batch)
+    step = training.step
+    if how != "launched":
+        step = captured(training.step, batch, training.optimizer)
+    return None if step is None else (training, lambda: step(batch))
+
+
+def step_seconds(spec: RunSpec, data: Data, device: str, clock: Clock, how: str) -> float | None:
+    with settings(spec, device):
+        made = prepared(spec, data, device, how)
+        return None if made is None else clock(made[1])
+
+
+def part_seconds(spec: RunSpec, data: Data, device: str, clock: Clock) -> dict[str, float]:
+    """Return the time of a step's parts, each captured by itself on a GPU: images, network, update."""
+    with settings(spec, device):
+        training, _ = prepared(spec, data, device, "launched")
+        batch = torch.arange(BATCH, device=device)
+
+        def network() -> torch.Tensor:
+            training.optimizer.zero_grad()
+            loss = training.loss(batch)
+            loss.backward()
+            return loss.detach()
+
+        def update() -> torch.Tensor:
+            training.optimizer.step()
+            return training.group["lr"]
+
+        def images() -> torch.Tensor:
+            return training.inputs(batch)
+
+        parts = {}
+        for name, function in (("images", images), ("images, forward, backward", network), ("update", update)):
+            function()
+            chosen = function
+            if device != "cpu":
+                replay = captured(lambda _, function=function: function(), batch, training.optimizer)
+                chosen = function if replay is None else lambda replay=replay: replay(batch)
+            parts[name] = clock(chosen)
+        return parts
+
+
+def method_seconds(precision: str, width_factor: float, data: Data, device: str, clock: Clock) -> dict[str, float]:
+    """Return the time of each method's step, captured where that is possible, all timed in turn."""
+    specs = {method: spec_of(method, precision, width_factor) for method in METHODS}
+    with settings(specs["sgd"], device):
+        how = "launched" if device == "cpu" else "captured"
+        made = {}
+        for method, spec in specs.items():
+            made[method] = prepared(spec, data, device, how) or prepared(spec, data, device, "launched")
+        functions = {method: function for method, (_, function) in made.items()}
+        counts = {method: clock.count(function) for method, function in functions.items()}
+        times: dict[str, list[float]] = {method: [] for method in METHODS}
+        for _ in range(clock.repeats):
+            for method, function in functions.items():
+                times[method].append(clock.once(function, counts[method]))
+    return {method: statistics.median(values) for method, values in times.items()}
+
+
+if __name__ == "__main__":
+    main()

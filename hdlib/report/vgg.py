@@ -1,0 +1,334 @@
+"""What the runs of VGG say: at which scale they are, what agrees with the published ones, and how long they took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hdlib.report import frames, paper
+from hdlib.report.style import LABELS, Table, significant, spread
+from hdlib.runs import BASELINE, METHODS, Record
+
+IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
+VARIANTS = {"authors": "the authors' code", "paper": "the paper's text"}
+SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
+ORDERINGS = (  # quantity, the method that ends lower, the other
+    ("train_end", "sgd_hd", "sgd"),
+    ("valid_end", "sgd_hd", "sgd"),
+    ("train_end", "sgdn_hd", "sgdn"),
+    ("valid_end", "sgdn_hd", "sgdn"),
+    ("train_end", "adam_hd", "adam"),
+    ("valid_best", "adam", "adam_hd"),
+    ("valid_end", "adam", "adam_hd"),
+)
+QUANTITIES = {
+    "train_end": "training loss at the end",
+    "valid_end": "validation loss at the end",
+    "valid_best": "best validation loss",
+}
+
+
+def complete(records: Sequence[Record]) -> bool:
+    """Say whether these are the paper's experiment: the whole network, all images, 200 epochs, six methods."""
+    whole = [r for r in records if _scale(r) == (1.0, IMAGES) and r.spec.epochs >= EPOCHS]
+    return {record.spec.method for record in whole} == set(METHODS)
+
+
+def scale(records: Sequence[Record]) -> str:
+    """Say what was run where, and whether it is the paper's experiment."""
+    specs = [record.spec for record in records]
+    variants = " and ".join(VARIANTS[v] for v in VARIANTS if v in {spec.variant for spec in specs})
+    widths = _several(sorted({spec.width_factor for spec in specs}), _fraction)
+    images = _several(sorted({_scale(record)[1] for record in records}), "{:,}".format)
+    lengths = _several(sorted({spec.epochs for spec in specs}))
+    seeds = len({spec.seed for spec in specs})
+    methods = len({spec.method for spec in specs})
+    text = (
+        f"**Run here:** VGG-16 as in {variants}, {widths} of the channels, {images} of CIFAR-10's {IMAGES:,} training "
+        f"images, {lengths} of the paper's {EPOCHS} epochs, {_count(methods, 'method')}, {_count(seeds, 'seed')} each, "
+        f"in {_several(sorted({spec.precision for spec in specs}))}, on "
+        f"{_several(sorted({r.provenance['device'] for r in records}))}. "
+        f"Data: {_several(sorted({r.provenance['data'] for r in records}))}. "
+    )
+    if complete(records):
+        return text + "That is the paper's experiment at its full size."
+    return (
+        text
+        + f"**The paper's experiment, the whole network on all images for {EPOCHS} epochs with six methods, was not "
+        f"run.** An epoch here has {steps(records)} iterations, in the paper 391: levels of loss cannot be compared "
+        "with the published ones, orderings of the methods and early learning rates can, with care."
+    )
+
+
+def steps(records: Sequence[Record]) -> int:
+    """Return how many iterations an epoch has."""
+    spec = records[0].spec
+    return -(-_scale(records[0])[1] // spec.batch_size)
+
+
+def levels(records: Sequence[Record]) -> Table:
+    """Return losses, accuracy and the largest alpha of each method: ours beside the published ones."""
+    rows = []
+    for (method, variant), group in _groups(records, "method", "variant"):
+        finals = frames.finals(group)
+        rows.append(
+            {
+                "method": method,
+                "source": f"ours, as in {VARIANTS[variant]}",
+                "epochs": _several(sorted({r.spec.epochs for r in group})),
+                "training loss, end": spread(finals["train_loss"]),
+                "validation loss, end": spread(finals["valid_loss"]),
+                "validation loss, best": spread(finals["best_valid_loss"]),
+                "validation accuracy, end": f"{100 * finals['valid_accuracy'].mean():.1f} %",
+                "largest α": spread([r.trace["alpha"].max() for r in group], 4) if method in BASELINE else "",
+            }
+        )
+    for row in _published().itertuples():
+        rows.append(
+            {
+                "method": row.method,
+                "source": SOURCES[row.source],
+                "epochs": row.epochs,
+                "training loss, end": significant(row.train_end),
+                "validation loss, end": significant(row.valid_end),
+                "validation loss, best": significant(row.valid_best),
+                "validation accuracy, end": "",
+                "largest α": "" if np.isnan(row.alpha_max) else significant(row.alpha_max, 4),
+            }
+        )
+    table = pd.DataFrame(rows).sort_values("method", key=lambda names: names.map(METHODS.index), kind="stable")
+    table = table.assign(method=table["method"].map(LABELS))
+    return Table(table, f"Ours: {frames.note(records)} The published runs have one seed each.")
+
+
+def agreement(records: Sequence[Record]) -> Table:
+    """Return, for each ordering of two methods that the paper shows, whether the published runs and ours have it."""
+    published = _published().set_index(["source", "method"])
+    groups = dict(_groups(records, "variant"))
+    rows = []
+    for quantity, lower, higher in ORDERINGS:
+        row = {"is it so?": f"{LABELS[lower]} has a lower {QUANTITIES[quantity]} than {LABELS[higher]}"}
+        for source, label in SOURCES.items():
+            pair = [published.loc[(source, method), quantity] for method in (lower, higher)]
+            row[label] = _verdict([pair])
+        for (variant,), group in groups.items():
+            row[f"ours, as in {VARIANTS[variant]}"] = _verdict(_pairs(group, quantity, lower, higher))
+        rows.append(row)
+    return Table(pd.DataFrame(rows), "In brackets the two losses, means over seeds.")
+
+
+def agreement_sentence(records: Sequence[Record]) -> str:
+    """Say which orderings of the published runs hold in ours, for each variant of the model, and which do not."""
+    published = _published().set_index(["source", "method"])
+    lines = []
+    for (variant,), group in _groups(records, "variant"):
+        lines.append(f"As in {VARIANTS[variant]}:")
+        for source, label in SOURCES.items():
+            kept, lost = 0, []
+            for quantity, first, second in ORDERINGS:
+                theirs = published.loc[(source, first), quantity] < published.loc[(source, second), quantity]
+                pairs = _pairs(group, quantity, first, second)
+                if not pairs:
+                    continue
+                a, b = np.mean(pairs, axis=0)
+                if (a < b) == theirs:
+                    kept += 1
+                else:
+                    lower, higher = (first, second) if theirs else (second, first)
+                    lost.append(f"{LABELS[lower]} below {LABELS[higher]} in {QUANTITIES[quantity]}")
+            said = f"{label}: {kept} of {kept + len(lost)} orderings are the same"
+            lines.append(f"- {said}{'; not ' + ', '.join(lost) if lost else ''}.")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def published() -> str:
+    """Say how far the paper's and the authors' published runs are from each other."""
+    frame = _published().set_index(["source", "method"])
+    lengths = [int(frame.loc[source, "epochs"].iloc[0]) for source in SOURCES]
+    ratios = frame.loc["paper", ["train_end", "valid_end"]] / frame.loc["authors", ["train_end", "valid_end"]]
+    told = ", ".join(f"{LABELS[method]} {significant(ratios.loc[method, 'valid_end'], 2)}" for method in METHODS)
+    return (
+        f"The two disagree with each other. The paper's runs are of {lengths[0]} epochs, the authors' of {lengths[1]}, "
+        f"and still the paper's end at training losses that are {significant(ratios['train_end'].min(), 2)} to "
+        f"{significant(ratios['train_end'].max(), 2)} times as large, and at validation losses so many times as large: "
+        f"{told}."
+    )
+
+
+def variant(records: Sequence[Record]) -> str:
+    """Say which variant of the model ends nearer to the published losses, where the runs are the whole experiment."""
+    if not complete(records):
+        return (
+            "Which variant of the model explains the published levels is left open here: that takes the whole "
+            "experiment in both variants."
+        )
+    theirs = _published().set_index(["source", "method"])
+    lines = []
+    for source, label in SOURCES.items():
+        told = []
+        for (name,), group in _groups(records, "variant"):
+            ours = frames.finals(group).groupby("method")["train_loss"].mean()
+            apart = np.exp(np.abs(np.log(ours / theirs.loc[source, "train_end"][ours.index])).mean())
+            told.append(f"as in {VARIANTS[name]} by a factor of {significant(apart, 2)}")
+        lines.append(f"- From {label}, the training losses at the end differ {', '.join(told)} (geometric mean).")
+    return "\n".join(lines)
+
+
+def rates(records: Sequence[Record]) -> str:
+    """Say how far each method's alpha goes, beside the published runs."""
+    published = _published().set_index(["source", "method"])["alpha_max"]
+    lines = []
+    for (method, variant), group in _groups(records, "method", "variant"):
+        if method not in BASELINE:
+            continue
+        peaks = [r.trace["alpha"].max() for r in group]
+        where = _several(sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in group))
+        negative = np.mean([(r.trace["alpha"] < 0).mean() for r in group])
+        lines.append(
+            f"- {LABELS[method]}, as in {VARIANTS[variant]}: α rises to {spread(peaks, 4)} (iteration {where}), and is "
+            f"negative at {100 * negative:.0f} % of the traced iterations. The paper's rises to "
+            f"{significant(published['paper', method], 4)}, the authors' to "
+            f"{significant(published['authors', method], 4)}."
+        )
+    return "\n".join(lines)
+
+
+def times(records: Sequence[Record]) -> Table:
+    """Return the time of an epoch and a run, and what a hypergradient method costs over its baseline on a GPU."""
+    published = _published()
+    theirs = published[published["source"] == "authors"].set_index("method")
+    per_epoch = theirs["seconds"] / theirs["epochs"]
+    groups = dict(_groups(records, "variant", "method"))
+    ours = {key: np.median([r.provenance["epoch_seconds"] for r in group]) for key, group in groups.items()}
+    gpu = not any(record.provenance["device"].endswith("cores)") for record in records)
+    rows = []
+    for (variant, method), group in groups.items():
+        base = BASELINE.get(method)
+        rows.append(
+            {
+                "method": LABELS[method],
+                "model as in": VARIANTS[variant],
+                "seconds an epoch": significant(ours[variant, method]),
+                "minutes a run": significant(np.median([r.provenance["seconds"] for r in group]) / 60),
+                "over its baseline": _more(ours[variant, method], ours.get((variant, base))) if base and gpu else "",
+                "authors: seconds an epoch": significant(per_epoch[method]),
+                "authors: over its baseline": _more(per_epoch[method], per_epoch[base]) if base else "",
+            }
+        )
+    note = "Validation is included. The authors' runs trained the whole network on all images, on one GPU of 2017." + (
+        "" if gpu else " A processor is shared with whatever else it does: times of methods are not compared there."
+    )
+    return Table(pd.DataFrame(rows), f"Ours: {frames.note(records)} {note}")
+
+
+def precisions(records: Sequence[Record]) -> Table | str:
+    """Return, for runs that are recorded in float32 and in another precision, how far their curves are apart.
+
+    The distance of two precisions is the largest difference of their mean training losses over the epochs; the spread
+    of seeds is the largest range of the float32 losses of an epoch.
+    """
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for record in records:
+        if record.spec.model == "vgg":
+            same = record.spec.with_(precision="float32", seed=0)
+            groups.setdefault(same.key, {}).setdefault(record.spec.precision, []).append(record)
+    rows = []
+    for by_precision in groups.values():
+        exact = {r.spec.seed: r for r in by_precision.get("float32", [])}
+        for precision in ("tf32", "bf16"):
+            other = {r.spec.seed: r for r in by_precision.get(precision, [])}
+            seeds = sorted(set(exact) & set(other))
+            if len(seeds) < 2:
+                continue
+            a, b = (np.array([runs[s].epochs["train_loss"] for s in seeds]) for runs in (exact, other))
+            distance, between = np.abs(a.mean(0) - b.mean(0)).max(), np.ptp(a, axis=0).max()
+            spec = exact[seeds[0]].spec
+            rows.append(
+                {
+                    "method": LABELS[spec.method],
+                    "run": f"{_fraction(spec.width_factor)} of the channels, {spec.epochs} epochs, {len(seeds)} seeds",
+                    "precisions": f"float32, {precision}",
+                    "training loss, end": f"{spread(a[:, -1])}, {spread(b[:, -1])}",
+                    "largest distance of the means": significant(distance),
+                    "largest range over seeds": significant(between),
+                    "within the spread of seeds": "yes" if distance <= between else "no",
+                }
+            )
+    if not rows:
+        return "No run is recorded in two precisions with two seeds or more."
+    return Table(pd.DataFrame(rows))
+
+
+def throughput(store: str) -> str:
+    """Say what benchmarks/vgg.py measured, or that it was not run."""
+    path = Path(store) / "benchmarks" / "vgg.json"
+    if not path.is_file():
+        return "`benchmarks/vgg.py` was not run."
+    r = json.loads(path.read_text())
+    best = max(r["steps"], key=lambda step: step["images_per_second"])
+    return (
+        f"On {r['made']['device']}, a training step of VGG-16 with {_fraction(r['width_factor'])} of the channels "
+        f"({r['gigaflop_per_image']:.2f} GFLOP an image, forward and backward) handles "
+        f"{best['images_per_second']:,.0f} images a second at best ({best['precision']}, {best['how']}), "
+        f"{100 * best['share']:.0f} % of the {r['matrix_teraflops'][best['precision']]:.3g} TFLOP/s that a large "
+        f"matrix product reaches there. Measured {r['made']['date'][:10]} with torch {r['made']['torch']} by "
+        "`benchmarks/vgg.py`."
+    )
+
+
+def _scale(record: Record) -> tuple[float, int]:
+    return record.spec.width_factor, record.spec.train_images or IMAGES
+
+
+def _published() -> pd.DataFrame:
+    frame = paper.tuning()
+    return frame[frame["model"] == "vgg"]
+
+
+def _groups(records: Sequence[Record], *fields: str) -> list[tuple[tuple, list[Record]]]:
+    """Return the records by fields of their specs, in the order of methods and variants."""
+    groups: dict[tuple, list[Record]] = {}
+    for record in sorted(records, key=lambda r: (list(VARIANTS).index(r.spec.variant), METHODS.index(r.spec.method))):
+        groups.setdefault(tuple(getattr(record.spec, name) for name in fields), []).append(record)
+    return list(groups.items())
+
+
+def _pairs(records: Sequence[Record], quantity: str, first: str, second: str) -> list[list[float]]:
+    """Return two methods' values of a quantity, a pair for each seed that both have."""
+    column = {"train_end": "train_loss", "valid_end": "valid_loss", "valid_best": "best_valid_loss"}[quantity]
+    finals = frames.finals(records).set_index(["method", "seed"])[column]
+    seeds = [seed for method, seed in finals.index if method == first and (second, seed) in finals.index]
+    return [[finals[first, seed], finals[second, seed]] for seed in seeds]
+
+
+def _verdict(pairs: list[list[float]]) -> str:
+    if not pairs:
+        return "not run"
+    lower = sum(a < b for a, b in pairs)
+    word = ("yes" if lower else "no") if len(pairs) == 1 else f"in {lower} of {len(pairs)} seeds"
+    a, b = np.mean(pairs, axis=0)
+    return f"{word} ({significant(a)}, {significant(b)})"
+
+
+def _more(value: float, base: float | None) -> str:
+    return "" if base is None else f"{100 * (value / base - 1):+.1f} %".replace("-", "−")
+
+
+def _several(values: Sequence, write=str) -> str:
+    return " and ".join(write(value) for value in values)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"one {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _fraction(factor: float) -> str:
+    """Return 0.125 as "1/8", 1.0 as "all"."""
+    if factor == 1:
+        return "all"
+    return f"1/{round(1 / factor)}" if factor < 1 and abs(1 / factor - round(1 / factor)) < 1e-6 else f"{factor:g}"

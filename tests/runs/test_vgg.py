@@ -1,0 +1,216 @@
+"""A VGG learns from images, the same on every repetition, and goes on from where it was stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hdlib.runs import METHODS, SpecError, Store, sweep, train
+from hdlib.runs.checkpoint import Checkpoints
+
+
+def same(first, second):
+    pd.testing.assert_frame_equal(first.epochs, second.epochs, check_exact=True)
+    pd.testing.assert_frame_equal(first.trace, second.trace, check_exact=True)
+    assert (first.outcome, first.iterations) == (second.outcome, second.iterations)
+
+
+def test_a_narrow_vgg_learns_coloured_images(tiny_vgg):
+    spec = tiny_vgg.with_(epochs=12, alpha0=3e-3, width_factor=1 / 16)
+    record = train(spec)
+    assert record.epochs["train_loss"].iloc[-1] < 0.75 * record.epochs["train_loss"].iloc[0]
+    assert record.iterations == 12 * 4
+    assert len(record.trace) == 48 and len(record.epochs) == 13
+    assert record.provenance["data"].startswith("CIFAR-10, image folder")
+    assert record.provenance["epoch_seconds"] > 0
+
+
+@pytest.mark.parametrize("variant", ["authors", "paper"])
+def test_a_vgg_run_repeats_itself_exactly(tiny_vgg, variant):
+    spec = tiny_vgg.with_(variant=variant, epochs=2)
+    torch.manual_seed(1)
+    first = train(spec)
+    torch.manual_seed(2)
+    same(first, train(spec))
+
+
+def test_every_method_sees_the_same_images_and_dropout(tiny_vgg):
+    still = dict(alpha0=0.0, beta=0.0, weight_decay=0.0, epochs=1)
+    losses = {train(tiny_vgg.with_(method=m, **still)).trace["loss"].round(6).tolist()[1] for m in METHODS}
+    assert len(losses) == 1
+
+
+def test_training_does_not_disturb_the_callers_random_numbers(tiny_vgg):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(tiny_vgg.with_(epochs=1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_part_of_the_images_is_trained_on_and_all_test_images_validate(tiny_vgg):
+    record = train(tiny_vgg.with_(train_images=100, epochs=2))
+    assert record.iterations == 2 * 2
+    assert (record.epochs["valid_accuracy"] * 40 % 1 == 0).all()
+    with pytest.raises(ValueError, match="train_images is 241"):
+        train(tiny_vgg.with_(train_images=241))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float64"])
+def test_other_precisions_stay_near_float32(tiny_vgg, precision):
+    exact, other = train(tiny_vgg), train(tiny_vgg.with_(precision=precision))
+    np.testing.assert_allclose(other.trace["loss"], exact.trace["loss"], rtol=0.05)
+    assert not np.array_equal(other.trace["loss"], exact.trace["loss"])
+
+
+def test_bf16_keeps_parameters_and_hypergradients_in_float32(tiny_vgg, tmp_path):
+    spec = tiny_vgg.with_(precision="bf16", method="sgd_hd", beta=1e-3)
+    train(spec, checkpoints=Checkpoints(tmp_path, epochs=1))
+    state = Checkpoints(tmp_path).load(spec)
+    kinds = {value.dtype for value in state["model"].values()} | {
+        value.dtype
+        for entry in state["optimizer"]["state"].values()
+        for value in entry.values()
+        if torch.is_tensor(value)
+    }
+    assert kinds == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (dict(task="mnist"), "vgg goes with cifar10"),
+        (dict(model="mlp"), "vgg goes with cifar10"),
+        (dict(width_factor=0), "width_factor is 0"),
+        (dict(train_images=0), "train_images is 0"),
+        (dict(variant="vgg19"), "variant is 'vgg19'"),
+        (
+            dict(task="mnist", model="mlp", precision="bf16", width_factor=1.0),
+            "precision is 'bf16' but the model is mlp",
+        ),
+        (dict(task="mnist", model="mlp"), "width_factor is 0.03125 but the model is mlp"),
+    ],
+)
+def test_what_a_vgg_cannot_be_is_refused(tiny_vgg, fields, sentence):
+    with pytest.raises(SpecError, match=sentence) as refused:
+        tiny_vgg.with_(**fields)
+    assert "\n" not in str(refused.value)
+
+
+def test_tf32_needs_a_gpu(tiny_vgg):
+    with pytest.raises(ValueError, match="precision is 'tf32' but the device is 'cpu'"):
+        train(tiny_vgg.with_(precision="tf32"))
+
+
+@pytest.mark.parametrize("method", ["sgdn_hd", "adam_hd"])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_vgg, tmp_path, method):
+    spec = tiny_vgg.with_(method=method, beta=1e-3 if method == "sgdn_hd" else 1e-8, epochs=10)
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from hdlib.runs import RunSpec, train\n"
+        "from hdlib.runs.checkpoint import Checkpoints\n"
+        f"train(RunSpec(**{spec.model_dump()!r}), checkpoints=Checkpoints(Path({str(tmp_path)!r}), epochs=3))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
+    while not list(tmp_path.glob("*.pt")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = Checkpoints(tmp_path).load(spec)["epoch"]
+    assert 3 <= reached < 10 and reached % 3 == 0
+    resumed = train(spec, checkpoints=Checkpoints(tmp_path))
+    assert [visit["from_epoch"] for visit in resumed.provenance["visits"]] == [0, reached]
+    same(train(spec), resumed)
+
+
+def test_a_sweep_goes_on_from_checkpoints_beside_its_store_and_discards_them(tiny_vgg, tmp_path):
+    store = tmp_path / "store"
+    checkpoints = Checkpoints.beside(store, epochs=2)
+    train(tiny_vgg, checkpoints=checkpoints)
+    assert [path.name for path in (tmp_path / "store.checkpoints").iterdir()] == [f"{tiny_vgg.key}.pt"]
+    [record] = sweep([tiny_vgg], store, device="cpu", jobs=1)
+    assert [visit["from_epoch"] for visit in record.provenance["visits"]] == [0, 2]
+    assert not checkpoints.folder.exists()
+    [kept] = Store(store).get([tiny_vgg])
+    assert kept.provenance["visits"] == record.provenance["visits"]
+
+
+def test_a_diverged_run_and_a_finished_one_leave_no_checkpoint_to_go_on_from(tiny_vgg, tmp_path):
+    record = train(tiny_vgg.with_(method="sgd", beta=0.0, alpha0=1e30), checkpoints=Checkpoints(tmp_path, epochs=1))
+    assert record.outcome == "diverged"
+    train(tiny_vgg.with_(epochs=1), checkpoints=Checkpoints(tmp_path, epochs=1))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other code"])
+def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(tiny_vgg, tmp_path, damage, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, epochs=2)
+    train(tiny_vgg, checkpoints=checkpoints)
+    [path] = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    else:
+        monkeypatch.setattr("hdlib.runs.checkpoint.code_version", lambda: "another")
+    with pytest.warns(UserWarning, match=f"{tiny_vgg.key}.pt .* its run starts anew"):
+        assert checkpoints.load(tiny_vgg) is None
+
+
+def test_an_interrupted_save_keeps_the_last_checkpoint(tiny_vgg, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(tiny_vgg, {"epoch": 1})
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.save(tiny_vgg, {"epoch": 2})
+    assert checkpoints.load(tiny_vgg) == {"epoch": 1}
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """A GPU in deterministic mode."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("method", ["sgdn_hd", "adam_hd"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_on_a_gpu_a_resumed_run_and_one_of_single_launches_equal_an_unbroken_captured_one(
+    tiny_vgg, tmp_path, deterministic, monkeypatch, method, precision
+):
+    beta = 1e-3 if method == "sgdn_hd" else 1e-8
+    spec = tiny_vgg.with_(method=method, beta=beta, precision=precision, epochs=4, batch_size=32)
+    unbroken = train(spec, "cuda")
+    train(spec, "cuda", checkpoints=Checkpoints(tmp_path, epochs=3))
+    resumed = train(spec, "cuda", checkpoints=Checkpoints(tmp_path))
+    assert [visit["from_epoch"] for visit in resumed.provenance["visits"]] == [0, 3]
+    same(unbroken, resumed)
+    monkeypatch.setattr(sys.modules["hdlib.runs.train"], "captured", lambda *_: None)
+    same(unbroken, train(spec, "cuda"))
+
+
+def test_a_gpu_gives_the_cpus_curves_to_rounding(tiny_vgg):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    spec = tiny_vgg.with_(variant="paper")  # without dropout, whose numbers are the device's
+    for precision, near in (("float32", 1e-3), ("tf32", 1e-2), ("bf16", 5e-2)):
+        gpu = train(spec.with_(precision=precision), "cuda")
+        np.testing.assert_allclose(gpu.trace["loss"], train(spec).trace["loss"], rtol=near)

@@ -1,0 +1,54 @@
+"""VGG-16 in both variants is what the paper's text and the authors' code describe."""
+
+import pytest
+import torch
+from torch import nn
+
+from hdlib.tasks import build_model
+
+
+def vgg(**fields):
+    return build_model("vgg", 3072, 10, seed=fields.pop("seed", 0), **fields)
+
+
+def layers(model, kind):
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+@pytest.mark.parametrize("variant", ["paper", "authors"])
+def test_both_variants_have_the_papers_convolutions(variant):
+    model = vgg(variant=variant)
+    sizes = [convolution.out_channels for convolution in layers(model, nn.Conv2d)]
+    assert sizes == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    assert all(c.kernel_size == (3, 3) and c.padding == (1, 1) for c in layers(model, nn.Conv2d))
+    assert [pool.kernel_size for pool in layers(model, nn.MaxPool2d)] == [2] * 5
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_variants_differ_in_what_the_text_does_not_mention():
+    paper, authors = vgg(variant="paper"), vgg(variant="authors")
+    assert not layers(paper, nn.BatchNorm2d) and not layers(paper, nn.Dropout)
+    assert len(layers(authors, nn.BatchNorm2d)) == 13 and len(layers(authors, nn.Dropout)) == 2
+    shapes = [[(layer.in_features, layer.out_features) for layer in layers(m, nn.Linear)] for m in (paper, authors)]
+    assert shapes == [[(512, 512), (512, 10)], [(512, 512), (512, 512), (512, 10)]]
+
+
+def test_convolutions_start_from_hes_normal_distribution():
+    for convolution in layers(vgg(), nn.Conv2d)[4:]:
+        expected = (2 / (9 * convolution.out_channels)) ** 0.5
+        assert convolution.weight.std().item() == pytest.approx(expected, rel=0.02)
+        assert convolution.bias.abs().max() == 0
+
+
+def test_the_start_depends_on_the_seed_alone():
+    first, again, other = vgg(width_factor=0.1), vgg(width_factor=0.1), vgg(width_factor=0.1, seed=1)
+    for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a.dim() < 4 or not torch.equal(a, c)
+
+
+def test_a_width_factor_scales_channels_and_units():
+    model = vgg(width_factor=1 / 8)
+    assert [c.out_channels for c in layers(model, nn.Conv2d)] == [8] * 2 + [16] * 2 + [32] * 3 + [64] * 6
+    assert [layer.in_features for layer in layers(model, nn.Linear)] == [64, 64, 64]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.dim() == 4)

@@ -1,0 +1,117 @@
+"""The script for a borrowed GPU runs what is there, packs what is new, and stops in time; rehearsed without a GPU."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from hdlib.runs import RunSpec, Store, train
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "benchmarks" / "run_on_gpu.sh"
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """The queue as a module, working below a folder of its own."""
+    description = importlib.util.spec_from_file_location("gpu_queue", ROOT / "benchmarks" / "gpu_queue.py")
+    module = importlib.util.module_from_spec(description)
+    monkeypatch.setitem(sys.modules, "gpu_queue", module)
+    description.loader.exec_module(module)
+    monkeypatch.setattr(module, "WORK", tmp_path / "work")
+    return module
+
+
+def main(queue, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["gpu_queue.py", *map(str, arguments)])
+    return queue.main()
+
+
+def test_every_job_has_parameters_that_its_notebook_knows(queue):
+    from hdlib.report import pages
+
+    for job in queue.JOBS:
+        source = queue.source_of(job)
+        if source.suffix == ".md" and source.is_file():
+            pages.check_parameters(source, job.parameters | job.tiny)
+
+
+def test_a_rehearsal_trains_packs_and_resumes(queue, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        queue,
+        "JOBS",
+        [queue.Job("tuning", "tuning", dict(epochs=900), queue.TINY_MNIST), queue.Job("none", "nowhere")],
+    )
+    assert main(queue, monkeypatch, "--rehearse", "--output", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "tuning: done after" in said and "none: there is no nowhere.md, skipped" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"records.tar", "table.txt"}
+    with tarfile.open(tmp_path / "out" / "records.tar") as tar:
+        names = tar.getnames()
+        tar.extractall(tmp_path / "back", filter="data")
+    assert names and all(name.startswith("results/digits-logreg-") for name in names)
+    assert len(Store(tmp_path / "back" / "results").all()) == 7
+    monkeypatch.setattr(queue, "WORK", tmp_path / "another machine")
+    given = queue.prepare_store(tmp_path / "another machine", [tmp_path / "out" / "records.tar"])
+    assert len(Store(given).all()) >= 7
+
+
+def test_a_job_whose_time_is_up_is_stopped_and_keeps_its_finished_runs(queue, tmp_path, monkeypatch):
+    job = queue.Job("tuning", "tuning", dict(task="digits", model="mlp", epochs=100_000, seeds=1))
+    store = queue.prepare_store(tmp_path / "work", [])
+    finished = train(RunSpec(task="digits", method="sgd", alpha0=0.1, epochs=1))
+    Store(store).put([finished])
+    options = SimpleNamespace(rehearse=False, output=tmp_path)
+    started = time.monotonic()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    name, outcome, _, took = queue.run(job, store, tmp_path / "work", 12, environment, options)
+    assert (name, outcome) == ("tuning", "stopped")
+    assert took < 12 + queue.GRACE and time.monotonic() - started < 12 + 2 * queue.GRACE
+    assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
+    assert (tmp_path / "records.tar").is_file()
+
+
+def test_many_records_are_packed_into_files_below_the_limit(queue, tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "TAR_BYTES", 100_000)
+    store = tmp_path / "results"
+    store.mkdir()
+    for i in range(6):
+        (store / f"digits-logreg-{i}.parquet").write_bytes(os.urandom(40_000))
+    queue.pack(store, tmp_path)
+    packed = sorted(tmp_path.glob("records*.tar"))
+    assert len(packed) == 3 and all(path.stat().st_size < 110_000 for path in packed)
+    contents = []
+    for path in packed:
+        with tarfile.open(path) as tar:
+            contents += tar.getnames()
+    assert sorted(contents) == [f"results/digits-logreg-{i}.parquet" for i in range(6)]
+
+
+def test_archives_of_data_sets_become_a_data_folder(queue, tmp_path, image_folder):
+    first, second = tmp_path / "cifar.tar.xz", tmp_path / "mnist.tar.xz"
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    with tarfile.open(first, "w:xz") as tar:
+        for part in ("train", "test"):
+            tar.add(image_folder / "cifar10" / part, arcname=part)
+    with tarfile.open(second, "w:xz") as tar:
+        tar.add(tmp_path / "MNIST", arcname="MNIST")
+    folder = queue.prepare_data([first, second], tmp_path / "work")
+    assert (folder / "cifar10" / "train" / "class0" / "0000.png").is_file() and (folder / "MNIST" / "raw").is_dir()
+    assert queue.prepare_data([image_folder], tmp_path / "work") == image_folder.resolve()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["--output", "out", "--only", "vg"], "There is no job 'vg': the jobs are"), ([], "Name an --output.")],
+)
+def test_the_script_refuses_what_it_cannot_run(arguments, sentence):
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(["bash", SCRIPT, *arguments], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2 and sentence in done.stderr
