@@ -26,6 +26,7 @@ book: $(READY)  ## execute every notebook and build the site
 test: $(READY)  ## everything that must hold, the built book in a real browser included
 	bash tests/get_chromium.sh
 	$(BIN)/ruff check hdlib tests benchmarks
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
 serve: $(READY)  ## open the built book on localhost
@@ -37,9 +38,10 @@ serve: $(READY)  ## open the built book on localhost
 lab: $(READY)  ## JupyterLab; the notebooks open as notebooks
 	$(BIN)/jupyter lab notebooks --LabApp.app_settings_dir=$(CURDIR)/book/lab --MappingKernelManager.root_dir=$(CURDIR)
 
-bench: $(READY)  ## measure; needs MNIST (HDLIB_DATA or data/)
+bench: $(READY)  ## measure; the first two need MNIST (HDLIB_DATA or data/)
 	$(BIN)/python benchmarks/online_tuning.py
 	$(BIN)/python benchmarks/stacked_training.py
+	$(BIN)/python benchmarks/optimizer_step.py
 
 clean:  ## everything that was built; the environment, the data and the records stay
 	rm -rf _build book/*.ipynb .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints

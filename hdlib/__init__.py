@@ -4,7 +4,7 @@
 the experiments of the book: `tasks` (what is trained), `runs` (how), `report` (what came of it).
 """
 
-from hdlib.optim import SGDHD, AdamHD
+from hdlib.optim import SGDHD, AdamHD, AdamWHD
 
-__all__ = ["SGDHD", "AdamHD"]
+__all__ = ["SGDHD", "AdamHD", "AdamWHD"]
 __version__ = "0.1.0"

@@ -1,10 +1,10 @@
 """Optimisers that adapt their learning rate by hypergradient descent (Baydin et al., ICLR 2018).
 
-`SGDHD` and `AdamHD` stand where `torch.optim.SGD` and `torch.optim.Adam` stood; `rules` holds the
+`SGDHD`, `AdamHD` and `AdamWHD` stand where `torch.optim.SGD`, `Adam` and `AdamW` stood; `rules` holds the
 update rules themselves, once, for every way of executing them. Needs torch and nothing else.
 """
 
-from hdlib.optim.adamhd import AdamHD
+from hdlib.optim.adamhd import AdamHD, AdamWHD
 from hdlib.optim.sgdhd import SGDHD
 
-__all__ = ["SGDHD", "AdamHD"]
+__all__ = ["SGDHD", "AdamHD", "AdamWHD"]

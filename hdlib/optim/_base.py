@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hdlib.optim import control, rules
+from hdlib.optim import _kernels, control, rules
 from hdlib.optim.control import Control
+
+ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+State: TypeAlias = dict[str, Any]
+Group: TypeAlias = dict[str, Any]
+Number: TypeAlias = float | Tensor
+StepT = TypeVar("StepT", bound=Callable[..., Any])
+
+CHUNK = 1 << 16  # elements whose tensors stay in the processor's cache between the operations of a pass
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def with_grad_if_differentiable(step: StepT) -> StepT:
+    """Run a step without recording gradients, unless `differentiable` asks for them."""
+    # torch's own also breaks torch.compile's graph around the step, which keeps the compiled step in place
+    native = getattr(importlib.import_module("torch.optim.optimizer"), "_use_grad_for_differentiable", None)
+    if native is not None:
+        return cast(StepT, native(step))
+
+    @functools.wraps(step)
+    def with_grad(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return step(self, *args, **kwargs)
+
+    return cast(StepT, with_grad)
 
 
 def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
@@ -21,7 +47,7 @@ def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf
         raise ValueError(f"{name} must be a number, not the string {value!r}: write {name}={value} without quotes.")
     if isinstance(value, Tensor):
         if value.numel() != 1:
-            raise ValueError(f"{name} must be one number, not a tensor of shape {tuple(value.shape)}.")
+            raise ValueError(f"Tensor {name} must be 1-element, not of shape {tuple(value.shape)}.")
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number, not {value!r}.")
@@ -30,34 +56,73 @@ def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf
         raise ValueError(f"{name} is {value}: it must be a finite number of at least {low:g}{upper}.")
 
 
+class Part:
+    """The tensors of one group that are computed together, in one way.
+
+    Attributes:
+        way: "loop" (rules.py, tensor by tensor), "foreach" (torch's multi-tensor operations), "torch" (torch's
+            fused kernels) or "kernels" (kernels.cpp).
+        mesh: the device mesh and the placements of DTensors, None for ordinary tensors.
+        owners: the parameters as the user knows them.
+        params: their real numbers on this process: a DTensor's shard, a complex tensor's real view.
+        grads: the gradients' real numbers, as backward left them.
+        states: the parameters' states.
+        moved: whether the last step moved the parameter; D_{t-1} is zero where it did not.
+    """
+
+    def __init__(self, way: str, mesh: Any) -> None:
+        self.way = way
+        self.mesh = mesh
+        self.owners: list[Tensor] = []
+        self.params: list[Tensor] = []
+        self.grads: list[Tensor] = []
+        self.states: list[State] = []
+        self.moved: list[bool] = []
+
+    def real(self, name: str) -> list[Tensor]:
+        """Return one tensor of every state, as real numbers on this process."""
+        return [plain(state[name]) for state in self.states]
+
+    def zeros(self, name: str) -> None:
+        """Give every state that lacks it a tensor of zeros like its parameter."""
+        for p, state in zip(self.owners, self.states, strict=True):
+            if name not in state:
+                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+
+
 class HypergradientOptimizer(Optimizer):
     """Base of the optimisers that adapt `group["lr"]` (the paper's alpha) once per step.
 
     A group's `lr` stays a Python float where its parameters are on the CPU and `lr` was given as a float.
-    On an accelerator, or where a tensor was given, it is a 0-dim tensor (float64, or float32 where the
-    device has no float64) that belongs to that group alone and is updated in place, so that no step waits
+    On an accelerator, or where a tensor was given or `capturable` is set, it is a 0-dim tensor (float64, or float32
+    where the device has no float64) that belongs to that group alone and is updated in place, so that no step waits
     for the device. `group["hypergrad"]` holds h_t of the last step: 0 before the second, and always 0 with
     `hypergrad_lr=0`, for which no dot product is computed.
+
+    A step has two passes, because alpha_t needs the whole gradient before any parameter moves: `_observe` sums
+    g_t . D_{t-1} and updates the state, `_adapt` moves alpha, `_descend` moves the parameters.
 
     A parameter without a gradient has zeros in g_t, and is not moved, so it has zeros in D_t too: its state
     then says `rested`.
     """
 
-    def __init__(self, params, defaults: dict[str, Any]) -> None:
-        unknown = set(defaults.get("guards", {})) - set(control.OPTIONS)
+    buffers: tuple[str, ...] = ()  # names of the states that have the parameter's shape
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], guards: dict[str, Any]) -> None:
+        unknown = ", ".join(sorted(set(guards) - set(control.OPTIONS)))
         if unknown:
-            raise TypeError(f"{type(self).__name__} has no argument {', '.join(sorted(unknown))}.")
-        defaults = asdict(Control()) | defaults | defaults.pop("guards", {})
+            raise TypeError(f"{type(self).__name__} has no argument {unknown}.")
+        defaults = asdict(Control()) | defaults | guards
         _resolve_auto(defaults)
         self._check(defaults)
         super().__init__(params, {**defaults, "hypergrad": 0.0, "slope": 0.0})
 
-    def _check(self, group: dict[str, Any]) -> None:
+    def _check(self, group: Group) -> None:
         check_number("lr", group["lr"])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        options = _control(group)
-        if float(group["lr"]) == 0 and (options.rule not in ("additive",) or options.max_change is not None):
+        options = options_of(group)
+        if float(group["lr"]) == 0 and (options.rule != "additive" or options.max_change is not None):
             raise ValueError(
                 f"lr is 0 with rule={options.rule!r} and max_change={options.max_change}, which change alpha by "
                 "factors and would leave it at 0: start from a small positive lr, such as 1e-6."
@@ -67,15 +132,28 @@ class HypergradientOptimizer(Optimizer):
                 f"hypergrad_lr is {group['hypergrad_lr']}: the multiplicative rule needs a value below 1, "
                 "beyond which alpha can change its sign."
             )
+        if group["fused"] and group["foreach"]:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if group["fused"] and group["differentiable"]:
+            raise RuntimeError("`fused` does not support `differentiable`.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group with its own alpha; its values are checked like the constructor's."""
+        """Add a group of parameters; its values are checked like the constructor's.
+
+        Args:
+            param_group: `params` and the values in which the group differs from the constructor's.
+
+        Raises:
+            ValueError: a value is outside its range, or `shared_alpha` is set and the group's `lr`, `hypergrad_lr` or
+                `rule` is not that of the other groups. The group is then not added.
+        """
         _resolve_auto(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             self._check(group)
-        except ValueError:
+            _check_shared(self.param_groups)
+        except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
         _place_alpha(group)
@@ -88,10 +166,14 @@ class HypergradientOptimizer(Optimizer):
             _place_alpha(group)
 
     def learning_rates(self) -> list[float]:
-        """Return alpha of every group as floats. On an accelerator this waits for the device."""
+        """Return alpha of every group as floats.
+
+        On an accelerator this waits for the device, and is the only thing here that does: call it when you log, not
+        every step.
+        """
         return [float(group["lr"]) for group in self.param_groups]
 
-    @torch.no_grad()
+    @with_grad_if_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step: gradients, hypergradient, alpha, then the parameters.
 
@@ -102,123 +184,392 @@ class HypergradientOptimizer(Optimizer):
             The closure's loss, or None.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse; a CUDA graph is being captured without `capturable`.
+            ValueError: `shared_alpha` is set and somebody gave the groups different learning rates.
         """
+        self._accelerator_graph_capture_health_check()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params, grads, resting = [], [], []
-            for p in group["params"]:
-                if p.grad is None:
-                    if self.state.get(p) and "rested" not in self.state[p]:
-                        resting.append(self.state[p])
-                    continue
-                if p.grad.is_sparse:
-                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
-                g = p.grad.neg() if group["maximize"] else p.grad
-                if group["weight_decay"] != 0:
-                    g = g.add(p, alpha=group["weight_decay"])
-                params.append(as_real(p))
-                grads.append(as_real(g.resolve_conj()))
-            states = [self.state[p] for p in group["params"] if p.grad is not None]
-            options = _control(group)
-            if group["hypergrad_lr"] != 0:
-                self._adapt(group, grads, states, resting, options)
-                if options.skip_nonfinite == "step" and not math.isfinite(group["hypergrad"]):
-                    continue
-            alpha = group["lr"]
-            group["lr"], state = control.step_size(alpha, options, group)
-            self._descend(group, params, grads, states)
-            group["lr"] = alpha
-            _remember(group, {name: state[name] for name in control.initial_state(options)})
-            if group["hypergrad_lr"] != 0 and options.needs_slope and grads:
-                directions = [self._direction(group, state) for state in states]
-                slope = -total(rules.dot(g, d) for g, d in zip(grads, directions, strict=True))
-                _remember(group, {"slope": slope if isinstance(alpha, Tensor) else slope.item()})
+        groups = self.param_groups
+        gathered = [self._gather(group) for group in groups]
+        if groups[0]["shared_alpha"]:
+            _check_shared(groups)
+            together = [list(range(len(groups)))]
+        else:
+            together = [[i] for i in range(len(groups))]
+        for indices in together:
+            self._step([groups[i] for i in indices], [gathered[i] for i in indices])
         return loss
 
-    def _adapt(
-        self,
-        group: dict[str, Any],
-        grads: list[Tensor],
-        states: list[dict[str, Any]],
-        resting: list[dict[str, Any]],
-        options: Control,
-    ) -> None:
-        """Move the group's alpha by the dot product over all of its tensors; `resting` have no gradient now."""
-        previous = [None if state.pop("rested", False) else self._direction(group, state) for state in states]
-        rested = [self._direction(group, state) for state in resting]
-        for state in resting:
-            state["rested"] = True
-        pairs = [(g, d) for g, d in zip(grads, previous, strict=True) if d is not None]
-        if not pairs:
-            group["hypergrad"] = 0.0
+    def _step(self, groups: list[Group], gathered: list[tuple[list[Part], list[tuple[Tensor, State]]]]) -> None:
+        """Take a step of groups that have one alpha."""
+        first, options = groups[0], options_of(groups[0])
+        adapts = first["hypergrad_lr"] != 0
+        parts = [parts for parts, _ in gathered]
+        if adapts and options.skip_nonfinite == "step" and self._overflows(groups, parts):
             return
-        h = -total(rules.dot(g, d) for g, d in pairs)
-        needs: dict[str, Tensor | float] = {"slope": group["slope"]}
-        if options.needs_norms:
-            needs["grad_sq"] = total(rules.dot(g, g) for g in grads)
-            needs["direction_sq"] = total(rules.dot(d, d) for d in previous + rested if d is not None)
-        if isinstance(group["lr"], Tensor):
-            group["hypergrad"] = h
-        else:
-            group["hypergrad"] = h = h.item()
-            needs = {name: float(value) for name, value in needs.items()}
-        state = {name: group[name] for name in control.initial_state(options)}
-        alpha, state = control.next_alpha(group["lr"], h, group["hypergrad_lr"], options, state, **needs)
-        _remember(group, {"lr": alpha, **state})
+        if adapts:
+            moved = any(any(part.moved) for some in parts for part in some)
+            sums = [self._sums(group, *found) for group, found in zip(groups, gathered, strict=True)]
+            if moved:
+                self._adapt(groups, [sum_up(values) for values in zip(*sums, strict=True)])
+        for group, some in zip(groups, parts, strict=True):
+            if not (adapts and moved):
+                group["hypergrad"] = 0.0
+            for part in some if not adapts else []:
+                self._observe(group, part)
+        gamma, state = control.step_size(first["lr"], options, first)
+        for group, some in zip(groups, parts, strict=True):
+            alpha, group["lr"] = group["lr"], gamma
+            for part in some:
+                self._descend(group, part)
+            group["lr"] = alpha
+        remember(groups, {name: state[name] for name in control.initial_state(options)})
+        if adapts and options.needs_slope:
+            slopes = [self._slope(group, some, gamma) for group, some in zip(groups, parts, strict=True)]
+            remember(groups, {"slope": sum_up(slopes)})
 
-    def _direction(self, group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
+    def _accelerator_graph_capture_health_check(self) -> None:
+        check = getattr(
+            Optimizer,
+            "_accelerator_graph_capture_health_check",
+            getattr(Optimizer, "_cuda_graph_capture_health_check", None),
+        )
+        if check is not None:
+            check(self)
+
+    def _gather(self, group: Group) -> tuple[list[Part], list[tuple[Tensor, State]]]:
+        """Return the group's tensors that have a gradient, and the parameters that moved last but have none now."""
+        way, asked = self._way(group)
+        parts: dict[Any, Part] = {}
+        resting: list[tuple[Tensor, State]] = []
+        for p in group["params"]:
+            g = p.grad
+            if g is None:
+                state = self.state.get(p)
+                if state and "rested" not in state:
+                    resting.append((p, state))
+                continue
+            if g.layout != torch.strided:
+                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
+            state = self.state[p]
+            mesh = mesh_of(p)
+            if mesh is not None and getattr(g, "placements", None) != mesh[1]:
+                g = cast(Any, g).redistribute(placements=mesh[1])
+            x, y = plain(p), plain(g)
+            how = way
+            if (how in ("torch", "kernels") and not self._fits(x, y, state)) or (
+                how == "foreach" and not asked and type(x) not in PLAIN
+            ):
+                how = "loop"
+            if how == "kernels" and x.dtype not in _kernels.DTYPES:
+                how = "loop" if not x.dtype.is_floating_point else self._without_kernels
+            key = (how, x.dtype if how == "kernels" else None, mesh)
+            if key not in parts:
+                parts[key] = Part(how, mesh)
+            part = parts[key]
+            part.owners.append(p)
+            part.params.append(x)
+            part.grads.append(y)
+            part.states.append(state)
+            part.moved.append(state.pop("rested", None) is None and self._has_direction(group, state))
+        return list(parts.values()), resting
+
+    _without_kernels = "loop"  # the fastest way on the CPU that needs no compiler
+
+    def _way(self, group: Group) -> tuple[str, bool]:
+        """Return how the group is computed where its tensors allow it, and whether the user asked for that."""
+        on_cpu = not group["params"] or group["params"][0].device.type == "cpu"
+        fused, foreach = group["fused"], group["foreach"]
+        if group["differentiable"]:
+            return "loop", True
+        if foreach:
+            return "foreach", True
+        if fused and torch.compiler.is_compiling() and on_cpu:
+            return "loop", True  # the compiler fuses
+        if fused:
+            if not on_cpu or group["hypergrad_lr"] == 0:
+                return "torch", True
+            return ("kernels" if _kernels.library() is not None else self._without_kernels), True
+        if fused is None and foreach is None:
+            if not on_cpu:
+                return "foreach", False
+            if group["hypergrad_lr"] != 0 and not torch.compiler.is_compiling():
+                return self._without_kernels, False
+        return "loop", True
+
+    def _fits(self, p: Tensor, g: Tensor, state: State) -> bool:
+        """Whether a fused kernel, which walks through memory, may take these tensors together."""
+        tensors = [p, g] + [plain(state[name]) for name in self.buffers if name in state]
+        return (
+            p.dtype.is_floating_point
+            and all(t.dtype == p.dtype for t in tensors)
+            and (all(map(Tensor.is_contiguous, tensors)) or all(map(channels_last, tensors)))
+        )
+
+    def _sums(self, group: Group, parts: list[Part], resting: list[tuple[Tensor, State]]) -> list[Number]:
+        """Observe a group: return -h_t and, if alpha's update needs them, |g_t|^2 and |D_{t-1}|^2."""
+        norms = needs_norms(group)
+        found = [(part.mesh, self._observe(group, part)[: 3 if norms else 1]) for part in parts]
+        for p, state in resting:
+            if norms:
+                d = self._direction(group, plain(p), state)
+                found.append((mesh_of(p), [0.0, 0.0, 0.0 if d is None else total([rules.dot(d, d)])]))
+            state["rested"] = True
+        return self._rescaled(group, over_meshes(found, 3 if norms else 1))
+
+    def _overflows(self, groups: list[Group], parts: list[list[Part]]) -> bool:
+        """Say whether g_t or h_t is not a finite number, before the state is touched. Waits for the device."""
+        found = []
+        for group, some in zip(groups, parts, strict=True):
+            for part in some:
+                for p, g, state, moved in zip(part.params, part.grads, part.states, part.moved, strict=True):
+                    g = precise(gradient(group, g, p, l2_of(group)))
+                    d = self._direction(group, p, state) if moved else None
+                    found.append((part.mesh, [rules.dot(g, g), 0.0 if d is None else rules.dot(g, precise(d))]))
+        size, h = (float(value) for value in over_meshes(found, 2))
+        if math.isfinite(size) and math.isfinite(h):
+            return False
+        for group, some in zip(groups, parts, strict=True):
+            group["hypergrad"] = -h if not math.isfinite(h) else math.nan
+            for part in some:  # nothing moves: what rested goes on resting
+                for state, moved in zip(part.states, part.moved, strict=True):
+                    if not moved and state:
+                        state["rested"] = True
+        return True
+
+    def _slope(self, group: Group, parts: list[Part], gamma: Number) -> Number:
+        """Return s_t = g_t . D_t after the step; the L2 term of g_t is at theta_{t-1} = theta_t - gamma_t D_t."""
+        found, l2 = [], l2_of(group)
+        for part in parts:
+            for p, g, state in zip(part.params, part.grads, part.states, strict=True):
+                d = cast(Tensor, self._direction(group, p, state))
+                d, p, g = precise(d), precise(p), precise(g)
+                along: Number = -rules.dot(g, d) if group["maximize"] else rules.dot(g, d)
+                if l2 != 0:
+                    along = along + l2 * (rules.dot(p, d) + gamma * rules.dot(d, d))
+                found.append((part.mesh, [along]))
+        return 0.0 - self._rescaled(group, over_meshes(found, 1))[0]
+
+    def _adapt(self, groups: list[Group], sums: list[Number]) -> None:
+        """Move the alpha of these groups, which is one number, given -h_t and, if needed, |g_t|^2 and |D_{t-1}|^2."""
+        first, options = groups[0], options_of(groups[0])
+        alpha = first["lr"]
+        if isinstance(alpha, Tensor):
+            sums = [s.to(alpha.device, alpha.dtype) if isinstance(s, Tensor) else alpha.new_tensor(s) for s in sums]
+        else:
+            sums = [float(s) for s in sums]
+        h = 0.0 - sums[0]
+        state = {name: first[name] for name in control.initial_state(options)}
+        norms = dict(zip(("grad_sq", "direction_sq"), sums[1:], strict=False))
+        following, state = control.next_alpha(
+            alpha, h, first["hypergrad_lr"], options, state, slope=first["slope"], **norms
+        )
+        remember(groups, {"lr": following, **state})
+        for group in groups:
+            group["hypergrad"] = h
+
+    def _has_direction(self, group: Group, state: State) -> bool:
+        """Whether the state knows D_{t-1}."""
+        raise NotImplementedError
+
+    def _direction(self, group: Group, p: Tensor, state: State) -> Tensor | None:
         """Return -D_{t-1} of one tensor, None before its first step."""
         raise NotImplementedError
 
-    def _descend(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
-    ) -> None:
-        """Update the state and the parameters with the group's alpha."""
+    def _observe(self, group: Group, part: Part) -> list[Number]:
+        """Return the sums over g_t . -D_{t-1}, g_t^2 and D_{t-1}^2, and go from the state of t-1 to that of t.
+
+        With `hypergrad_lr=0` the sums are zeros. Only the first is needed by the additive rule.
+        """
+        raise NotImplementedError
+
+    def _rescaled(self, group: Group, sums: list[Number]) -> list[Number]:
+        """Return the sums times what `_observe` left out of the direction."""
+        return sums
+
+    def _descend(self, group: Group, part: Part) -> None:
+        """Move the parameters with the group's alpha."""
         raise NotImplementedError
 
 
-def _resolve_auto(group: dict[str, Any]) -> None:
+def _check_shared(groups: list[Group]) -> None:
+    """Refuse groups that are to share one alpha and start from different ones."""
+    first = groups[0]
+    for group in groups[1:]:
+        for name in ("shared_alpha", "hypergrad_lr", *control.OPTIONS, "lr"):
+            if not (first["shared_alpha"] or group["shared_alpha"]):
+                continue
+            values = first[name], group[name]
+            if any(isinstance(value, Tensor) and value.device.type != "cpu" for value in values):
+                continue  # to look would wait for the device
+            if values[0] != values[1]:
+                raise ValueError(
+                    f"{name} is {values[0]} in one group and {values[1]} in another: with shared_alpha it must be the "
+                    "same in all groups."
+                )
+
+
+def _resolve_auto(group: Group) -> None:
     """Turn hypergrad_lr="auto" into the rule of that name with its gain."""
     if isinstance(group.get("hypergrad_lr"), str) and group["hypergrad_lr"] == "auto":
         group |= {"hypergrad_lr": control.AUTO_GAIN, "rule": "auto"}
 
 
-def _control(group: dict[str, Any]) -> Control:
-    """Return the group's options of control, checked."""
-    return Control(**{name: group[name] for name in control.OPTIONS})
+def options_of(group: Group) -> Control:
+    """Return how the group's alpha moves."""
+    return _options(*(group[name] for name in control.OPTIONS))
 
 
-def _remember(group: dict[str, Any], values: dict[str, Tensor | float]) -> None:
-    """Put values into the group, into the tensors that are there already where there are any."""
-    for name, value in values.items():
-        if isinstance(group[name], Tensor):
-            group[name].copy_(torch.as_tensor(value))
-        else:
-            group[name] = value
+@functools.lru_cache(maxsize=256)
+def _options(*values: Any) -> Control:
+    return Control(*values)
 
 
-def _place_alpha(group: dict[str, Any]) -> None:
+def remember(groups: list[Group], values: dict[str, Number]) -> None:
+    """Put values into groups, into the tensors that are there already where there are any."""
+    for group in groups:
+        for name, value in values.items():
+            if not isinstance(group[name], Tensor):
+                group[name] = float(value)
+            elif group["differentiable"]:
+                group[name] = value
+            else:
+                group[name].copy_(torch.as_tensor(value))
+
+
+def _place_alpha(group: Group) -> None:
     """Give a group whose alpha is a tensor, or belongs on an accelerator, a 0-dim tensor of its own there."""
-    state = control.initial_state(_control(group))
+    state = control.initial_state(options_of(group))
     for name, zero in state.items():
         group.setdefault(name, zero)
     device = group["params"][0].device if group["params"] else torch.device("cpu")
-    if isinstance(group["lr"], Tensor) or device.type != "cpu":
+    if isinstance(group["lr"], Tensor) or group["capturable"] or device.type not in ("cpu", "meta"):
         dtype = torch.float32 if device.type == "mps" else torch.float64
         for name in ("lr", "slope", *state):
-            group[name] = torch.as_tensor(group[name], dtype=dtype, device=device).detach().clone().reshape(())
+            value = torch.as_tensor(group[name], dtype=dtype, device=device).reshape(())
+            group[name] = value if group["differentiable"] else value.detach().clone()
 
 
-def as_real(tensor: Tensor) -> Tensor:
-    """View a complex tensor as its real and imaginary parts; a real one as it is."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+def plain(tensor: Tensor) -> Tensor:
+    """Return a tensor's real numbers on this process, in its own memory: a DTensor's shard, a complex one's view."""
+    if type(tensor) not in PLAIN and hasattr(tensor, "to_local"):
+        tensor = cast(Tensor, tensor.to_local())
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def total(terms) -> Tensor:
-    """Sum 0-dim tensors in float64 (float32 where the device has no float64)."""
-    stacked = torch.stack(list(terms))
+def mesh_of(p: Any) -> Any:
+    """Return a DTensor's device mesh and placements, None for another tensor."""
+    return None if type(p) in PLAIN or not hasattr(p, "device_mesh") else (p.device_mesh, p.placements)
+
+
+def channels_last(tensor: Tensor) -> bool:
+    """Whether a batch of images lies in memory with its channels innermost, without gaps."""
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def chunks(tensors: Sequence[Tensor | None]) -> Iterator[Sequence[Any]]:
+    """Cut tensors of one shape into pieces that fit the processor's cache, where that is to any use.
+
+    Working through all operations of a pass piece by piece reads the memory once instead of once an operation.
+    """
+    there = [t for t in tensors if t is not None]
+    first = there[0]
+    if first.device.type != "cpu" or first.numel() <= CHUNK or torch.compiler.is_compiling():
+        return iter([tensors])
+    if not all(map(Tensor.is_contiguous, there)):
+        if not all(map(channels_last, there)):
+            return iter([tensors])
+        tensors = [None if t is None else t.permute(0, 2, 3, 1) for t in tensors]
+    count = -(-first.numel() // CHUNK)
+    return zip(*[[None] * count if t is None else torch.split(t.view(-1), CHUNK) for t in tensors], strict=True)
+
+
+def needs_norms(group: Group) -> bool:
+    """Whether alpha's update needs |g_t| and |D_{t-1}| beside h_t."""
+    return options_of(group).needs_norms
+
+
+def l2_of(group: Group) -> float:
+    """Return the factor of the L2 term in the gradient: none with decoupled weight decay."""
+    return 0.0 if group.get("decoupled_weight_decay") else float(group["weight_decay"])
+
+
+def gradient(group: Group, g: Tensor, p: Tensor, decay: float) -> Tensor:
+    """Return g_t, the gradient of what is minimised, its L2 term included."""
+    if group["maximize"]:
+        g = g.neg()
+    return g.add(p, alpha=decay) if decay != 0 else g
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Return half precision numbers in float32."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+class Sums:
+    """Adds up g.d, |g|^2 and |d|^2 tensor by tensor."""
+
+    def __init__(self, group: Group) -> None:
+        self.norms = needs_norms(group)
+        self.terms: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+
+    def add(self, g: Tensor, d: Tensor | None) -> None:
+        """Count a tensor; d is None where the last step did not move it."""
+        gd, gg, dd = self.terms
+        if d is not None:
+            gd.append(rules.dot(precise(g), precise(d)))
+        if self.norms:
+            gg.append(rules.dot(g, g))
+            if d is not None:
+                dd.append(rules.dot(d, d))
+
+    def values(self) -> list[Number]:
+        """Return the three sums, 0-dim float64 tensors or zeros."""
+        return [total(terms) if terms else 0.0 for terms in self.terms]
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Sum 0-dim tensors of one device in float64 (float32 where the device has no float64)."""
+    terms = list(terms)
+    if len({t.device for t in terms}) > 1:
+        terms = [t.to(terms[0].device, non_blocking=True) for t in terms]
+    if len({t.dtype for t in terms}) > 1:
+        terms = [t.to(torch.float32 if t.device.type == "mps" else torch.float64) for t in terms]
+    stacked = torch.stack(terms)
     return stacked.sum() if stacked.device.type == "mps" else stacked.sum(dtype=torch.float64)
+
+
+def sum_up(values: Sequence[Number]) -> Number:
+    """Add numbers and 0-dim tensors, which may lie on several devices."""
+    result = values[0]
+    for value in values[1:]:
+        if isinstance(value, Tensor) and isinstance(result, Tensor):
+            value = value.to(result.device, non_blocking=True)
+        result = result + value
+    return result
+
+
+def over_meshes(found: list[tuple[Any, list[Number]]], length: int) -> list[Number]:
+    """Add up rows of so many numbers, over the processes too, one all-reduce for each device mesh."""
+    rows: dict[Any, list[list[Number]]] = {}
+    for mesh, row in found:
+        rows.setdefault(mesh, []).append(row)
+    sums = [over_mesh([sum_up(column) for column in zip(*some, strict=True)], mesh) for mesh, some in rows.items()]
+    return [sum_up(column) for column in zip(*sums, strict=True)] if sums else [0.0] * length
+
+
+def over_mesh(values: list[Number], mesh: Any) -> list[Number]:
+    """Add the processes' sums in one all-reduce; a dimension on which tensors are replicated counts once."""
+    if mesh is None:
+        return values
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    device_mesh, placements = mesh
+    local = torch.stack(
+        [torch.as_tensor(value, dtype=torch.float64, device=device_mesh.device_type) for value in values]
+    )
+    how = [Replicate() if placement.is_replicate() else Partial() for placement in placements]
+    return list(DTensor.from_local(local, device_mesh, how, run_check=False).full_tensor().unbind())

@@ -12,9 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
-from hdlib.optim import rules
-from hdlib.optim._base import HypergradientOptimizer, as_real, check_number
+from hdlib.optim import _kernels, rules
+from hdlib.optim._base import (
+    Group,
+    HypergradientOptimizer,
+    Number,
+    ParamsT,
+    Part,
+    State,
+    Sums,
+    check_number,
+    chunks,
+    gradient,
+    plain,
+    precise,
+)
 
 
 class AdamHD(HypergradientOptimizer):
@@ -33,20 +47,39 @@ class AdamHD(HypergradientOptimizer):
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the root of the second moment.
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
+        amsgrad: divide by the largest second moment so far.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.Adam, bit for bit.
-            "auto" finds it from the curvature along each step, at the cost of one more dot product: the
-            setting to use without tuning, from any small lr above 0.
+            "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
+            use without tuning, from any small lr above 0.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
-            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what
-            they are good for, are in `hdlib.optim.control.Control`.
+            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what they are good
+            for, are in `hdlib.optim.control.Control`.
+        shared_alpha: one alpha for all groups, moved by the dot product over all parameters, instead of one per group.
+            The groups then need the same `lr`, `hypergrad_lr`, `rule` and guards.
         maximize: ascend instead of descend.
-        guards: keep alpha from running away: min_lr, max_lr, max_change, scaling, skip_nonfinite, overshoot,
-            final_lr, transition; all off by default. `hdlib.optim.control.Control` says what each does.
+        foreach: compute all tensors at a time. Default: on accelerators.
+        capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
+            capture a step.
+        differentiable: let autograd go through the step, alpha included. `group["lr"]` is then part of the graph.
+        fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
+            compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
+            can. Tensors of another layout or precision are computed one by one.
+        decoupled_weight_decay: what AdamWHD sets.
+        guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
+            `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each
+            does.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
+        RuntimeError: `fused` is combined with `foreach` or `differentiable`.
 
-    State per parameter: `step` (0-dim float32), `exp_avg` and `exp_avg_sq` as torch.optim.Adam's, no more.
+    State per parameter: `step` (0-dim float32), `exp_avg` and `exp_avg_sq` (the parameter's shape and precision), with
+    `amsgrad` `max_exp_avg_sq`, as torch.optim.Adam's and no more. :math:`D_{t-1}` is rebuilt from them, with the
+    `betas` and the `eps` of now: change these while training and one h is slightly off.
+
+    References:
+        Baydin, Cornish, Martinez Rubio, Schmidt and Wood, "Online Learning Rate Adaptation with Hypergradient
+        Descent", ICLR 2018, arXiv 1703.04782, Algorithm 6.
 
     Example:
         >>> optimizer = AdamHD(model.parameters(), lr=1e-3, hypergrad_lr=1e-8)
@@ -54,17 +87,27 @@ class AdamHD(HypergradientOptimizer):
         >>> optimizer.step()
     """
 
+    buffers = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    _without_kernels = "torch"
+
     def __init__(
         self,
-        params,
+        params: ParamsT,
         lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
         *,
         hypergrad_lr: float | str = 1e-8,
         rule: str = "additive",
+        shared_alpha: bool = False,
+        foreach: bool | None = None,
         maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
         **guards: Any,
     ) -> None:
         super().__init__(
@@ -74,14 +117,21 @@ class AdamHD(HypergradientOptimizer):
                 betas=betas,
                 eps=eps,
                 weight_decay=weight_decay,
+                amsgrad=amsgrad,
                 hypergrad_lr=hypergrad_lr,
                 rule=rule,
+                shared_alpha=shared_alpha,
+                foreach=foreach,
                 maximize=maximize,
-                guards=guards,
+                capturable=capturable,
+                differentiable=differentiable,
+                fused=fused,
+                decoupled_weight_decay=decoupled_weight_decay,
             ),
+            guards,
         )
 
-    def _check(self, group: dict[str, Any]) -> None:
+    def _check(self, group: Group) -> None:
         super()._check(group)
         check_number("eps", group["eps"])
         if not isinstance(group["betas"], (tuple, list)) or len(group["betas"]) != 2:
@@ -89,20 +139,320 @@ class AdamHD(HypergradientOptimizer):
         for i in (0, 1):
             check_number(f"betas[{i}]", group["betas"][i], high=1.0)
 
-    def _direction(self, group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
-        if not state:
-            return None
-        corrections = rules.adam_corrections(state["step"].item(), *group["betas"], group["eps"])
-        return rules.adam_direction(as_real(state["exp_avg"]), as_real(state["exp_avg_sq"]), *corrections)
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["betas"] = tuple(float(b) for b in group["betas"])
 
-    def _descend(self, group, params, grads, states) -> None:
-        for p, g, state in zip(params, grads, states, strict=True):
-            if not state:
-                state["step"] = torch.tensor(0.0, dtype=torch.float32)
-                state["exp_avg"] = torch.zeros_like(g, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(g, memory_format=torch.preserve_format)
-            m, v = as_real(state["exp_avg"]), as_real(state["exp_avg_sq"])
-            state["step"] += 1
-            t = state["step"].item()
-            rules.adam_moments_(m, v, g, *group["betas"])
-            rules.adam_descend_(p, m, v, t, group["lr"], *group["betas"], group["eps"])
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "step" in self.state.get(p, ()):
+                    self.state[p]["step"] = _place_step(self.state[p]["step"], p)
+
+    def _has_direction(self, group: Group, state: State) -> bool:
+        return "exp_avg" in state
+
+    def _direction(self, group: Group, p: Tensor, state: State) -> Tensor | None:
+        """Return -D_{t-1} of one tensor, None before its first step; with decoupled decay times (1 - alpha lambda)."""
+        if "exp_avg" not in state:
+            return None
+        v = plain(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
+        return _direction(group, p, plain(state["exp_avg"]), v, _time(group, state["step"]))
+
+    def _observe(self, group: Group, part: Part) -> list[Number]:
+        for p, state in zip(part.owners, part.states, strict=True):
+            if "step" not in state:
+                state["step"] = _place_step(0.0, p)
+        names = self.buffers if group["amsgrad"] else self.buffers[:2]
+        for name in names:
+            part.zeros(name)
+            if group["differentiable"]:
+                for state in part.states:
+                    state[name] = state[name].clone()
+        if group["hypergrad_lr"] == 0:
+            return [0.0, 0.0, 0.0]  # torch's own step does the rest
+        if part.way == "kernels":
+            return _kernels_observe(group, part)
+        if part.way == "loop":
+            return _loop_observe(group, part)
+        if part.params[0].device.type == "cpu" and part.way == "torch":
+            return _chunked_sums(group, part)
+        return _foreach_sums(group, part)
+
+    def _rescaled(self, group: Group, sums: list[Number]) -> list[Number]:
+        if not group["decoupled_weight_decay"] or group["weight_decay"] == 0:
+            return sums
+        left_out = 1 / (1 - group["lr"] * group["weight_decay"])
+        factors = (left_out, 1.0, left_out**2)
+        return [s * factor for s, factor in zip(sums, factors, strict=False)]
+
+    def _descend(self, group: Group, part: Part) -> None:
+        if group["hypergrad_lr"] == 0 or part.way in ("torch", "foreach"):
+            _torch_step(group, part)
+        elif part.way == "kernels":
+            _kernels_descend(group, part)
+        else:
+            _loop_descend(group, part)
+
+
+class AdamWHD(AdamHD):
+    r"""AdamHD with decoupled weight decay: AdamW that learns its learning rate.
+
+    .. math::
+        \theta_t = (1 - \alpha_t \lambda)\, \theta_{t-1} - \alpha_t\, \hat m_t / (\sqrt{\hat v_t} + \epsilon)
+
+    The decay moves with alpha, so it is part of the derivative in alpha:
+    :math:`D_t = -\hat m_t / (\sqrt{\hat v_t} + \epsilon) - \lambda \theta_{t-1}`, and
+    :math:`h_t = g_t \cdot D_{t-1}` with the gradient of the loss alone.
+
+    Needs no memory beyond AdamW's: :math:`\theta_{t-2}`, which is in :math:`D_{t-1}`, follows from
+    :math:`\theta_{t-1}` and the moments. That supposes that nobody else moved the parameters, and that the learning
+    rate in the group is the one of the last step; a scheduler's change shifts h by about its change of
+    :math:`\alpha \lambda`.
+
+    Args:
+        params: tensors, or dicts that define parameter groups; each group has its own alpha.
+        lr: alpha_0.
+        weight_decay: lambda, the decoupled decay.
+
+    All other arguments, the state and the errors are AdamHD's.
+
+    References:
+        Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv 1711.05101. The paper of
+        hypergradient descent does not treat it.
+
+    Example:
+        >>> optimizer = AdamWHD(model.parameters(), lr=1e-3, weight_decay=0.01, hypergrad_lr=1e-8)
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        amsgrad: bool = False,
+        *,
+        hypergrad_lr: float | str = 1e-8,
+        rule: str = "additive",
+        shared_alpha: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        **guards: Any,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            hypergrad_lr=hypergrad_lr,
+            rule=rule,
+            shared_alpha=shared_alpha,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+            **guards,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # as torch.optim.AdamW: a checkpoint of Adam goes on with decoupled decay
+            group["decoupled_weight_decay"] = True
+
+
+def _place_step(step: float | Tensor, p: Tensor) -> Tensor:
+    """Return a step count as a 0-dim float32 tensor beside its parameter, where alpha is too: no step waits for it."""
+    device = "cpu" if p.device.type in ("mps", "meta") else p.device
+    return torch.as_tensor(step, dtype=torch.float32, device=device).reshape(())
+
+
+def _time(group: Group, step: Tensor) -> float | Tensor:
+    """Return t as a number where that costs no wait for a device and no break of a graph, else as a tensor."""
+    if step.device.type == "cpu" and not group["capturable"] and not torch.compiler.is_compiling():
+        return float(step.item())
+    return step if step.device.type == "mps" else step.double()
+
+
+def _decays(group: Group) -> tuple[float, float]:
+    """Return the L2 term's factor and the decoupled decay, one of which is zero."""
+    return (0.0, group["weight_decay"]) if group["decoupled_weight_decay"] else (group["weight_decay"], 0.0)
+
+
+def _direction(group: Group, p: Tensor, m: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
+    """Return -D_{t-1} from the moments and the count of the last step, but for AdamW's factor (1 - alpha lambda)."""
+    m = precise(m)
+    beta1, beta2 = group["betas"]
+    # a float64 t would take a 0-dim parameter's direction with it
+    direction = rules.adam_direction(m, precise(v), t, beta1, beta2, group["eps"]).to(m.dtype)
+    decay = _decays(group)[1]
+    return direction if decay == 0 else rules.adamw_direction_(direction, precise(p), decay)
+
+
+def _columns(group: Group, part: Part) -> tuple[list[Tensor], list[Tensor], list[Tensor] | list[None], list[Tensor]]:
+    """Return both moments, AMSGrad's maximum or None, and the step counts."""
+    largest = part.real("max_exp_avg_sq") if group["amsgrad"] else [None] * len(part.states)
+    return part.real("exp_avg"), part.real("exp_avg_sq"), largest, [state["step"] for state in part.states]
+
+
+def _loop_observe(group: Group, part: Part) -> list[Number]:
+    """The definition: tensor by tensor, piece by piece."""
+    sums = Sums(group)
+    beta1, beta2 = group["betas"]
+    rows = zip(part.params, part.grads, *_columns(group, part), part.moved, strict=True)
+    for *tensors, step, moved in rows:
+        t = _time(group, step) if moved else 0.0
+        for p, g, m, v, x in chunks(tensors):
+            g = gradient(group, g, p, _decays(group)[0])
+            old_p, old_m, old_v = p, m, v if x is None else x
+            if group["differentiable"]:  # autograd keeps what the updates below overwrite
+                old_p, old_m, old_v = old_p.clone(), old_m.clone(), old_v.clone()
+            sums.add(g, _direction(group, old_p, old_m, old_v, t) if moved else None)
+            rules.adam_moments_(m, v, g, beta1, beta2)
+            if x is not None:
+                rules.amsgrad_(x, v)
+        step += 1
+    return sums.values()
+
+
+def _loop_descend(group: Group, part: Part) -> None:
+    """The definition of the descent, tensor by tensor."""
+    decay = _decays(group)[1]
+    beta1, beta2 = group["betas"]
+    for p, m, v, x, step in zip(part.params, *_columns(group, part), strict=True):
+        alpha = group["lr"].to(p.device) if isinstance(group["lr"], Tensor) else group["lr"]
+        if decay != 0:
+            rules.adamw_decay_(p, alpha, decay)
+        second = v if x is None else x
+        rules.adam_descend_(p, m, second, _time(group, step), alpha, beta1, beta2, group["eps"])
+
+
+def _chunked_sums(group: Group, part: Part) -> list[Number]:
+    """The sums alone, piece by piece; torch's fused kernel updates the state and the parameters afterwards."""
+    sums = Sums(group)
+    for *tensors, step, moved in zip(part.params, part.grads, *_columns(group, part), part.moved, strict=True):
+        t = _time(group, step) if moved else 0.0
+        for p, g, m, v, x in chunks(tensors):
+            g = gradient(group, g, p, _decays(group)[0])
+            sums.add(g, _direction(group, p, m, v if x is None else x, t) if moved else None)
+    return sums.values()
+
+
+def _foreach_sums(group: Group, part: Part) -> list[Number]:
+    """The sums alone, all tensors at a time; torch's multi-tensor or fused step follows."""
+    sums = Sums(group)
+    l2, decay = _decays(group)
+    grads = part.grads
+    if group["maximize"]:
+        grads = list(torch._foreach_neg(grads))
+    if l2 != 0:
+        grads = list(torch._foreach_add(grads, part.params, alpha=l2))
+    ms, vs, xs, steps = _columns(group, part)
+    moved = [i for i, yes in enumerate(part.moved) if yes]
+    directions: list[Tensor | None] = [None] * len(grads)
+    if moved:
+        beta1, beta2 = group["betas"]
+        times = [_time(group, steps[i]) for i in moved]
+        seconds = [precise(vs[i] if x is None else x) for i, x in enumerate(xs) if part.moved[i]]
+        denominators = torch._foreach_sqrt(seconds)
+        torch._foreach_div_(denominators, [(1 - beta2**t) ** 0.5 for t in times])
+        torch._foreach_add_(denominators, group["eps"])
+        rebuilt = torch._foreach_div([precise(ms[i]) for i in moved], denominators)
+        torch._foreach_div_(rebuilt, [1 - beta1**t for t in times])
+        if decay != 0:
+            torch._foreach_add_(rebuilt, [precise(part.params[i]) for i in moved], alpha=decay)
+        for i, direction in zip(moved, rebuilt, strict=True):
+            directions[i] = direction
+    for g, d in zip(grads, directions, strict=True):  # torch has no multi-tensor dot product
+        sums.add(g, d)
+    return sums.values()
+
+
+def _torch_step(group: Group, part: Part) -> None:
+    """Take torch.optim.Adam's own step with the group's alpha."""
+    ms, vs, xs, steps = _columns(group, part)
+    on_cpu = part.params[0].device.type == "cpu"
+    alpha = group["lr"]
+    if isinstance(alpha, Tensor):
+        if on_cpu and not group["differentiable"] and not torch.compiler.is_compiling():
+            alpha = alpha.item()
+        elif not group["differentiable"] and not any(p.dtype == torch.float64 for p in part.params):
+            alpha = alpha.float()
+    adam(
+        part.params,
+        part.grads,
+        ms,
+        vs,
+        [] if xs[0] is None else xs,
+        steps,
+        foreach=part.way == "foreach",
+        fused=part.way == "torch",
+        capturable=not on_cpu and steps[0].device == part.params[0].device,
+        differentiable=group["differentiable"],
+        decoupled_weight_decay=group["decoupled_weight_decay"],
+        amsgrad=group["amsgrad"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=alpha,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=group["maximize"],
+    )
+
+
+def _corrections(group: Group, counts: list[float]) -> list[list[float]]:
+    """Return 1/(1 - b1^t) and 1/sqrt(1 - b2^t) of every tensor."""
+    beta1, beta2 = group["betas"]
+    return [[1 / (1 - beta1**t) for t in counts], [(1 - beta2**t) ** -0.5 for t in counts]]
+
+
+def _kernels_observe(group: Group, part: Part) -> list[Number]:
+    """The first pass of kernels.cpp: the sums, and the moments."""
+    ms, vs, xs, steps = _columns(group, part)
+    counts = [step.item() for step in steps]
+    first, second = _corrections(group, [max(t, 1.0) for t in counts])
+    sums = _kernels.three()
+    _kernels.call(
+        "adam_observe",
+        part.params,
+        _kernels.addresses(part.grads),
+        _kernels.addresses(ms),
+        _kernels.addresses(vs),
+        None if xs[0] is None else _kernels.addresses(xs),
+        _kernels.doubles([c if moved else 0.0 for c, moved in zip(first, part.moved, strict=True)]),
+        _kernels.doubles(second),
+        -1.0 if group["maximize"] else 1.0,
+        *map(float, _decays(group)),
+        *map(float, group["betas"]),
+        float(group["eps"]),
+        torch.get_num_threads(),
+        sums,
+    )
+    torch._foreach_add_(steps, 1)
+    return list(sums)
+
+
+def _kernels_descend(group: Group, part: Part) -> None:
+    """The second pass of kernels.cpp: the parameters."""
+    ms, vs, xs, steps = _columns(group, part)
+    _kernels.call(
+        "adam_descend",
+        part.params,
+        _kernels.addresses(ms),
+        _kernels.addresses(vs if xs[0] is None else xs),
+        *map(_kernels.doubles, _corrections(group, [step.item() for step in steps])),
+        float(group["lr"]),
+        float(_decays(group)[1]),
+        float(group["eps"]),
+        torch.get_num_threads(),
+    )

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -183,12 +183,12 @@ def next_alpha(
     All arguments are floats or tensors that broadcast.
     """
     state = dict(initial_state(control) if state is None else state)
-    downhill = abs(slope) if control.needs_slope else None
+    downhill = abs(cast(Any, slope)) if control.needs_slope else None
     proposed = _propose(alpha, h, beta, control, state, downhill, slope, grad_sq, direction_sq)
     if control.skip_nonfinite != "none":
         proposed = _where(_finite(h), proposed, alpha)
     if control.max_change is not None:
-        room = control.max_change * abs(alpha)
+        room: Any = control.max_change * cast(Any, abs(alpha))
         proposed = _clip(proposed, alpha - room, alpha + room)
     return _clip(proposed, control.min_lr, control.max_lr), state
 
@@ -202,12 +202,23 @@ def step_size(alpha: Scalar, control: Control, state: State) -> tuple[Scalar, St
     return delta * alpha + (1.0 - delta) * control.final_lr, state | {"transition_step": t}
 
 
-def _propose(alpha, h, beta, control, state, downhill, slope, grad_sq, direction_sq):
+def _propose(
+    alpha: Any,
+    h: Any,
+    beta: Any,
+    control: Control,
+    state: State,
+    downhill: Any,
+    slope: Any,
+    grad_sq: Any,
+    direction_sq: Any,
+) -> Any:
     """Return alpha by the rule alone, and update the state in place."""
     if control.rule == "auto":
         ratio = _clip(_where(_finite(h), -h / (downhill + 1e-30), RATIO_RANGE[0]), *RATIO_RANGE)
         x = _where(_finite(downhill), ratio, RATIO_RANGE[0]) + control.tolerance
-        state["ratio_sq"] = total = state["ratio_sq"] + x * x
+        total: Any = cast(Any, state["ratio_sq"]) + x * x
+        state["ratio_sq"] = total
         return alpha * _exp(beta * x / (total + (total == 0)) ** 0.5)
     target = h - control.tolerance * downhill if control.tolerance > 0 else h
     if control.rule == "curvature":
@@ -224,7 +235,7 @@ def _propose(alpha, h, beta, control, state, downhill, slope, grad_sq, direction
     return rules.next_alpha(alpha, target, beta)
 
 
-def _scaled(h, control, state):
+def _scaled(h: Any, control: Control, state: State) -> Any:
     if control.scaling == "none":
         return h
     seen = h if control.skip_nonfinite == "none" else _where(_finite(h), h, 0.0)
@@ -247,7 +258,7 @@ def _where(condition: Any, x: Scalar, y: Scalar) -> Scalar:
     """Choose x or y; of two tensors' values at most one may be given as a float."""
     if not isinstance(condition, Tensor):
         return x if condition else y
-    dtype = (x if isinstance(x, Tensor) else y).dtype
+    dtype = cast(Tensor, x if isinstance(x, Tensor) else y).dtype
     x, y = (v if isinstance(v, Tensor) else torch.full_like(condition, v, dtype=dtype) for v in (x, y))
     return torch.where(condition, x, y)
 

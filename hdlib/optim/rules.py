@@ -6,7 +6,7 @@ ICLR 2018, arXiv 1703.04782, Algorithms 4 to 6). One step at time t, in this ord
     g_t     = gradient at theta_{t-1}, L2 term included
     h_t     = g_t . D_{t-1}                        hypergradient, D = d(increment)/d(alpha)
     alpha_t = alpha_{t-1} - beta h_t               additive rule
-    alpha_t = alpha_{t-1} (1 - beta h_t / (|g_t| |D_{t-1}|))    multiplicative rule, Eq. 8
+    alpha_t = alpha_{t-1} (1 - beta h_t / (norm(g_t) norm(D_{t-1})))    multiplicative rule, Eq. 8
     theta_t = theta_{t-1} + alpha_t D_t
 
 D_0 = 0, so the first step never changes alpha. In code a *direction* is -D, what alpha is multiplied
@@ -17,17 +17,21 @@ and h are then vectors along that axis, shaped to broadcast.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 RULES = ("additive", "multiplicative")
 
 
-def next_alpha(alpha, h, beta, rule="additive", grad_norm=None, direction_norm=None):
+def next_alpha(
+    alpha: Any, h: Any, beta: Any, rule: str = "additive", grad_norm: Any = None, direction_norm: Any = None
+) -> Any:
     """Return alpha_t from alpha_{t-1} and the hypergradient h_t.
 
-    All arguments are floats or tensors that broadcast. `grad_norm` and `direction_norm`, |g_t| and
-    |D_{t-1}|, are needed by the multiplicative rule only; where their product is zero alpha stays.
+    All arguments are floats or tensors that broadcast. `grad_norm` and `direction_norm`, of g_t and
+    D_{t-1}, are needed by the multiplicative rule only; where their product is zero alpha stays.
     """
     if rule == "additive":
         return alpha - beta * h
@@ -68,12 +72,23 @@ def adam_moments_(m: Tensor, v: Tensor, g: Tensor, beta1: float, beta2: float) -
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
 
 
-def adam_denominator(v: Tensor, t: float, beta2: float, eps: float) -> Tensor:
+def amsgrad_(x: Tensor, v: Tensor) -> None:
+    """x_t = max(x_{t-1}, v_t), which takes v_t's place in AMSGrad's direction."""
+    before = x.clone() if torch.is_grad_enabled() else x  # autograd keeps what is overwritten here
+    x.copy_(torch.maximum(before, v))
+
+
+def adam_denominator(v: Tensor, t: float | Tensor, beta2: float, eps: float) -> Tensor:
     """sqrt(v_t / (1 - b2^t)) + eps."""
     return (v.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
 
 
-def adam_corrections(t: float | Tensor, beta1: float, beta2: float, eps: float):
+def adam_direction(m: Tensor, v: Tensor, t: float | Tensor, beta1: float, beta2: float, eps: float) -> Tensor:
+    """-D_t of Adam (Algorithm 6): mhat_t / (sqrt(vhat_t) + eps), rebuilt from the moments at step t."""
+    return (m / adam_denominator(v, t, beta2, eps)).div_(1 - beta1**t)
+
+
+def adam_corrections(t: Any, beta1: float, beta2: float, eps: float) -> tuple[Any, Any]:
     """Return what is left of eps and of the bias corrections once they are taken out of the elementwise division.
 
     With c = sqrt(1 - b2^t) they are eps c and c / (1 - b1^t): mhat_t / (sqrt(vhat_t) + eps) is
@@ -83,8 +98,8 @@ def adam_corrections(t: float | Tensor, beta1: float, beta2: float, eps: float):
     return eps * c, c / (1 - beta1**t)
 
 
-def adam_direction(m: Tensor, v: Tensor, floor, scale) -> Tensor:
-    """-D_t of Adam (Algorithm 6): mhat_t / (sqrt(vhat_t) + eps), from the moments and `adam_corrections` of step t."""
+def adam_corrected_direction(m: Tensor, v: Tensor, floor: float | Tensor, scale: float | Tensor) -> Tensor:
+    """`adam_direction` from the moments and the `adam_corrections` of step t: one division for every element."""
     return (m / (v.sqrt() + floor)).mul_(scale)
 
 
@@ -92,14 +107,32 @@ def adam_descend_(
     theta: Tensor,
     m: Tensor,
     v: Tensor,
-    t: float,
+    t: float | Tensor,
     alpha: float | Tensor,
     beta1: float,
     beta2: float,
     eps: float,
 ) -> None:
     """theta_t = theta_{t-1} - alpha_t mhat_t / (sqrt(vhat_t) + eps), in the order of torch.optim.Adam."""
-    if isinstance(alpha, Tensor):
-        descend_(theta, adam_direction(m, v, *adam_corrections(t, beta1, beta2, eps)), alpha)
+    if isinstance(alpha, Tensor) or isinstance(t, Tensor):
+        descend_(theta, adam_direction(m, v, t, beta1, beta2, eps), alpha)
     else:
         theta.addcdiv_(m, adam_denominator(v, t, beta2, eps), value=-alpha / (1 - beta1**t))
+
+
+def adamw_decay_(theta: Tensor, alpha: float | Tensor, decay: float) -> None:
+    """theta_{t-1} (1 - alpha_t lambda), before Adam's descent: AdamW's decoupled weight decay."""
+    if isinstance(alpha, Tensor):
+        theta.mul_((1 - alpha * decay).to(theta.dtype))
+    else:
+        theta.mul_(1 - alpha * decay)
+
+
+def adamw_direction_(direction: Tensor, theta: Tensor, decay: float) -> Tensor:
+    """-D_{t-1} (1 - alpha_{t-1} lambda) of AdamW, from Adam's direction at t-1 and theta_{t-1}.
+
+    AdamW's increment is -alpha (direction + lambda theta_{t-2}). theta_{t-2} is not kept; but theta_{t-1} =
+    (1 - alpha lambda) theta_{t-2} - alpha direction gives it, and so -D_{t-1} = (direction + lambda theta_{t-1}) /
+    (1 - alpha lambda). The caller divides its sums by the scalar instead of every element.
+    """
+    return direction.add_(theta, alpha=decay)

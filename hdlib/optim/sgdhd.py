@@ -11,9 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
-from hdlib.optim import rules
-from hdlib.optim._base import HypergradientOptimizer, as_real, check_number
+from hdlib.optim import _kernels, rules
+from hdlib.optim._base import (
+    Group,
+    HypergradientOptimizer,
+    Number,
+    ParamsT,
+    Part,
+    State,
+    Sums,
+    check_number,
+    chunks,
+    gradient,
+    plain,
+)
 
 
 class SGDHD(HypergradientOptimizer):
@@ -34,20 +47,35 @@ class SGDHD(HypergradientOptimizer):
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
         nesterov: Nesterov momentum; needs a momentum and no dampening.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.SGD, bit for bit.
-            "auto" finds it from the curvature along each step, at the cost of one more dot product: the
-            setting to use without tuning, from any small lr above 0.
+            "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
+            use without tuning, from any small lr above 0.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
-            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what
-            they are good for, are in `hdlib.optim.control.Control`.
+            1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what they are good
+            for, are in `hdlib.optim.control.Control`.
+        shared_alpha: one alpha for all groups, moved by the dot product over all parameters, instead of one per group.
+            The groups then need the same `lr`, `hypergrad_lr`, `rule` and guards.
         maximize: ascend instead of descend.
-        guards: keep alpha from running away: min_lr, max_lr, max_change, scaling, skip_nonfinite, overshoot,
-            final_lr, transition; all off by default. `hdlib.optim.control.Control` says what each does.
+        foreach: compute all tensors at a time. Default: on accelerators.
+        capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
+            capture a step.
+        differentiable: let autograd go through the step, alpha included. `group["lr"]` is then part of the graph.
+        fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
+            compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
+            can. Tensors of another layout or precision are computed one by one.
+        guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
+            `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each
+            does.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
+        RuntimeError: `fused` is combined with `foreach` or `differentiable`.
 
-    State per parameter: `momentum_buffer` with momentum, and `direction`, the size of the gradient, except
-    with heavy-ball momentum, whose buffer is the direction already.
+    State per parameter (of its shape and precision): `momentum_buffer` with momentum, and `direction` except with
+    heavy-ball momentum, whose buffer is the direction already.
+
+    References:
+        Baydin, Cornish, Martinez Rubio, Schmidt and Wood, "Online Learning Rate Adaptation with Hypergradient
+        Descent", ICLR 2018, arXiv 1703.04782, Algorithms 4 and 5.
 
     Example:
         >>> optimizer = SGDHD(model.parameters(), lr=0.01, hypergrad_lr=1e-4)
@@ -57,7 +85,7 @@ class SGDHD(HypergradientOptimizer):
 
     def __init__(
         self,
-        params,
+        params: ParamsT,
         lr: float | Tensor = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -66,7 +94,12 @@ class SGDHD(HypergradientOptimizer):
         *,
         hypergrad_lr: float | str = 1e-6,
         rule: str = "additive",
+        shared_alpha: bool = False,
         maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
         **guards: Any,
     ) -> None:
         super().__init__(
@@ -79,12 +112,17 @@ class SGDHD(HypergradientOptimizer):
                 nesterov=nesterov,
                 hypergrad_lr=hypergrad_lr,
                 rule=rule,
+                shared_alpha=shared_alpha,
                 maximize=maximize,
-                guards=guards,
+                foreach=foreach,
+                capturable=capturable,
+                differentiable=differentiable,
+                fused=fused,
             ),
+            guards,
         )
 
-    def _check(self, group: dict[str, Any]) -> None:
+    def _check(self, group: Group) -> None:
         super()._check(group)
         check_number("momentum", group["momentum"])
         check_number("dampening", group["dampening"])
@@ -94,28 +132,181 @@ class SGDHD(HypergradientOptimizer):
                 f"and dampening={group['dampening']}."
             )
 
-    def _direction(self, group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
-        heavy_ball = group["momentum"] != 0 and not group["nesterov"]
-        direction = state.get("momentum_buffer" if heavy_ball else "direction")
-        return None if direction is None else as_real(direction)
+    def _has_direction(self, group: Group, state: State) -> bool:
+        return state.get(_kept(group)) is not None
 
-    def _descend(self, group, params, grads, states) -> None:
-        momentum, nesterov = group["momentum"], group["nesterov"]
-        for p, g, state in zip(params, grads, states, strict=True):
-            v = None
-            if momentum != 0:
-                v = state.get("momentum_buffer")
-                if v is None:
-                    v = state["momentum_buffer"] = g.clone(memory_format=torch.preserve_format)
-                else:
-                    v = as_real(v)
-                    rules.sgd_velocity_(v, g, momentum, group["dampening"])
-            direction = rules.sgd_direction(g, v, momentum, nesterov)
-            if group["hypergrad_lr"] == 0:
+    def _direction(self, group: Group, p: Tensor, state: State) -> Tensor | None:
+        direction = state.get(_kept(group))
+        return None if direction is None else plain(direction)
+
+    def _observe(self, group: Group, part: Part) -> list[Number]:
+        if group["hypergrad_lr"] == 0:
+            for state in part.states:
                 state.pop("direction", None)
-            elif direction is not v:
-                if "direction" in state:
-                    state["direction"].copy_(direction)
-                else:
-                    state["direction"] = direction.clone(memory_format=torch.preserve_format)
-            rules.descend_(p, direction, group["lr"])
+            return [0.0, 0.0, 0.0]
+        started = [state.get("momentum_buffer") is not None for state in part.states]
+        for p, state in zip(part.owners, part.states, strict=True):
+            for name in {_kept(group), "momentum_buffer"} if group["momentum"] != 0 else {"direction"}:
+                if state.get(name) is None:
+                    state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                elif group["differentiable"]:
+                    state[name] = state[name].clone()
+        d = part.real(_kept(group))
+        v = part.real("momentum_buffer") if group["momentum"] != 0 else []
+        if part.way == "kernels":
+            return _kernels_observe(group, part, d, v, started)
+        if part.way == "foreach":
+            return _foreach_observe(group, part, d, v, started)
+        return _loop_observe(group, part, d, v, started)
+
+    def _descend(self, group: Group, part: Part) -> None:
+        if group["hypergrad_lr"] == 0:
+            _without_hypergradient(group, part)
+            return
+        alpha, directions = group["lr"], part.real(_kept(group))
+        if part.way == "kernels":
+            _kernels.call(
+                "sgd_descend", part.params, _kernels.addresses(directions), float(alpha), torch.get_num_threads()
+            )
+        elif part.way == "torch":  # a step of plain SGD whose gradients are the directions
+            sgd(
+                part.params,
+                directions,
+                [None] * len(directions),
+                fused=True,
+                lr=alpha.to(_precision(part.params)) if isinstance(alpha, Tensor) else alpha,
+                weight_decay=0.0,
+                momentum=0.0,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+        elif part.way == "foreach" and isinstance(alpha, Tensor) and alpha.device.type != "cpu":
+            torch._foreach_sub_(part.params, torch._foreach_mul(directions, alpha.to(_precision(part.params))))
+        elif part.way == "foreach":
+            torch._foreach_add_(part.params, directions, alpha=-float(alpha))
+        else:
+            for p, direction in zip(part.params, directions, strict=True):
+                rules.descend_(p, direction, alpha.to(p.device) if isinstance(alpha, Tensor) else alpha)
+
+
+def _kept(group: Group) -> str:
+    """Return the name of the state that holds -D_{t-1}: with heavy-ball momentum the velocity is the direction."""
+    return "momentum_buffer" if group["momentum"] != 0 and not group["nesterov"] else "direction"
+
+
+def _precision(tensors: list[Tensor]) -> torch.dtype:
+    """Return the precision in which alpha is multiplied with tensors."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _loop_observe(
+    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor], started: list[bool]
+) -> list[Number]:
+    """The definition: tensor by tensor, piece by piece."""
+    momentum, nesterov, sums = group["momentum"], group["nesterov"], Sums(group)
+    none: list[None] = [None] * len(directions)
+    rows = zip(part.params, part.grads, directions, velocities or none, part.moved, started, strict=True)
+    for *tensors, moved, old in rows:
+        for p, g, d, v in chunks(tensors):
+            g = gradient(group, g, p, group["weight_decay"])
+            if moved:
+                sums.add(g, d.clone() if group["differentiable"] else d)
+            else:
+                sums.add(g, None)
+            if v is not None and old:
+                rules.sgd_velocity_(v, g, momentum, group["dampening"])
+            elif v is not None:
+                v.copy_(g)
+            if v is None or nesterov:
+                d.copy_(rules.sgd_direction(g, v, momentum, nesterov))
+    return sums.values()
+
+
+def _foreach_observe(
+    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor], started: list[bool]
+) -> list[Number]:
+    """The same, all tensors at a time."""
+    grads, sums = part.grads, Sums(group)
+    if group["maximize"]:
+        grads = list(torch._foreach_neg(grads))
+    if group["weight_decay"] != 0:
+        grads = list(torch._foreach_add(grads, part.params, alpha=group["weight_decay"]))
+    for g, d, moved in zip(grads, directions, part.moved, strict=True):  # torch has no multi-tensor dot product
+        sums.add(g, d if moved else None)
+    values = sums.values()
+    if group["momentum"] == 0:
+        torch._foreach_copy_(directions, grads)
+        return values
+    for old in {*started}:
+        which = [i for i, s in enumerate(started) if s == old]
+        some, theirs = [velocities[i] for i in which], [grads[i] for i in which]
+        if old:
+            torch._foreach_mul_(some, group["momentum"])
+            torch._foreach_add_(some, theirs, alpha=1 - group["dampening"])
+        else:
+            torch._foreach_copy_(some, theirs)
+    if group["nesterov"]:
+        torch._foreach_copy_(directions, grads)
+        torch._foreach_add_(directions, velocities, alpha=group["momentum"])
+    return values
+
+
+def _kernels_observe(
+    group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor], started: list[bool]
+) -> list[Number]:
+    """The same, in one pass over the memory."""
+    sums = _kernels.three()
+    mode = 2 if group["nesterov"] else 1 if group["momentum"] != 0 else 0
+    _kernels.call(
+        "sgd_observe",
+        part.params,
+        _kernels.addresses(part.grads),
+        _kernels.addresses(velocities) if mode else None,
+        _kernels.addresses(directions),
+        _kernels.booleans(part.moved),
+        _kernels.booleans(started),
+        mode,
+        -1.0 if group["maximize"] else 1.0,
+        float(group["weight_decay"]),
+        float(group["momentum"]),
+        1.0 - group["dampening"],
+        torch.get_num_threads(),
+        sums,
+    )
+    return list(sums)
+
+
+def _without_hypergradient(group: Group, part: Part) -> None:
+    """Take torch.optim.SGD's step, in its order of operations."""
+    momentum, alpha = group["momentum"], group["lr"]
+    buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in part.states] if momentum != 0 else []
+    velocities = [plain(b) for b in buffers if b is not None]
+    if part.way == "torch" and len(velocities) == len(buffers):
+        sgd(
+            part.params,
+            part.grads,
+            [*velocities] or [None] * len(part.params),
+            fused=True,
+            lr=alpha.to(_precision(part.params)) if isinstance(alpha, Tensor) else alpha,
+            weight_decay=group["weight_decay"],
+            momentum=momentum,
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+        )
+        return
+    for owner, p, g, state in zip(part.owners, part.params, part.grads, part.states, strict=True):
+        g = gradient(group, g, p, group["weight_decay"])
+        v = None
+        if momentum != 0:
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(owner, memory_format=torch.preserve_format)
+                v = plain(state["momentum_buffer"]).copy_(g)
+            else:
+                if group["differentiable"]:
+                    state["momentum_buffer"] = state["momentum_buffer"].clone()
+                v = plain(state["momentum_buffer"])
+                rules.sgd_velocity_(v, g, momentum, group["dampening"])
+        direction = rules.sgd_direction(g, v, momentum, group["nesterov"])
+        rules.descend_(p, direction, alpha.to(p.device) if isinstance(alpha, Tensor) else alpha)

@@ -471,7 +471,7 @@ def update(
         if name == "adam":
             m, v = state[0][i], state[1][i]
             rules.adam_moments_(m, v, g[i], *ADAM[:2])
-            direction = rules.adam_direction(m, v, floor, scale)
+            direction = rules.adam_corrected_direction(m, v, floor, scale)
         elif name == "sgdn":
             rules.sgd_velocity_(state[0][i], g[i], momentum)
             direction = rules.sgd_direction(g[i], state[0][i], momentum, nesterov=True)

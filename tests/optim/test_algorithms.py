@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problem import ALPHA, BETA, METHODS, flat, loss_of, make, tensors, train, unflat
 
+from hdlib.optim import rules
+
 PAPER = {
     "sgd": reference.SgdHd,
     "heavy_ball": reference.HeavyBallHd,
@@ -454,3 +456,11 @@ def test_the_problem_is_noisy_and_its_tensors_differ_in_shape():
     assert len({p.shape for p in params}) == len(params)
     first, second = (torch.autograd.grad(loss_of(params, t), params)[0] for t in (0, 1))
     assert torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0) < 0.99
+
+
+def test_adams_direction_does_not_depend_on_where_its_corrections_are_taken():
+    m, v = torch.randn(50, dtype=torch.float64), torch.rand(50, dtype=torch.float64)
+    for t in (1.0, 2.0, 1000.0):
+        plain = rules.adam_direction(m, v, t, 0.9, 0.999, 1e-3)
+        corrected = rules.adam_corrected_direction(m, v, *rules.adam_corrections(t, 0.9, 0.999, 1e-3))
+        torch.testing.assert_close(corrected, plain, rtol=1e-13, atol=0)

@@ -4,12 +4,14 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from problem import ALPHA, METHODS, flat, loss_of, make, tensors, train
 from torch import nn
 
+import hdlib
 from hdlib import SGDHD, AdamHD
 
 NATIVE = {SGDHD: torch.optim.SGD, AdamHD: torch.optim.Adam}
@@ -353,8 +355,29 @@ class TestOnAnAccelerator:
         assert optimizer.param_groups[0]["lr"].is_cuda
 
 
-def test_importing_hdlib_brings_in_torch_and_none_of_the_books_libraries():
+def test_importing_hdlib_loads_itself_and_torch_alone():
+    """In a fresh process: whatever `import torch` did not load and the standard library does not hold is hdlib's."""
     books = ["pandas", "sklearn", "pydantic", "torchvision", "matplotlib", "seaborn", "pyarrow", "scipy"]
-    code = f"import sys, hdlib; print([name for name in {books} if name in sys.modules], 'torch' in sys.modules)"
+    code = f"""
+import sys, time
+import torch
+loaded, started = set(sys.modules), time.perf_counter()
+import hdlib
+seconds = time.perf_counter() - started
+new = {{name.split(".")[0] for name in set(sys.modules) - loaded}}
+p = torch.ones(3, requires_grad=True)
+for cls in (hdlib.SGDHD, hdlib.AdamHD, hdlib.AdamWHD):
+    for way in ({{}}, {{"foreach": True}}, {{"fused": True}}):
+        optimizer = cls([p], **way)
+        for _ in range(2):
+            p.grad = torch.ones(3)
+            optimizer.step()
+print(new - set(sys.stdlib_module_names) - {{"torch"}}, [name for name in {books} if name in sys.modules], seconds < 2)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] True"
+    assert done.stdout.strip() == "{'hdlib'} [] True"
+
+
+def test_hdlib_says_that_it_is_typed():
+    assert (Path(hdlib.__file__).parent / "py.typed").exists()
+    assert (Path(hdlib.optim.__file__).parent / "kernels.cpp").exists()

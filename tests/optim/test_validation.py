@@ -17,7 +17,7 @@ BAD = [
     (SGDHD, {"lr": "1e-3"}, "lr must be a number, not the string '1e-3'"),
     (SGDHD, {"lr": None}, "lr must be a number, not None"),
     (SGDHD, {"lr": True}, "lr must be a number, not True"),
-    (SGDHD, {"lr": torch.tensor([0.1, 0.2])}, "lr must be one number, not a tensor of shape (2,)"),
+    (SGDHD, {"lr": torch.tensor([0.1, 0.2])}, "Tensor lr must be 1-element, not of shape (2,)"),
     (SGDHD, {"lr": torch.tensor(-1.0)}, "lr is -1.0"),
     (SGDHD, {"hypergrad_lr": -1e-4}, "hypergrad_lr is -0.0001"),
     (SGDHD, {"hypergrad_lr": math.nan}, "hypergrad_lr is nan"),

@@ -1,0 +1,179 @@
+"""What an optimiser's step costs, as a ratio to torch's fastest step of the same base optimiser.
+
+CPU, two threads, float32; the parameters of the 784-1000-1000-10 multilayer perceptron and of VGG-16 (CIFAR-10's,
+with batch norm). Every way of taking a step is timed in every round, in a random order, so that a slow moment of the
+machine meets all of them; a ratio is the median over rounds of the two times of one round. Beside each stands the
+memory-traffic floor: the fewest bytes that the step must move, at the bandwidth of a copy measured in the same rounds.
+Medians and ratios go to results/benchmarks/optimizer_step.json.
+
+    python benchmarks/optimizer_step.py [--rounds 100] [--threads 2]
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hdlib import SGDHD, AdamHD, AdamWHD
+from hdlib.optim import _kernels
+from hdlib.runs.record import provenance
+
+OUTPUT = Path(__file__).parent.parent / "results" / "benchmarks" / "optimizer_step.json"
+
+VGG16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)  # channels of the convolutions
+
+# bytes that must move per float32 parameter: every array that is needed is read once, every changed one written once,
+# in each of the two passes that a hypergradient step has
+FLOORS = {
+    "SGD": 12,  # read g, p; write p
+    "SGD, Nesterov": 20,  # and v both ways
+    "Adam": 28,  # and m, v both ways
+    "AdamW": 28,
+    "SGDHD": 24,  # g, d read, d written; d, p read, p written
+    "SGDHD, Nesterov": 32,
+    "AdamHD": 36,  # g, m, v read, m, v written; m, v, p read, p written
+    "AdamWHD": 40,  # and p read in the first pass
+}
+
+
+def shapes(model: str) -> list[tuple[int, ...]]:
+    """Return the shapes of a model's parameters."""
+    if model == "mlp":
+        return [(1000, 784), (1000,), (1000, 1000), (1000,), (10, 1000), (10,)]
+    result: list[tuple[int, ...]] = []
+    before = 3
+    for channels in VGG16:
+        result += [(channels, before, 3, 3), (channels,), (channels,), (channels,)]  # weight, bias, batch norm
+        before = channels
+    for features, inputs in ((512, 512), (10, 512)):
+        result += [(features, inputs), (features,)]
+    return result
+
+
+def ways() -> dict[str, tuple[str, bool, Callable]]:
+    """Return every step to time: its name, the floor that applies, whether it is torch's own, and what makes it."""
+    sgd, adam, adamw = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+    nesterov = dict(momentum=0.9, nesterov=True)
+    found = {}
+    native = (("SGD", sgd, {}), ("SGD, Nesterov", sgd, nesterov), ("Adam", adam, {}), ("AdamW", adamw, {}))
+    for base, cls, options in native:
+        for name, how in (("default", {}), ("foreach", {"foreach": True}), ("fused", {"fused": True})):
+            found[f"torch {base} {name}"] = (base, True, lambda p, c=cls, o={**options, **how}: c(p, lr=1e-4, **o))
+    for base, cls, options in (
+        ("SGD", SGDHD, {}),
+        ("SGD, Nesterov", SGDHD, nesterov),
+        ("Adam", AdamHD, {}),
+        ("AdamW", AdamWHD, {}),
+    ):
+        name = base.replace("SGD", "SGDHD").replace("Adam", "AdamHD").replace("AdamHDW", "AdamWHD")
+        hows = [("default", {}), ("fused", {"fused": True})]
+        hows += [("default, beta 0", {"hypergrad_lr": 0.0}), ("fused, beta 0", {"hypergrad_lr": 0.0, "fused": True})]
+        for way, how in hows:
+            settings = {"lr": 1e-4, "hypergrad_lr": 1e-12, **options, **how}
+            found[f"{name} {way}"] = (base if "beta 0" in way else name, False, lambda p, c=cls, o=settings: c(p, **o))
+    return found
+
+
+def parameters(model: str) -> list[Tensor]:
+    """Return parameters with gradients."""
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for shape in shapes(model):
+        p = torch.randn(shape, generator=generator).requires_grad_()
+        p.grad = 0.01 * torch.randn(shape, generator=generator)
+        result.append(p)
+    return result
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Return the time of one call."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def measure(model: str, rounds: int) -> dict:
+    """Time all ways in every round; return the medians, the ratios and the floors."""
+    size = sum(p.numel() for p in parameters(model))
+    source, target = torch.randn(2, size)
+    actions: dict[str, Callable[[], object]] = {"copy": lambda: target.copy_(source)}
+    made = ways()
+    for name, (_, _, make) in made.items():
+        actions[name] = make(parameters(model)).step
+    for action in actions.values():
+        for _ in range(3):
+            action()
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    order = list(actions)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            actions[name]()  # its data comes into the cache as far as it fits, as in a training loop
+            times[name].append(seconds(actions[name]))
+    bandwidth = 8 * size / statistics.median(times["copy"])
+    fastest = {}
+    for base in ("SGD", "SGD, Nesterov", "Adam", "AdamW"):
+        candidates = [name for name, (b, native, _) in made.items() if b == base and native]
+        fastest[base] = min(candidates, key=lambda name: statistics.median(times[name]))
+    rows = {}
+    for name, (kind, _, _) in made.items():
+        base = kind.replace("HD", "")
+        default = f"torch {base} default"
+        rows[name] = {
+            "milliseconds": round(1e3 * statistics.median(times[name]), 4),
+            "to_fastest": ratio(times[name], times[fastest[base]]),
+            "to_default": ratio(times[name], times[default]),
+            "floor_bytes": FLOORS[kind],
+            "floor_milliseconds": round(1e3 * FLOORS[kind] * size / bandwidth, 4),
+        }
+    return {
+        "parameters": size,
+        "tensors": len(shapes(model)),
+        "copy_gigabytes_per_second": round(bandwidth / 1e9, 1),
+        "fastest": fastest,
+        "steps": rows,
+    }
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """Return the median over rounds of one round's two times."""
+    return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dry", action="store_true", help="print only")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    random.seed(0)
+    started = time.perf_counter()
+    models = {}
+    for model in ("mlp", "vgg16"):
+        models[model] = measure(model, arguments.rounds)
+        print(f"{model}: {models[model]['parameters']:,} parameters, copy "
+              f"{models[model]['copy_gigabytes_per_second']} GB/s")  # fmt: skip
+        for name, row in models[model]["steps"].items():
+            print(f"  {name:32} {row['milliseconds']:9.3f} ms  {row['to_fastest']:6.2f} x fastest  "
+                  f"{row['to_default']:6.2f} x default  floor {row['floor_milliseconds']:8.3f} ms")  # fmt: skip
+    result = {
+        "rounds": arguments.rounds,
+        "threads": arguments.threads,
+        "kernels": _kernels.library() is not None,
+        "models": models,
+        "made": provenance("cpu", arguments.threads, time.perf_counter() - started, "none"),
+    }
+    if not arguments.dry:
+        OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+        OUTPUT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

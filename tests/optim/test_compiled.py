@@ -1,0 +1,173 @@
+"""Compiled steps, steps on a device that must not be waited for, and CUDA graphs."""
+
+import copy
+
+import pytest
+import torch
+from problem import METHODS, flat, loss_of, make, tensors
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.nn import functional as F
+
+from hdlib import SGDHD, AdamHD, AdamWHD
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+RULES = ["additive", "multiplicative"]
+
+
+def gradients(params, t):
+    """Give the parameters the gradients of minibatch t."""
+    for p, g in zip(params, torch.autograd.grad(loss_of(params, t), params), strict=True):
+        p.grad = g
+
+
+class TestCompile:
+    @pytest.mark.parametrize(
+        ("name", "tensor_lr", "rule"),
+        [
+            ("sgd", False, "multiplicative"),
+            ("nesterov", True, "additive"),
+            ("adam", False, "additive"),
+            ("adam", True, "multiplicative"),
+        ],
+    )
+    def test_a_compiled_step_follows_the_eager_one(self, name, tensor_lr, rule):
+        torch._dynamo.reset()
+        outcomes = []
+        for compiled in (False, True):
+            params = tensors()
+            lr = {"lr": torch.tensor(0.01, dtype=torch.float64)} if tensor_lr else {"lr": 0.01}
+            optimizer = make(name, params, rule=rule, weight_decay=0.01, **lr)
+            step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
+            for t in range(4):
+                gradients(params, t)
+                step()
+            outcomes.append((flat(params), optimizer.learning_rates()))
+        torch.testing.assert_close(outcomes[0][0], outcomes[1][0], rtol=1e-12, atol=1e-12)
+        assert outcomes[1][1] == pytest.approx(outcomes[0][1], rel=1e-12)
+
+    @pytest.mark.parametrize("name", ["heavy_ball", "adam"])
+    def test_with_a_tensor_learning_rate_it_settles_and_is_not_compiled_again(self, name):
+        torch._dynamo.reset()
+        params = tensors()
+        optimizer = make(name, params, lr=torch.tensor(0.01))
+        step = torch.compile(optimizer.step, backend="eager")
+        for t in range(3):
+            gradients(params, t)
+            step()
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for t in range(3, 8):
+                gradients(params, t)
+                step()
+
+    @pytest.mark.parametrize("name", ["sgd", "adam"])
+    def test_a_whole_training_step_compiles_with_inductor(self, name):
+        torch._dynamo.reset()
+        outcomes = []
+        for compiled in (False, True):
+            params = tensors()
+            optimizer = make(name, params, lr=torch.tensor(0.01, dtype=torch.float64))
+
+            def train(x, y, params=params, optimizer=optimizer):
+                w1, b, w2, shift = params
+                optimizer.zero_grad()
+                F.mse_loss(torch.tanh(x @ w1 + b) @ w2 + shift, y).backward()
+                optimizer.step()
+
+            train = torch.compile(train) if compiled else train
+            generator = torch.Generator().manual_seed(0)
+            for _ in range(4):
+                train(
+                    torch.randn(16, 6, generator=generator, dtype=torch.float64),
+                    torch.randn(16, 3, generator=generator, dtype=torch.float64),
+                )
+            outcomes.append((flat(params), optimizer.learning_rates()))
+        torch.testing.assert_close(outcomes[0][0], outcomes[1][0], rtol=1e-10, atol=1e-12)
+        assert outcomes[1][1] == pytest.approx(outcomes[0][1], rel=1e-10)
+        assert outcomes[0][1] != [0.01]
+
+
+class TestNoWait:
+    @pytest.mark.parametrize(
+        "way",
+        [
+            {},
+            {"foreach": True},
+            {"foreach": False},
+            {"capturable": True},
+            # torch asks the driver what its fused kernels return
+            pytest.param({"fused": True}, marks=cuda),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("cls", "values"),
+        [
+            (SGDHD, {"rule": "multiplicative"}),
+            (SGDHD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "maximize": True}),
+            (SGDHD, {"hypergrad_lr": 0.0}),
+            (AdamHD, {}),
+            (AdamHD, {"amsgrad": True, "weight_decay": 0.1, "rule": "multiplicative"}),
+            (AdamHD, {"hypergrad_lr": 0.0}),
+            (AdamWHD, {}),
+        ],
+    )
+    def test_a_step_on_cuda_never_asks_the_device_for_a_number(self, cls, values, way):
+        """On fake tensors, which have no values: `.item()`, and everything that uses it, raises."""
+        with FakeTensorMode():
+            params = [torch.zeros(shape, device="cuda", requires_grad=True) for shape in ((4, 3), (3,), ())]
+            optimizer = cls([{"params": params[:2]}, {"params": params[2:]}], **values, **way)
+            for _ in range(3):
+                for p in params:
+                    p.grad = torch.ones_like(p)
+                optimizer.step()
+            for group in optimizer.param_groups:
+                assert group["lr"].device.type == "cuda" and group["lr"].dtype == torch.float64
+                with pytest.raises(DataDependentOutputException):
+                    group["lr"].item()
+
+    def test_a_checkpoint_of_torchs_cpu_optimiser_comes_to_the_device(self):
+        p = torch.zeros(3, requires_grad=True)
+        native = torch.optim.Adam([p])
+        p.grad = torch.ones(3)
+        native.step()
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            optimizer = AdamHD([torch.zeros(3, device="cuda", requires_grad=True)])
+            optimizer.load_state_dict(native.state_dict())
+            (state,) = optimizer.state.values()
+            assert {x.device.type for x in (*state.values(), optimizer.param_groups[0]["lr"])} == {"cuda"}
+
+
+@cuda
+class TestCudaGraph:
+    @pytest.mark.parametrize("way", [{}, {"fused": True}, {"foreach": False}])
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("name", METHODS)
+    def test_a_replayed_step_follows_the_eager_one(self, name, rule, way):
+        params = [p.detach().cuda().requires_grad_() for p in tensors()]
+        optimizer = make(name, params, rule=rule, capturable=True, **way)
+        twins, twin = copy.deepcopy((params, optimizer))
+        for p in params:
+            p.grad = torch.empty_like(p)
+
+        fixed = tensors()
+
+        def fill(t):
+            for p, q, g in zip(params, twins, torch.autograd.grad(loss_of(fixed, t), fixed), strict=True):
+                p.grad.copy_(g)
+                q.grad = g.cuda()
+
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for t in range(3):
+                fill(t)
+                optimizer.step()
+                twin.step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            optimizer.step()
+        for t in range(3, 8):
+            fill(t)
+            graph.replay()
+            twin.step()
+        torch.testing.assert_close(flat(params), flat(twins))
+        assert optimizer.learning_rates() == pytest.approx(twin.learning_rates())
