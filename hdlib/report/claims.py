@@ -329,13 +329,13 @@ def all_diverge(records: Sequence[Record]) -> Cases:
 def faster_when_multiplicative(records: Sequence[Record]) -> Cases:
     """The first epoch's training loss with the multiplicative rule over the additive one's, from the same alpha_0."""
     found = {}
-    for run in select(records, task="mnist", rule="multiplicative", seed=0):
+    for run in select(records, task="mnist", rule="multiplicative", beta=0.02, seed=0):
         s = run.spec
         same = dict(task=s.task, model=s.model, method=s.method, alpha0=s.alpha0, epochs=s.epochs)
         beta = {("mlp", "sgd_hd"): 1e-5, ("mlp", "adam_hd"): 1e-7}.get((s.model, s.method), 1e-4)
         ours, theirs = (
             pd.Series({r.spec.seed: r.epochs["train_loss"].iloc[1] for r in runs if len(r.epochs) > 1}, dtype=float)
-            for runs in (select(records, rule="multiplicative", **same), select(records, beta=beta, **same))
+            for runs in (select(records, rule="multiplicative", beta=0.02, **same), select(records, beta=beta, **same))
         )
         found[f"{LABELS[s.method]} on {_model(s.model)}"] = log_ratio(ours, theirs)
     return found

@@ -153,9 +153,8 @@ def parabola(line: pd.DataFrame, steps: pd.DataFrame, name: str, caption: str, f
         factors: the two betas in units of 1 / kappa.
     """
     second = steps[steps["step"] == 2].iloc[0]
-    start = float(line["taken"].iloc[0])
     fit = fitted_parabola(line)
-    paths = {factor: _descend(fit, start, factor / (2 * fit[0])) for factor in factors}
+    paths = {factor: _descend(fit, 0.0, factor / (2 * fit[0])) for factor in factors}
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharex=True, sharey=True)
@@ -471,8 +470,9 @@ def recommendation(automatic: Sequence[Record], plain: Sequence[Record], unguard
             axis.plot(own.median().index, own.median(), marker="D", markersize=5, label="automatic β", **style)
             axis.fill_between(own.median().index, own.min(), own.max(), color=style["color"], alpha=0.2, lw=0)
             axis.set(xscale="log", yscale="log", title=LABELS[method], xlabel="initial learning rate α₀")
-            axis.set_ylim(top=min(20, axis.get_ylim()[1]))
             axis.legend(fontsize="small")
+        shown = np.concatenate([frame["loss"][np.isfinite(frame["loss"])] for frame in (auto, rule, base)])
+        axes[0].set_ylim(0.8 * shown.min(), 1.2 * min(20, shown.max()))
         axes[0].set_ylabel("final training loss")
         return figure
 

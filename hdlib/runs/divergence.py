@@ -173,7 +173,8 @@ def is_online_tuning(spec: RunSpec, task: str) -> bool:
     """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
     defaults = RunSpec(method=spec.method, alpha0=spec.alpha0, beta=spec.beta, epochs=spec.epochs, decay=spec.decay)
     varies = {"model": spec.model, "seed": spec.seed, "early": spec.early, "task": task}
-    return spec == defaults.with_(**varies) and spec.epochs >= 3 and spec.alpha0 in PAPER_RATES
+    informative = spec.method in ("sgd_hd", "adam_hd", "adam") and spec.epochs >= 3 and spec.alpha0 in PAPER_RATES
+    return informative and spec == defaults.with_(**varies)
 
 
 def parameter_count(spec: RunSpec) -> int:

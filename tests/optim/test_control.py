@@ -154,14 +154,14 @@ def test_a_misspelt_guard_and_a_zero_that_cannot_grow_are_refused():
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("alpha", [1e-6, 1e-2])
-def test_hypergrad_lr_auto_trains_from_any_learning_rate(name, alpha):
+@pytest.mark.parametrize("alpha", [1e-6, 1e-4])
+def test_hypergrad_lr_auto_trains_from_a_learning_rate_far_too_small(name, alpha):
     params = tensors()
     train(make(name, params, lr=alpha, hypergrad_lr="auto"), params, 150)
     reached = sum(loss_of(params, t).item() for t in range(500, 520)) / 20
     fixed = tensors()
     train(make(name, fixed, lr=alpha, hypergrad_lr=0.0), fixed, 150)
-    assert reached < 1.05 * sum(loss_of(fixed, t).item() for t in range(500, 520)) / 20
+    assert reached < 0.8 * sum(loss_of(fixed, t).item() for t in range(500, 520)) / 20
     assert reached < 0.8
 
 
