@@ -43,6 +43,8 @@ class Job:
 TINY_VGG = dict(width_factor=0.03125, train_images=128, epochs=1, precision="float32")
 TINY_MNIST = dict(task="digits", epochs=1, seeds=1)
 TINY_GRID = dict(task="digits", cap=30, seeds=2, betas=[1e-3])
+TINY_DIVERGENCE = dict(task="digits", width=8, seeds=1, points=3, phase_seeds=1, phase_widths=[30], models=5,
+                       logreg_iterations=10, mlp_iterations=10, guard_seeds=1, guard_width=8, fit_epochs=1)
 JOBS = [
     Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125, "compile": False}, 90),
     Job("vgg", "vgg", dict(variants=["authors"], seeds=1), TINY_VGG),
@@ -53,7 +55,8 @@ JOBS = [
     Job("online-tuning-implied", "online_tuning",
         dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-5, adam_beta=1e-7), TINY_MNIST),
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST),
-    Job("phase-diagram", "phase_diagram", {}, {}),
+    Job("divergence", "divergence", dict(points=25, phase_widths=[100, 1000], guard_width=1000, guard_mlp_seeds=2),
+        TINY_DIVERGENCE),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
     Job("vgg-seeds", "vgg", dict(variants=["authors"], seeds=3), TINY_VGG | dict(seeds=2)),
     Job("vgg-paper", "vgg", dict(variants=["paper"], seeds=1), TINY_VGG | dict(variants=["paper"])),
@@ -111,9 +114,7 @@ def prepare_store(work: Path, given: list[Path]) -> Path:
     """Return the store to run with: what the project has recorded, what is given, and what an earlier visit left."""
     store = work / "results"
     store.mkdir(parents=True, exist_ok=True)
-    for path in (ROOT / "results").glob("*.parquet"):
-        if not (store / path.name).exists():
-            shutil.copy(path, store)
+    shutil.copytree(ROOT / "results", store, dirs_exist_ok=True, ignore=shutil.ignore_patterns("benchmarks"))
     for archive in given:
         with tarfile.open(archive) as tar:
             tar.extractall(work, filter="data")
@@ -217,8 +218,8 @@ def stop(process: subprocess.Popen) -> None:
 
 def pack(store: Path, output: Path) -> None:
     """Write what the project does not have yet as records.tar, records-2.tar, ... each below TAR_BYTES."""
-    own = {path.name for path in (ROOT / "results").glob("*.parquet")}
-    new = [path for path in sorted(store.glob("*.parquet")) if path.name not in own]
+    own = {path.relative_to(ROOT / "results") for path in (ROOT / "results").rglob("*.parquet")}
+    new = [path for path in sorted(store.rglob("*.parquet")) if path.relative_to(store) not in own]
     new += sorted((store / "benchmarks").glob("*.json"))
     groups: list[list[tuple[str, bytes]]] = [[]]
     for path in new:
