@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from hdlib import SGDHD, AdamHD, AdamWHD
+from hdlib.optim.control import OPTIONS
 
 GUIDE = Path(__file__).parents[2] / "book" / "guide.md"
 
@@ -305,5 +306,5 @@ class TestGuide:
         text = GUIDE.read_text()
         assert {"SGDHD", "AdamHD", "AdamWHD"} <= set(re.findall(r"\w+HD", text))
         known = {name for cls in (SGDHD, AdamHD, AdamWHD) for name in inspect.signature(cls).parameters}
-        assert set(re.findall(r"`(\w+)=", text)) <= known
+        assert set(re.findall(r"`(\w+)=", text)) <= known | set(OPTIONS)
         assert BETA["sgd"] > BETA["adam"]  # as the guide says of the two
