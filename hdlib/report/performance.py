@@ -15,6 +15,16 @@ from hdlib.report.style import Figure, Table, Theme, significant
 
 MODELS = {"logreg": "logistic regression, 126 cells of the grid", "mlp": "perceptron, 24 runs of six methods"}
 
+STEP_GOALS = [
+    ("AdamHD as it comes against Adam as it comes, perceptron", "mlp", "AdamHD default", "to_default", 1.25),
+    ("AdamHD as it comes against Adam as it comes, VGG-16", "vgg16", "AdamHD default", "to_default", 1.25),
+    ("AdamHD's fused step against Adam's fastest, perceptron", "mlp", "AdamHD fused", "to_fastest", 1.15),
+    ("AdamHD's fused step against Adam's fastest, VGG-16", "vgg16", "AdamHD fused", "to_fastest", 1.5),
+    ("SGDHD's fused step against SGD's fastest, perceptron", "mlp", "SGDHD fused", "to_fastest", 2.1),
+    ("SGDHD's fused step against SGD's fastest, VGG-16", "vgg16", "SGDHD fused", "to_fastest", 2.1),
+]
+"""What a step may cost: the memory's floor is 1.29 times Adam's and 2.0 times SGD's, two passes against one."""
+
 
 def read(store: str, name: str) -> dict | None:
     """Return what a benchmark wrote, or None."""
@@ -133,6 +143,43 @@ def figure4(store: str) -> str:
     if f["seeds"] != 10:
         text += f"; ten seeds take {significant(minutes * 10 / f['seeds'], 2)} minutes at that rate"
     return text + "."
+
+
+def optimizer_step(store: str) -> Table | str:
+    """Return what a step costs, beside torch's fastest step of the same base optimiser and the memory's floor."""
+    r = read(store, "optimizer_step")
+    if r is None:
+        return _missing("optimizer_step")
+    labels = {"mlp": "perceptron", "vgg16": "VGG-16"}
+    rows = []
+    for name in next(iter(r["models"].values()))["steps"]:
+        row = {"step": name}
+        for model, found in r["models"].items():
+            step, label = found["steps"][name], labels[model]
+            row[f"{label}, ms"] = significant(step["milliseconds"])
+            row[f"{label}, to torch's fastest"] = significant(step["to_fastest"])
+            row[f"{label}, to torch's default"] = significant(step["to_default"])
+            row[f"{label}, share of the floor"] = f"{100 * step['floor_milliseconds'] / step['milliseconds']:.0f} %"
+        rows.append(row)
+    sizes = " and ".join(
+        f"{found['parameters']:,} parameters in {found['tensors']} tensors (a copy moves "
+        f"{found['copy_gigabytes_per_second']} GB/s)"
+        for found in r["models"].values()
+    )
+    return Table(pd.DataFrame(rows), f"{sizes}; {r['threads']} threads, medians of {r['rounds']} rounds. {made(r)}")
+
+
+def targets(store: str) -> str:
+    """Say which of the goals for the cost of a step are met."""
+    r = read(store, "optimizer_step")
+    if r is None:
+        return ""
+    lines = []
+    for what, model, step, against, goal in STEP_GOALS:
+        reached = r["models"][model]["steps"][step][against]
+        verdict = "met" if reached <= goal else "**missed**"
+        lines.append(f"- {what}: {significant(reached)} times, the goal is {goal:g}: {verdict}.")
+    return "\n".join(lines)
 
 
 def made(r: dict) -> str:

@@ -1,0 +1,67 @@
+"""The Performance page shows what the benchmarks wrote, and says so where they were not run."""
+
+import json
+
+import pytest
+
+from hdlib.report import performance
+
+MADE = {"date": "2026-01-02T03:04:05", "device": "a processor", "torch": "2.15.0", "commit": "abc"}
+NAMES = ("logreg", "mlp")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """What the two benchmarks would write, in small."""
+    (tmp_path / "benchmarks").mkdir()
+    values = {f"{model} {what}": 4.0 for model in NAMES for what in ("per second", "floor per second", "over loop")}
+    values |= {f"{model} share of floor": 0.625 for model in NAMES} | {"logreg over authors": 123.4}
+    stacked = values | {
+        "range": {name: [value / 2, value * 2] for name, value in values.items()},
+        **{f"{model} parts": {"matrix products": 0.5, "updates": 0.25} for model in NAMES},
+        "logreg loop per second": 2000.0,
+        "rounds": 3,
+        "processes": 2,
+        "against_k": [{"k": k, "seconds": 1e-3 * k**0.5, "peak_bytes": 10**9 + k} for k in (1, 4, 16)],
+        "against_width": [{"width": 30, "k": 1, "seconds": 0.001}, {"width": 30, "k": 4, "seconds": 0.0005}],
+        "figure4": {"seeds": 2, "seconds": 360.0, "model_iterations": 7_000_000},
+        "made": MADE,
+    }
+    (tmp_path / "benchmarks" / "stacked_training.json").write_text(json.dumps(stacked))
+    step = {"milliseconds": 2.0, "to_fastest": 1.4, "to_default": 1.1, "floor_milliseconds": 1.0}
+    found = {"parameters": 10, "tensors": 2, "copy_gigabytes_per_second": 40.0}
+    found["steps"] = {"AdamHD default": step, "AdamHD fused": step, "SGDHD fused": step}
+    steps = {"rounds": 5, "threads": 2, "models": {"mlp": found, "vgg16": found}, "made": MADE}
+    (tmp_path / "benchmarks" / "optimizer_step.json").write_text(json.dumps(steps))
+    return str(tmp_path)
+
+
+def test_throughput_stands_beside_its_floor_with_its_range(store):
+    text = performance.stacked(store)._repr_html_()
+    assert "62 % (31 to 125)" in text and "123 times (61.7 to 247)" in text and "a processor" in text
+
+
+def test_what_is_not_accounted_for_is_shown(store):
+    assert performance.parts(store).data.iloc[-1, 1] == "25 %"
+
+
+def test_ten_seeds_are_extended_from_those_that_were_timed(store):
+    assert "2 seeds" in performance.figure4(store) and "ten seeds take 30 minutes" in performance.figure4(store)
+
+
+def test_the_line_of_serial_training_is_the_plain_loops(store):
+    figure = performance.against_k(store, "k")
+    assert figure.data["serial_seconds"].tolist() == [0.001, 0.004, 0.016]  # two processes, 2,000 a second together
+    assert "4 ms" in figure.alt and "16 ms" in figure.alt
+
+
+def test_a_missed_goal_is_said_to_be_missed(store):
+    lines = performance.targets(store).splitlines()
+    assert ["missed" in line for line in lines] == [False, False, True, False, False, False]
+
+
+def test_a_benchmark_that_was_not_run_is_said_to_be_not_run(tmp_path):
+    for show in (performance.stacked, performance.parts, performance.scaling, performance.widths):
+        assert show(str(tmp_path)) == "`benchmarks/stacked_training.py` was not run."
+    assert performance.optimizer_step(str(tmp_path)) == "`benchmarks/optimizer_step.py` was not run."
+    assert performance.targets(str(tmp_path)) == "" and "not timed" in performance.figure4(str(tmp_path))
