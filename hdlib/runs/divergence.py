@@ -171,6 +171,8 @@ def candidates(epochs: int, **fields: Any) -> list[RunSpec]:
 
 def is_online_tuning(spec: RunSpec, task: str) -> bool:
     """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
+    if spec.task != task or spec.model not in ("logreg", "mlp"):
+        return False
     defaults = RunSpec(method=spec.method, alpha0=spec.alpha0, beta=spec.beta, epochs=spec.epochs, decay=spec.decay)
     varies = {"model": spec.model, "seed": spec.seed, "early": spec.early, "task": task}
     informative = spec.method in ("sgd_hd", "adam_hd", "adam") and spec.epochs >= 3 and spec.alpha0 in PAPER_RATES
