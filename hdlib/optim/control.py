@@ -47,30 +47,31 @@ class Control:
     """What decides the next alpha beside alpha, beta and h. Everything is off by default: the paper's algorithm.
 
     Attributes:
-        rule: with a_t = alpha_t, r_t = -h_t / |s_{t-1}| and everything else as in the module's notation,
+        rule: how alpha follows h. With a_t = alpha_t, the slope ``s_t = g_t . D_t`` at the start of a step, and
+            the ratio ``r_t = -h_t / |s_{t-1}|``::
 
-            "additive"        a_t = a_{t-1} - beta h_t
-            "multiplicative"  a_t = a_{t-1} (1 - beta h_t / (|g_t| |D_{t-1}|))
-            "log"             log a_t = log a_{t-1} - beta h_t
-            "curvature"       a_t = a_{t-1} - (beta / kappa) h_t, kappa from successive hypergradients:
-                              the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
-            "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(x_1^2 + ... + x_t^2),
-                              x_t = clip(r_t, -1, 1) + overshoot
+                "additive"        a_t = a_{t-1} - beta h_t
+                "multiplicative"  a_t = a_{t-1} (1 - beta h_t / (|g_t| |D_{t-1}|))
+                "log"             log a_t = log a_{t-1} - beta h_t
+                "curvature"       a_t = a_{t-1} - (beta / kappa) h_t, kappa from successive hypergradients:
+                                  the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
+                "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(x_1^2 + ... + x_t^2),
+                                  x_t = clip(r_t, -1, 1) + overshoot
 
-            "auto" is beta = c_t / kappa with the curvature |s| / alpha that would make the last step exactly
+            "auto" is beta = c_t / kappa with the curvature ``|s| / alpha`` that would make the last step exactly
             right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model.
         min_lr: lower bound of alpha.
         max_lr: upper bound of alpha.
-        max_change: bound on |alpha_t - alpha_{t-1}| / |alpha_{t-1}|; below 1 alpha keeps its sign.
+        max_change: bound on ``|alpha_t - alpha_{t-1}| / |alpha_{t-1}|``; below 1 alpha keeps its sign.
         scaling: divide h by a running size of it: "adagrad", sqrt of the sum of h^2, or "adam", its moving
             averages with 0.9 and 0.999. beta then has the unit of alpha.
         skip_nonfinite: where h is not a finite number keep alpha ("alpha"), or leave alpha and the parameters as
             they are ("step").
         overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
-            alpha shrinks: h_t is replaced by h_t - overshoot |s_{t-1}|. 0 is the paper's greedy choice; None is 0,
+            alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``. 0 is the paper's greedy choice; None is 0,
             and 0.08 with the rule "auto".
         final_lr: alpha_inf, the learning rate to end with: the parameters move by gamma_t D_t with
-            gamma_t = delta_t alpha_t + (1 - delta_t) alpha_inf, delta_t = 1 / (1 + (t - 1) / transition)^2.
+            ``gamma_t = delta_t alpha_t + (1 - delta_t) alpha_inf``, ``delta_t = 1 / (1 + (t - 1) / transition)^2``.
         transition: steps after which delta is a quarter; 1 gives the paper's 1 / t^2.
 
     Raises:
