@@ -254,6 +254,7 @@ def criteria(groups: dict[str, Sequence[Record]]) -> Table:
                 row[f"{LABELS[method]} slower than {name}"] = f"{int((pairs['ratio'] > 1).sum())} of {len(pairs)}"
         rows.append(row)
     table = pd.DataFrame(rows).set_index("the loss of").T.reset_index(names="arrival: the loss of")
+    table.columns.name = None
     return Table(table, f"All three with {seeds} seeds and a cap of {cap:,} iterations.")
 
 
