@@ -34,7 +34,8 @@ from hdlib.runs.record import provenance
 from hdlib.runs.stack import Stack, layer_sizes
 from hdlib.runs.sweep import usable_cores
 from hdlib.runs.train import minibatches
-from hdlib.tasks import build_model, load_data
+from hdlib.tasks import DataNotFoundError, build_model, load_data
+from hdlib.tasks.data import require_data
 
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "results" / "benchmarks" / "stacked_training.json"
@@ -339,6 +340,10 @@ def main() -> None:
     parser.add_argument("--figure4", type=int, default=0, metavar="SEEDS", help="time so many seeds of Figure 4 too")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
+    try:
+        require_data("mnist")  # before any process waits for another
+    except DataNotFoundError as error:
+        sys.exit(str(error))
     started = time.perf_counter()
     processes = usable_cores()
     context = multiprocessing.get_context("spawn")
