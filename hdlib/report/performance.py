@@ -49,7 +49,8 @@ def stacked(store: str) -> Table | str:
                 "against the authors' way": _ratio(r, f"{model} over authors") if f"{model} over authors" in r else "",
             }
         )
-    return Table(pd.DataFrame(rows), f"Medians of {r['rounds']} rounds, in brackets lowest and highest. {made(r)}")
+    rounds = "One round." if r["rounds"] == 1 else f"Medians of {r['rounds']} rounds, in brackets lowest and highest."
+    return Table(pd.DataFrame(rows), f"{rounds} {made(r)}")
 
 
 def parts(store: str) -> Table | str:
@@ -194,9 +195,11 @@ def _missing(name: str) -> str:
 
 def _percent(r: dict, name: str) -> str:
     low, high = r["range"][name]
-    return f"{100 * r[name]:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    share = f"{100 * r[name]:.0f} %"
+    return share if r["rounds"] == 1 else f"{share} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _ratio(r: dict, name: str) -> str:
     low, high = (significant(value) for value in r["range"][name])
-    return f"{significant(r[name])} times ({low} to {high})"
+    times = f"{significant(r[name])} times"
+    return times if r["rounds"] == 1 else f"{times} ({low} to {high})"
