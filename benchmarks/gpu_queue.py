@@ -210,7 +210,9 @@ def stop(process: subprocess.Popen) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.send_signal(signal.SIGINT)
     psutil.wait_procs([job, *family], timeout=GRACE / 2)
-    for member in [*family, *job.children(recursive=True), job]:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended
+        family += job.children(recursive=True)
+    for member in [*family, job]:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()
