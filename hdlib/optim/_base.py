@@ -150,6 +150,7 @@ class HypergradientOptimizer(Optimizer):
         _resolve_auto(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        _resolve_overshoot(group)
         try:
             self._check(group)
             _check_shared(self.param_groups)
@@ -163,6 +164,7 @@ class HypergradientOptimizer(Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+            _resolve_overshoot(group)
             _place_alpha(group)
 
     def learning_rates(self) -> list[float]:
@@ -416,6 +418,15 @@ def _resolve_auto(group: Group) -> None:
     """Turn hypergrad_lr="auto" into the rule of that name with its gain."""
     if isinstance(group.get("hypergrad_lr"), str) and group["hypergrad_lr"] == "auto":
         group |= {"hypergrad_lr": control.AUTO_GAIN, "rule": "auto"}
+
+
+def _resolve_overshoot(group: Group) -> None:
+    """Give the automatic rule its overshoot, which depends on how the direction averages over steps."""
+    if group["overshoot"] is None:
+        momentum = group["betas"][0] if "betas" in group else group["momentum"]
+        if not 0 <= momentum < 1:  # no average; Adam refuses it
+            momentum = 0.0
+        group["overshoot"] = control.default_overshoot(group["rule"], float(momentum), bool(group.get("nesterov")))
 
 
 def options_of(group: Group) -> Control:

@@ -32,9 +32,10 @@ RULES = (*rules.RULES, "log", "curvature", "auto")
 SCALINGS = ("none", "adagrad", "adam")
 SKIPS = ("none", "alpha", "step")
 
-AUTO_GAIN = 1.0  # beta of the rule "auto": the first step changes alpha by a factor e, later ones change it less
-AUTO_OVERSHOOT = 0.08
-RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
+AUTO_GAIN = 1.0  # beta of the rule "auto"
+AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by more than a factor of 1.4
+AUTO_OVERSHOOT = 0.2  # of a method whose direction is the gradient; `default_overshoot` says what of others
+RATIO_RANGE = (-2.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
 CURVATURE_MEMORY = 0.9
 SCALING_BETAS = (0.9, 0.999)
 
@@ -68,8 +69,8 @@ class Control:
         skip_nonfinite: where h is not a finite number keep alpha ("alpha"), or leave alpha and the parameters as
             they are ("step").
         overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
-            alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``. 0 is the paper's greedy choice; None is 0,
-            and 0.08 with the rule "auto".
+            alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``. 0 is the paper's greedy choice. None is 0;
+            with the rule "auto" it is 0.2, and the optimisers make less of it with momentum (`default_overshoot`).
         final_lr: alpha_inf, the learning rate to end with: the parameters move by gamma_t D_t with
             ``gamma_t = delta_t alpha_t + (1 - delta_t) alpha_inf``, ``delta_t = 1 / (1 + (t - 1) / transition)^2``.
         transition: steps after which delta is a quarter; 1 gives the paper's 1 / t^2.
@@ -137,6 +138,26 @@ class Control:
 
 
 OPTIONS = tuple(field.name for field in fields(Control))
+
+
+def default_overshoot(rule: str, momentum: float = 0.0, nesterov: bool = False) -> float | None:
+    """Return the overshoot of a rule where none is asked for: None but for the rule "auto".
+
+    Where noise outweighs the gradient, the tolerance alone decides how long the steps are. For a direction that sums
+    past gradients with the weights c_0, c_1, ..., the slope at the start of a step is c_0 times that of SGD, the
+    curvature along it is sum(c_k^2) times SGD's, and a gradient moves the parameters by alpha sum(c_k) in all. So
+    the tolerance is divided by ``c_0 sum(c_k) / sum(c_k^2)``, which makes it worth the same to every method.
+
+    Args:
+        momentum: mu of the velocity, or Adam's beta_1; the weights are its powers.
+        nesterov: whether the direction is the gradient plus mu times the velocity.
+    """
+    if rule != "auto":
+        return None
+    first, squares = 1.0, 1 / (1 - momentum**2)
+    if nesterov:
+        first, squares = 1 + momentum, (1 + momentum) ** 2 + momentum**4 / (1 - momentum**2)
+    return AUTO_OVERSHOOT * squares * (1 - momentum) / first
 
 
 def initial_state(control: Control) -> State:
@@ -220,7 +241,7 @@ def _propose(
         x = _where(_finite(downhill), ratio, RATIO_RANGE[0]) + control.tolerance
         total: Any = cast(Any, state["ratio_sq"]) + x * x
         state["ratio_sq"] = total
-        return alpha * _exp(beta * x / (total + (total == 0)) ** 0.5)
+        return alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
     target = h - control.tolerance * downhill if control.tolerance > 0 else h
     if control.rule == "curvature":
         measured = _finite(h - slope)

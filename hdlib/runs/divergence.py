@@ -44,6 +44,7 @@ GUARDS: dict[str, dict[str, Any]] = {
     "multiplicative": dict(rule="multiplicative"),
     "log space": dict(rule="log"),
     "α kept where h is not finite": dict(skip_nonfinite="alpha"),
+    "step skipped where h is not finite": dict(skip_nonfinite="step"),
     "AdaGrad on h": dict(scaling="adagrad"),
     "Adam on h": dict(scaling="adam"),
     "transition to 0.001": dict(final_lr=1e-3, transition=10.0),

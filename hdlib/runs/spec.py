@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hdlib.optim.control import OPTIONS, Control
+from hdlib.optim.control import OPTIONS, Control, default_overshoot
 
 Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -121,7 +121,11 @@ class RunSpec(BaseModel):
 
     def control(self) -> Control:
         """Return how alpha moves."""
-        return Control(**{name: getattr(self, name) for name in OPTIONS})
+        options = {name: getattr(self, name) for name in OPTIONS}
+        if self.overshoot is None:
+            momentum = dict(sgd_hd=0.0, sgdn_hd=self.momentum, adam_hd=0.9).get(self.method, 0.0)
+            options["overshoot"] = default_overshoot(self.rule, momentum, nesterov=self.method == "sgdn_hd")
+        return Control(**options)
 
     @property
     def key(self) -> str:

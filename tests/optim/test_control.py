@@ -1,11 +1,13 @@
 """How alpha moves: each rule and guard keeps its promise, for floats, tensors and stacks alike."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from problem import METHODS, flat, loss_of, make, tensors, train
 
+from hdlib import SGDHD, AdamHD
 from hdlib.optim import control
 from hdlib.optim.control import Control, next_alpha, step_size
 
@@ -65,6 +67,27 @@ def test_overshoot_lets_the_slope_after_a_step_point_uphill_by_its_fraction():
     assert -2.0 + 50 * alpha == pytest.approx(0.25 * 2.0, rel=1e-6)
     alpha = parabola(Control(rule="auto"), 1.0, steps=400)[-1]
     assert -2.0 + 50 * alpha == pytest.approx(control.AUTO_OVERSHOOT * 2.0, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("make", "weights"),
+    [
+        (SGDHD, [1.0] + [0.0] * 999),
+        (partial(SGDHD, momentum=0.9), [0.9**k for k in range(1000)]),
+        (partial(SGDHD, momentum=0.9, nesterov=True), [1.9] + [0.9 ** (k + 1) for k in range(1, 1000)]),
+        (AdamHD, [0.1 * 0.9**k for k in range(1000)]),
+        (partial(AdamHD, betas=(0.5, 0.999)), [0.5 ** (k + 1) for k in range(1000)]),
+    ],
+    ids=["gradient", "velocity", "Nesterov", "Adam", "Adam, 0.5"],
+)
+def test_the_automatic_overshoot_is_worth_the_same_to_every_average(make, weights):
+    """It is divided by what the weights of past gradients make of a tolerance in pure noise."""
+    p = torch.nn.Parameter(torch.ones(3))
+    worth = weights[0] * sum(weights) / sum(w * w for w in weights)
+    group = make([p], lr=0.01, hypergrad_lr="auto").param_groups[0]
+    assert group["overshoot"] == pytest.approx(control.AUTO_OVERSHOOT / worth, rel=1e-9)
+    assert make([p], lr=0.01, hypergrad_lr="auto", overshoot=0.3).param_groups[0]["overshoot"] == 0.3
+    assert make([p], lr=0.01).param_groups[0]["overshoot"] is None
 
 
 HOSTILE = [-1.0, 1e30, -1e30, INF, NAN, -INF, 3.0, 0.0, 1e-300]
