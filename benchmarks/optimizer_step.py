@@ -4,7 +4,8 @@ CPU, two threads, float32; the parameters of the 784-1000-1000-10 multilayer per
 with batch norm). Every way of taking a step is timed in every round, in a random order, so that a slow moment of the
 machine meets all of them; a ratio is the median over rounds of the two times of one round. Beside each stands the
 memory-traffic floor: the fewest bytes that the step must move, at the bandwidth of a copy measured in the same rounds.
-Medians and ratios go to results/benchmarks/optimizer_step.json.
+Two more tables: what each guard of alpha adds to a step, and a whole training iteration, forward and backward passes
+included, with hypergradients and without. Medians and ratios go to results/benchmarks/optimizer_step.json.
 
     python benchmarks/optimizer_step.py [--rounds 100] [--threads 2]
 """
@@ -15,6 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +24,9 @@ from torch import Tensor
 
 from hdlib import SGDHD, AdamHD, AdamWHD
 from hdlib.optim import _kernels
+from hdlib.runs.divergence import GUARDS
 from hdlib.runs.record import provenance
+from hdlib.tasks import build_model
 
 OUTPUT = Path(__file__).parent.parent / "results" / "benchmarks" / "optimizer_step.json"
 
@@ -106,16 +110,7 @@ def measure(model: str, rounds: int) -> dict:
     made = ways()
     for name, (_, _, make) in made.items():
         actions[name] = make(parameters(model)).step
-    for action in actions.values():
-        for _ in range(3):
-            action()
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    order = list(actions)
-    for _ in range(rounds):
-        random.shuffle(order)
-        for name in order:
-            actions[name]()  # its data comes into the cache as far as it fits, as in a training loop
-            times[name].append(seconds(actions[name]))
+    times = in_turn(actions, rounds)
     bandwidth = 8 * size / statistics.median(times["copy"])
     fastest = {}
     for base in ("SGD", "SGD, Nesterov", "Adam", "AdamW"):
@@ -139,6 +134,67 @@ def measure(model: str, rounds: int) -> dict:
         "fastest": fastest,
         "steps": rows,
     }
+
+
+def in_turn(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds that each action took in each round."""
+    for action in actions.values():
+        for _ in range(3):
+            action()
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    order = list(actions)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            actions[name]()  # its data comes into the cache as far as it fits, as in a training loop
+            times[name].append(seconds(actions[name]))
+    return times
+
+
+def guards(rounds: int) -> dict[str, dict[str, float]]:
+    """Return, for each guard and method, a step's time over the plain rule's; the perceptron's parameters."""
+    found: dict[str, dict[str, float]] = {name: {} for name in GUARDS}
+    for method, make in (("SGD-HD", SGDHD), ("Adam-HD", AdamHD)):
+        actions = {}
+        for name, guard in GUARDS.items():
+            options = {key: value for key, value in guard.items() if key != "beta"}
+            actions[name] = make(parameters("mlp"), lr=1e-4, hypergrad_lr=guard.get("beta", 1e-12), **options).step
+        times = in_turn(actions, rounds)
+        for name in GUARDS:
+            found[name][method] = ratio(times[name], times["plain"])
+    return found
+
+
+def iterations(rounds: int) -> dict[str, list[float]]:
+    """Return, for each model and method, a whole training iteration's time with hypergradients over without, by round.
+
+    Minibatches of 128 random images of MNIST's size; optimisers as they come.
+    """
+    found = {}
+    x, y = torch.randn(128, 784), torch.randint(10, (128,))
+    for model in ("logreg", "mlp"):
+        actions = {}
+        for name, make in (
+            ("SGD", partial(torch.optim.SGD, lr=1e-4)),
+            ("SGD-HD", partial(SGDHD, lr=1e-4, hypergrad_lr=1e-12)),
+            ("SGDN", partial(torch.optim.SGD, lr=1e-4, momentum=0.9, nesterov=True)),
+            ("SGDN-HD", partial(SGDHD, lr=1e-4, momentum=0.9, nesterov=True, hypergrad_lr=1e-12)),
+            ("Adam", partial(torch.optim.Adam, lr=1e-4)),
+            ("Adam-HD", partial(AdamHD, lr=1e-4, hypergrad_lr=1e-12)),
+        ):
+            actions[name] = partial(iterate, net := build_model(model, 784, 10, 0), make(net.parameters()), x, y)
+        times = in_turn(actions, rounds)
+        for name in ("SGD", "SGDN", "Adam"):
+            ratios = [a / b for a, b in zip(times[f"{name}-HD"], times[name], strict=True)]
+            found[f"{name}-HD, {model}"] = [round(value, 3) for value in ratios]
+    return found
+
+
+def iterate(net: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """Take one training step."""
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(net(x), y).backward()
+    optimizer.step()
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
@@ -168,6 +224,8 @@ def main() -> None:
         "threads": arguments.threads,
         "kernels": _kernels.library() is not None,
         "models": models,
+        "guards": guards(arguments.rounds),
+        "iterations": iterations(arguments.rounds),
         "made": provenance("cpu", arguments.threads, time.perf_counter() - started, "none"),
     }
     if not arguments.dry:

@@ -11,11 +11,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hdlib.report import frames
+from hdlib.report.performance import read
 from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, significant
 from hdlib.runs import BASELINE, Record
 
@@ -506,16 +508,30 @@ def bar(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequenc
     return "\n".join(lines)
 
 
+def guard_costs(store: str) -> Table | Markdown:
+    """Return what a step takes with each guard over a step of the plain rule, as the benchmark measured it."""
+    found = (read(store, "optimizer_step") or {}).get("guards")
+    if not found:
+        return Markdown("Not measured: `make bench` does it.")
+    rows = [{"guard": name} | {method: f"{ratio:.2f}" for method, ratio in row.items()} for name, row in found.items()]
+    return Table(
+        pd.DataFrame(rows),
+        "The time of a step over that of the plain rule in the same round, median; the parameters of the paper's "
+        "perceptron, on a CPU, steps as they come.",
+    )
+
+
 # -- what the paper ran
 
 
-def fit_error(record: Record, curve: pd.DataFrame) -> tuple[float, int]:
+def fit_error(record: Record, curve: pd.DataFrame, epochs: int | None = None) -> tuple[float, int]:
     """Return by which factor, root mean square over epochs, a run's alpha is off the paper's curve, and the epochs.
 
     Args:
         curve: epoch and value of the digitised mean alpha per epoch.
+        epochs: how many are compared at most.
     """
-    ours = record.epochs.set_index("epoch")["alpha"]
+    ours = record.epochs.set_index("epoch")["alpha"].loc[:epochs]
     theirs = curve.groupby("epoch")["value"].mean()
     common = ours.index.intersection(theirs.index).drop(0, errors="ignore")
     ratio = np.log((ours[common].abs() + 1e-9) / (theirs[common].abs() + 1e-9))
@@ -529,8 +545,16 @@ def fit_table(records: Sequence[Record], theirs: pd.DataFrame) -> Table:
 
 
 def fits(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per model, method and candidate, with the median factor over alpha_0 and seeds, best first."""
+    """Return a row per model, method and candidate, with the median factor over alpha_0 and seeds, best first.
+
+    All candidates of a model and method are compared over as many epochs as the shortest of them has.
+    """
     rows = []
+    lengths: dict[tuple[str, str], int] = {}
+    for record in records:
+        if record.outcome != "diverged":
+            panel = record.spec.model, record.spec.method
+            lengths[panel] = min(record.spec.epochs, lengths.get(panel, record.spec.epochs))
     for record in records:
         spec = record.spec
         own = theirs[
@@ -543,7 +567,8 @@ def fits(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
         if record.outcome == "diverged":
             rows.append((spec.model, spec.method, _candidate(spec), np.inf, 0))
         elif len(own):
-            rows.append((spec.model, spec.method, _candidate(spec), *fit_error(record, own)))
+            epochs = lengths[spec.model, spec.method]
+            rows.append((spec.model, spec.method, _candidate(spec), *fit_error(record, own, epochs)))
     frame = pd.DataFrame(rows, columns=["model", "method", "candidate", "factor", "epochs"])
     grouped = frame.groupby(["model", "method", "candidate"])
     table = grouped.agg(runs=("factor", "size"), epochs=("epochs", "max"), factor=("factor", "median")).reset_index()

@@ -170,6 +170,15 @@ def candidates(epochs: int, **fields: Any) -> list[RunSpec]:
     )
 
 
+def mlp_candidates(epochs: int, **fields: Any) -> list[RunSpec]:
+    """The same for the perceptron, beside the betas of the pages on online tuning."""
+    common = dict(model="mlp", alpha0=PAPER_RATES, epochs=epochs, early=0, seed=0) | fields
+    return [
+        *grid(method="sgd_hd", beta=[1e-6, 1e-3], **common),
+        *grid(method="adam_hd", beta=[1e-8, 1e-6, 1e-5], **common),
+    ]
+
+
 def is_online_tuning(spec: RunSpec, task: str) -> bool:
     """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
     if spec.task != task or spec.model not in ("logreg", "mlp"):

@@ -1,5 +1,6 @@
 """A verdict follows from the records: from all cases, some, none, or from nothing at all."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,12 @@ def test_every_claim_has_a_verdict_from_the_recorded_runs_and_the_tally_counts_t
     assert {v.verdict for v in found} <= set(VERDICTS) and len({v.claim.text for v in found}) == len(found)
     assert f"Of {len(found)} claims" in claims.tally(found)
     assert len(claims.ledger(found).data) == len(found)
+
+
+def test_the_cost_is_judged_by_the_benchmark(tmp_path):
+    assert judge(claims.cost(str(tmp_path)), []).verdict == "not tested"
+    (tmp_path / "benchmarks").mkdir()
+    rounds = {"SGD-HD, mlp": [1.02, 1.04, 1.03], "Adam-HD, logreg": [1.3, 1.35, 1.25]}
+    (tmp_path / "benchmarks" / "optimizer_step.json").write_text(json.dumps({"iterations": rounds}))
+    verdict = judge(claims.cost(str(tmp_path)), [])
+    assert verdict.verdict == "partly" and verdict.fails == ("Adam-HD on logistic regression",)
