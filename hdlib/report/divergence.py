@@ -401,11 +401,24 @@ def best_predictor(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
             f"For {LABELS[method]} the best of the three is {predictors[best]}: within a factor of two in "
             f"{100 * within_two(measured, method, best):.0f} % of the runs"
         )
+        deep = measured[~measured["model"].str.startswith("logistic")]
+        if len(deep) < len(measured) and (deep["method"] == method).any():
+            text += f", and in {100 * within_two(deep, method, best):.0f} % of those of networks with hidden layers"
         if len(missed):
             named = "; ".join(f"{model} ({_short(value)} times the prediction)" for model, value in missed.items())
             text += f". By the median over seeds it misses {named}"
         lines.append(text + ".")
     return "\n\n".join(lines)
+
+
+def growths(measured: pd.DataFrame) -> str:
+    """Say which growth of a deviation suits each method."""
+    parts = []
+    for method in dict.fromkeys(measured["method"]):
+        factors = measured.loc[measured["method"] == method, "factor"]
+        low, high = (f"{value:,.0f}" for value in (factors.min(), factors.max()))
+        parts.append(f"{low if low == high else f'{low} to {high}'} for {LABELS[method]}")
+    return f"The growth that suits the other models best is {' and '.join(parts)}."
 
 
 def prediction_table(measured: pd.DataFrame, predictors: dict[str, str]) -> Table:

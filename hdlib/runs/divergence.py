@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hdlib.optim.control import AUTO_GAIN
@@ -97,9 +98,48 @@ def unguarded(epochs: int, seeds: int, **fields: Any) -> list[RunSpec]:
 PREDICTORS = {
     "at_start": "2 / κ at the first step",
     "largest": "2 / largest κ on the way",
-    "sustained": "2 / sustained κ on the way",
+    "growth": "growth of a deviation on the way",
 }
-SUSTAINED = 0.95  # the quantile of kappa on the way that is called sustained
+GROWTHS = (2.0, 5.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6)  # how far a deviation may grow, tried by `with_growth`
+
+
+def beta_of_growth(kappa: np.ndarray, factor: float, low: float = -12.0, high: float = 6.0) -> float:
+    """Return the beta from which alpha's deviation from the bottom of the parabola grows by a factor on the way.
+
+    A step with the curvature kappa_t multiplies the deviation by ``1 - beta kappa_t``, so a stretch of steps by the
+    product; the stretch on which it grows most counts.
+
+    Args:
+        kappa: curvatures met on the way [steps].
+        factor: growth that is asked for, above 1.
+        low, high: decimal logarithms of the betas that are searched.
+    """
+    betas = np.logspace(low, high, 1801)
+    grown, most = np.zeros_like(betas), np.zeros_like(betas)
+    for k in kappa:
+        grown = np.maximum(grown, 0.0) + np.log(np.maximum(np.abs(1 - betas * k), 1e-12))
+        most = np.maximum(most, grown)
+    beyond = most > np.log(factor)
+    return float(betas[np.argmax(beyond)]) if beyond.any() else float("nan")
+
+
+def with_growth(measured: pd.DataFrame) -> pd.DataFrame:
+    """Add `growth`, the prediction by `beta_of_growth`, and `factor`, the growth that it allows.
+
+    The factor of a model is the one that suits the *other* models of the same method best: the model itself has no
+    say in its prediction. Where there is no other, it is the smallest.
+
+    Args:
+        measured: a row per run with `model`, `method`, `critical` and a column for each of GROWTHS.
+    """
+    measured = measured.assign(growth=np.nan, factor=np.nan)
+    for (model, method), own in measured.groupby(["model", "method"]):
+        others = measured[(measured["method"] == method) & (measured["model"] != model)]
+        off = {f: np.log(others["critical"] / others[f]).abs().median() for f in GROWTHS}
+        factor = min(GROWTHS, key=lambda f: (off[f] if off[f] == off[f] else 0.0, f))
+        measured.loc[own.index, "growth"] = own[factor]
+        measured.loc[own.index, "factor"] = factor
+    return measured.drop(columns=list(GROWTHS))
 
 
 def large(spec: RunSpec) -> bool:
@@ -137,8 +177,9 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
                 kappa = steps["kappa"].dropna()
                 frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
                 frame.loc[asked_for[key], "largest"] = 2 / kappa.max()
-                frame.loc[asked_for[key], "sustained"] = 2 / kappa.quantile(SUSTAINED)
-    return frame.reset_index(drop=True)
+                for factor in GROWTHS:
+                    frame.loc[asked_for[key], factor] = beta_of_growth(kappa.to_numpy(), factor)
+    return with_growth(frame.reset_index(drop=True))
 
 
 def safe(spec: RunSpec) -> RunSpec:

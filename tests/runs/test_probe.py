@@ -1,6 +1,7 @@
 """What is measured of single steps: slope and curvature along the last direction, and when training fails."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hdlib.runs import RunSpec, divergence, probe, train
@@ -53,3 +54,25 @@ def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_pa
     by_beta = {record.spec.beta: probe.failed(record) for record in runs}
     assert all(fail == (beta > works * 1.01) for beta, fail in by_beta.items())
     assert set(by_beta.values()) == {True, False}
+
+
+def test_a_deviation_grows_by_the_product_of_its_factors():
+    kappa = np.array([1.0, 100.0, 1.0, 2.0, 1.0])
+    single = divergence.beta_of_growth(kappa, 50.0)
+    assert abs(1 - single * 100.0) == pytest.approx(50.0, rel=0.05)  # the later ones shrink it
+    series = divergence.beta_of_growth(np.full(5, 10.0), 2.0**5)
+    assert abs(1 - series * 10.0) == pytest.approx(2.0, rel=0.05)
+    assert divergence.beta_of_growth(kappa[:1], 1.001) == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_models_growth_is_chosen_by_the_other_models():
+    right = {"a": 5.0, "b": 100.0, "c": 100.0}  # the growth that would predict each model exactly
+    rows = [
+        dict(model=model, method="adam_hd", seed=0, critical=1.0)
+        | {growth: 1.0 if growth == own else 1e-3 for growth in divergence.GROWTHS}
+        for model, own in right.items()
+    ]
+    found = divergence.with_growth(pd.DataFrame(rows)).set_index("model")
+    assert found["factor"]["a"] == 100.0 and found["growth"]["a"] == 1e-3
+    alone = divergence.with_growth(pd.DataFrame(rows[:1]))
+    assert alone["factor"].to_list() == [min(divergence.GROWTHS)]
