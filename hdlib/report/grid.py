@@ -223,12 +223,20 @@ def insensitivity(records: Sequence[Record]) -> str:
             for name, (b, d) in _baselines(method)
         ]
         own = table[table["method"] == method]
-        factors = own.groupby("beta")["shown"].agg(lambda values: values.max() / values.min())
+        arrived = own.groupby("beta").filter(lambda cells: np.isfinite(cells["median"]).any())
+        dead = sorted(set(own["beta"]) - set(arrived["beta"]))
+        factors = arrived.groupby("beta")["shown"].agg(lambda values: values.max() / values.min())
+        if factors.empty:
+            sentences.append(f"With {LABELS[method]} no run arrived.")
+            continue
+        low, high = (
+            f"{_times(own[own['beta'] == beta], cap)} (β = {power_of_ten(beta)})"
+            for beta in (factors.idxmin(), factors.idxmax())
+        )
         sentences.append(
             f"The slowest of {own['alpha0'].nunique()} initial learning rates needs {' or '.join(base)} times the "
-            f"iterations of the fastest; with {LABELS[method]} between {significant(factors.min(), 2)} "
-            f"(β = {power_of_ten(factors.idxmin())}) and {significant(factors.max(), 2)} times "
-            f"(β = {power_of_ten(factors.idxmax())})."
+            f"iterations of the fastest; with {LABELS[method]} between {low} and {high} times."
+            + (f" With β = {', '.join(map(power_of_ten, dead))} none arrived." if dead else "")
         )
     return " ".join(sentences)
 
