@@ -407,6 +407,14 @@ def best_predictor(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
         if len(missed):
             named = "; ".join(f"{model} ({_short(value)} times the prediction)" for model, value in missed.items())
             text += f". By the median over seeds it misses {named}"
+        early = missed[missed < 0.5].index
+        if len(early):
+            learnt = rows[rows["model"].isin(early)].groupby("model", sort=False)["learnt"].median()
+            named = "; ".join(f"{model}: by {100 * share:.0f} %" for model, share in learnt.items())
+            text += (
+                ". Where training fails at a smaller β than predicted, the cautious run that the curvatures are from had "
+                f"not got far in its 100 steps (its loss fell in {named}): it may never have been where the other fails"
+            )
         lines.append(text + ".")
     return "\n\n".join(lines)
 

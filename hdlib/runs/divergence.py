@@ -161,7 +161,10 @@ def boundaries(models: int, methods: Sequence[str] = ("adam_hd", "sgd_hd"), **fi
 
 
 def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **how: Any) -> pd.DataFrame:
-    """Return a row per run: model, method, seed, `critical` beta (the middle of its bracket), and `PREDICTORS`."""
+    """Return a row per run: model, method, seed, `critical` beta (the middle of its bracket), and `PREDICTORS`.
+
+    `learnt` is the share of its first loss that the run lost from which the curvatures on the way are taken.
+    """
     names, specs = zip(*((name, spec) for name, own in asked.items() for spec in own), strict=True)
     brackets = critical_betas(specs, store, **how)
     rows = []
@@ -177,6 +180,8 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
                 kappa = steps["kappa"].dropna()
                 frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
                 frame.loc[asked_for[key], "largest"] = 2 / kappa.max()
+                losses = steps["loss"].to_numpy()
+                frame.loc[asked_for[key], "learnt"] = 1 - losses[-10:].mean() / losses[0]
                 for factor in GROWTHS:
                     frame.loc[asked_for[key], factor] = beta_of_growth(kappa.to_numpy(), factor)
     return with_growth(frame.reset_index(drop=True))
