@@ -412,8 +412,9 @@ def best_predictor(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
             learnt = rows[rows["model"].isin(early)].groupby("model", sort=False)["learnt"].median()
             named = "; ".join(f"{model}: by {100 * share:.0f} %" for model, share in learnt.items())
             text += (
-                ". Where training fails at a smaller β than predicted, the cautious run that the curvatures are from had "
-                f"not got far in its 100 steps (its loss fell in {named}): it may never have been where the other fails"
+                ". Where training fails at a smaller β than predicted, the cautious run that the curvatures are from "
+                f"had not got far in its 100 steps (its loss fell in {named}): it may never have been where the other "
+                "one fails"
             )
         lines.append(text + ".")
     return "\n\n".join(lines)
