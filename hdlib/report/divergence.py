@@ -481,20 +481,24 @@ def recommendation(automatic: Sequence[Record], plain: Sequence[Record], unguard
     auto, rule, base = outcomes(automatic), outcomes(plain), outcomes(unguarded)
 
     def draw(theme: Theme) -> plt.Figure:
-        figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), sharey=True)
+        figure, axes = plt.subplots(1, 3, figsize=(9, 3.9), sharey=True)
         for axis, method in zip(axes, HD, strict=True):
             fixed = base[base["method"] == BASELINE[method]].groupby("alpha0")["loss"].median()
-            axis.plot(fixed.index, fixed, marker="o", markersize=4, label="no HD", **theme.line(BASELINE[method]))
+            axis.plot(fixed.index, fixed, marker="o", markersize=4, **theme.line(BASELINE[method]))
             cells = rule[rule["method"] == method].groupby(["alpha0", "beta"])["loss"].median().unstack("beta")
             for beta in cells:
-                label = "plain rule, one dot a β" if beta == cells.columns[0] else None
-                axis.plot(cells.index, cells[beta], ".", color=theme.paper, markersize=5, label=label)
+                axis.plot(cells.index, cells[beta], ".", color=theme.paper, markersize=5)
             own = auto[auto["method"] == method].groupby("alpha0")["loss"]
             style = theme.line(method)
-            axis.plot(own.median().index, own.median(), marker="D", markersize=5, label="automatic β", **style)
+            axis.plot(own.median().index, own.median(), marker="D", markersize=5, **style)
             axis.fill_between(own.median().index, own.min(), own.max(), color=style["color"], alpha=0.2, lw=0)
             axis.set(xscale="log", yscale="log", title=LABELS[method], xlabel="initial learning rate α₀")
-            axis.legend(fontsize="small")
+        handles = [
+            Line2D([], [], color=theme.text, linestyle="--", marker="o", markersize=4, label="no HD"),
+            Line2D([], [], color=theme.paper, linestyle="", marker=".", markersize=5, label="plain rule, a dot a β"),
+            Line2D([], [], color=theme.text, marker="D", markersize=5, label="automatic β"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
         shown = np.concatenate([frame["loss"][np.isfinite(frame["loss"])] for frame in (auto, rule, base)])
         axes[0].set_ylim(0.8 * shown.min(), 1.2 * min(20, shown.max()))
         axes[0].set_ylabel("final training loss")
