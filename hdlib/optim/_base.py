@@ -150,9 +150,9 @@ class HypergradientOptimizer(Optimizer):
         _resolve_auto(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        _resolve_overshoot(group)
         try:
             self._check(group)
+            _resolve_overshoot(group)
             _check_shared(self.param_groups)
         except (ValueError, RuntimeError):
             self.param_groups.pop()
