@@ -33,7 +33,7 @@ SCALINGS = ("none", "adagrad", "adam")
 SKIPS = ("none", "alpha", "step")
 
 AUTO_GAIN = 1.0  # beta of the rule "auto"
-AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by more than a factor of 1.4
+AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by a factor of 1.5
 AUTO_OVERSHOOT = 0.2  # of a method whose direction is the gradient; `default_overshoot` says what of others
 RATIO_RANGE = (-2.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
 CURVATURE_MEMORY = 0.9
