@@ -460,7 +460,7 @@ def guard_table(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record
             cells = own.groupby(["alpha0", "beta"])["loss"].median()
             against = pd.Series([fixed[alpha0] for alpha0, _ in cells.index], cells.index)
             best = cells.groupby("alpha0").min()
-            plain_best = plain[method].groupby("alpha0").min()
+            plain_best = plain[method].groupby("alpha0").min().replace(np.inf, np.nan)  # not where none converges
             rows.append(
                 {
                     "guard": name,
