@@ -6,8 +6,7 @@
 // of torch: tensors come as addresses and lengths.
 //
 // Tensors are cut into chunks that threads share. Every chunk has its own sums, which are added in order, so
-// the result does not depend on the number of threads. The second pass goes backward: it begins with the chunks that
-// the first one has left in the cache.
+// the result does not depend on the number of threads.
 
 #include <cmath>
 #include <cstdint>
@@ -36,15 +35,12 @@ std::vector<Piece> cut(int64_t count, const int64_t* sizes) {
 }
 
 template <class F>
-Sums over_pieces(int64_t count, const int64_t* sizes, int threads, F visit, bool backward = false) {
+Sums over_pieces(int64_t count, const int64_t* sizes, int threads, F visit) {
     const std::vector<Piece> pieces = cut(count, sizes);
     std::vector<Sums> sums(pieces.size());
     const int64_t n = static_cast<int64_t>(pieces.size());
-    #pragma omp parallel for num_threads(threads) schedule(static, 1) if (n > 4 && threads > 1)
-    for (int64_t j = 0; j < n; ++j) {
-        const int64_t i = backward ? n - 1 - j : j;
-        sums[i] = visit(pieces[i]);
-    }
+    #pragma omp parallel for num_threads(threads) schedule(static) if (n > 4 && threads > 1)
+    for (int64_t i = 0; i < n; ++i) sums[i] = visit(pieces[i]);
     Sums all;
     for (const Sums& s : sums) all += s;
     return all;
@@ -167,7 +163,7 @@ void adam_move(int64_t count, const int64_t* sizes, const uint64_t* params, cons
         adam_descend<T>(at<T>(params, piece), at<T>(ms, piece), at<T>(vs, piece), piece.length, T(1 - alpha * decay),
                         T(alpha * c1[k]), T(c2[k]), eps);
         return Sums();
-    }, true);
+    });
 }
 
 void give(const Sums& sums, double* out) { out[0] = sums.gd; out[1] = sums.gg; out[2] = sums.dd; }
@@ -189,7 +185,7 @@ void give(const Sums& sums, double* out) { out[0] = sums.gd; out[1] = sums.gg; o
         over_pieces(count, sizes, threads, [=](const Piece& piece) {                                                 \
             descend<T>(at<T>(params, piece), at<T>(directions, piece), piece.length, T(alpha));                      \
             return Sums();                                                                                           \
-        }, true);                                                                                                    \
+        });                                                                                                          \
     }                                                                                                                \
     EXPORT void adam_observe_##NAME(int64_t count, const int64_t* sizes, const uint64_t* params,                     \
                                     const uint64_t* grads, const uint64_t* ms, const uint64_t* vs,                   \
