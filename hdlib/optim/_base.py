@@ -22,7 +22,7 @@ Group: TypeAlias = dict[str, Any]
 Number: TypeAlias = float | Tensor
 StepT = TypeVar("StepT", bound=Callable[..., Any])
 
-CHUNK = 1 << 16  # elements whose tensors stay in the processor's cache between the operations of a pass
+CHUNK = 1 << 18  # elements whose tensors stay in the processor's cache between the operations of a pass
 PLAIN = (Tensor, torch.nn.Parameter)
 
 

@@ -293,8 +293,9 @@ def _direction(group: Group, p: Tensor, m: Tensor, v: Tensor, t: float | Tensor)
     """Return -D_{t-1} from the moments and the count of the last step, but for AdamW's factor (1 - alpha lambda)."""
     m = precise(m)
     beta1, beta2 = group["betas"]
+    floor, scale = rules.adam_corrections(t, beta1, beta2, group["eps"])
     # a float64 t would take a 0-dim parameter's direction with it
-    direction = rules.adam_direction(m, precise(v), t, beta1, beta2, group["eps"]).to(m.dtype)
+    direction = rules.adam_corrected_direction(m, precise(v), floor, scale).to(m.dtype)
     decay = _decays(group)[1]
     return direction if decay == 0 else rules.adamw_direction_(direction, precise(p), decay)
 

@@ -100,7 +100,9 @@ def adam_corrections(t: Any, beta1: float, beta2: float, eps: float) -> tuple[An
 
 def adam_corrected_direction(m: Tensor, v: Tensor, floor: float | Tensor, scale: float | Tensor) -> Tensor:
     """`adam_direction` from the moments and the `adam_corrections` of step t: one division for every element."""
-    return (m / (v.sqrt() + floor)).mul_(scale)
+    root = v.sqrt()
+    root = root + floor if root.requires_grad else root.add_(floor)  # autograd keeps a square root
+    return (m / root).mul_(scale)
 
 
 def adam_descend_(

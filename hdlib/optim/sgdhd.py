@@ -207,8 +207,9 @@ def _loop_observe(
     momentum, nesterov, sums = group["momentum"], group["nesterov"], Sums(group)
     none: list[None] = [None] * len(directions)
     rows = zip(part.params, part.grads, directions, velocities or none, part.moved, started, strict=True)
+    temporaries = group["maximize"] or group["weight_decay"] != 0 or nesterov
     for *tensors, moved, old in rows:
-        for p, g, d, v in chunks(tensors):
+        for p, g, d, v in chunks(tensors) if temporaries else [tensors]:
             g = gradient(group, g, p, group["weight_decay"])
             if moved:
                 sums.add(g, d.clone() if group["differentiable"] else d)
