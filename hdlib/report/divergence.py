@@ -578,8 +578,11 @@ def fit_error(record: Record, curve: pd.DataFrame, epochs: int | None = None) ->
 
 def fit_table(records: Sequence[Record], theirs: pd.DataFrame) -> Table:
     """Return, for each candidate beta, how far its learning rates are off the paper's, over all alpha_0 and seeds."""
-    return Table(fits(records, theirs).assign(**{"off by a factor of": lambda f: [_short(v) for v in f["factor"]]})
-                 .drop(columns="factor"))  # fmt: skip
+    table = fits(records, theirs)
+    table["model"] = table["model"].map({"logreg": "logistic regression", "mlp": "perceptron"})
+    table["method"] = table["method"].map(LABELS)
+    table["off by a factor of"] = [_short(value) for value in table["factor"]]
+    return Table(table.drop(columns="factor"))
 
 
 def fits(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
