@@ -19,14 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hdlib.runs.record import Record, provenance
 from hdlib.runs.spec import RunSpec
 from hdlib.runs.store import Store
 from hdlib.runs.sweep import sweep
-from hdlib.runs.train import make_optimizer, minibatches
-from hdlib.tasks import build_model, load_data
+from hdlib.runs.train import Training
+from hdlib.tasks import load_data
 
 
 def decades(low: float, high: float, points: int) -> list[float]:
@@ -81,29 +80,28 @@ class _Run:
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec = spec.with_(precision="float64")
-        self.data = load_data(spec.task, "cpu", torch.float64).scaled(spec.input_scale)
-        self.model = build_model(
-            spec.model,
-            self.data.features,
-            self.data.classes,
-            spec.seed,
-            width=spec.width,
-            depth=spec.depth,
-            dtype=torch.float64,
-        )
-        self.params = list(self.model.parameters())
-        self.optimizer = make_optimizer(spec, self.model)
-        self.group = self.optimizer.param_groups[0]
+        data = load_data(spec.task, "cpu", torch.float64).scaled(spec.input_scale)
+        if spec.train_images is not None:
+            data = data.part(spec.train_images)
+        self.training = Training(spec, data, "cpu", torch.float64)
+        self.params = list(self.training.model.parameters())
+        self.group = self.training.group
         self.direction: list[Tensor] = []
-        self.batches: dict[int, tuple[Tensor, ...]] = {}
+        self.epoch = 0
+        self.batches: tuple[Tensor, ...] = ()  # of that epoch
+        self.dropout = self.dropout_next = torch.get_rng_state()  # the generator before this minibatch, and after it
 
     def loss(self, t: int) -> tuple[Tensor, Tensor]:
-        """Return minibatch t's cross-entropy, and the same with the L2 term."""
-        epoch, i = divmod(t - 1, -(-len(self.data.train_y) // self.spec.batch_size))
-        if epoch not in self.batches:
-            self.batches = {epoch: minibatches(self.spec, epoch + 1, len(self.data.train_y), "cpu")}
-        batch = self.batches[epoch][i]
-        loss = F.cross_entropy(self.model(self.data.train_x[batch]), self.data.train_y[batch])
+        """Return minibatch t's cross-entropy, and the same with the L2 term; asked again, with the same dropout."""
+        size = len(self.training.data.train_y)
+        epoch, i = divmod(t - 1, -(-size // self.spec.batch_size))
+        with torch.random.fork_rng(devices=[]):
+            if epoch + 1 != self.epoch:
+                self.epoch, self.batches = epoch + 1, self.training.begin_epoch(epoch + 1)
+                self.dropout = torch.get_rng_state()
+            torch.set_rng_state(self.dropout)
+            loss = self.training.loss(self.batches[i])
+            self.dropout_next = torch.get_rng_state()
         return loss, loss + self.spec.weight_decay / 2 * sum((p**2).sum() for p in self.params)
 
     def gradient(self, t: int, curvature: bool) -> tuple[dict, list[Tensor]]:
@@ -122,7 +120,8 @@ class _Run:
         before = [p.detach().clone() for p in self.params]
         for p, g in zip(self.params, grads, strict=True):
             p.grad = g - self.spec.weight_decay * p.detach()  # the optimiser adds its L2 term itself
-        self.optimizer.step()
+        self.training.optimizer.step()
+        self.dropout = self.dropout_next
         alpha = float(self.group["lr"])
         self.direction = [(p.detach() - b) / alpha for p, b in zip(self.params, before, strict=True)]
 

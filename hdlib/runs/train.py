@@ -130,12 +130,9 @@ class Training:
         started = time.perf_counter()
         self.epoch += 1
         size = len(self.data.train_y)
-        torch.manual_seed(self.spec.seed * 1_000_003 + self.epoch)  # of dropout
-        if self.moves is not None:
-            self.moves.copy_(draw_moves(self.spec.seed, self.epoch, size))
+        batches = self.begin_epoch(self.epoch)
         looks = self.on_host or self.spec.target_loss is not None
         first, left = self.history.iteration, self.spec.iterations(size) - self.history.iteration
-        batches = minibatches(self.spec, self.epoch, size, self.device)
         for i, batch in enumerate(batches[:left], start=1):
             if self.spec.decay == "inv_sqrt":
                 self._set_alpha(self.spec.alpha0 / math.sqrt(first + i))
@@ -153,6 +150,14 @@ class Training:
         self._note(tick)
         self.history.end_epoch(self.epoch, *self._fetch(validation), self._fetch(training)[0])
         self.epoch_seconds.append(time.perf_counter() - started)
+
+    def begin_epoch(self, epoch: int) -> tuple[Tensor, ...]:
+        """Seed the epoch's dropout, draw its flips and crops, and return the indices of its minibatches."""
+        size = len(self.data.train_y)
+        torch.manual_seed(self.spec.seed * 1_000_003 + epoch)
+        if self.moves is not None:
+            self.moves.copy_(draw_moves(self.spec.seed, epoch, size))
+        return minibatches(self.spec, epoch, size, self.device)
 
     def step(self, batch: Tensor) -> Tensor | tuple[float, float, float]:
         """Take one step; return the loss before it, alpha and h: numbers on the CPU, a tensor on an accelerator."""

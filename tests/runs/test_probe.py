@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from hdlib.runs import RunSpec, divergence, probe, train
 
@@ -76,3 +77,17 @@ def test_a_models_growth_is_chosen_by_the_other_models():
     assert found["factor"]["a"] == 100.0 and found["growth"]["a"] == 1e-3
     alone = divergence.with_growth(pd.DataFrame(rows[:1]))
     assert alone["factor"].to_list() == [min(divergence.GROWTHS)]
+
+
+@pytest.mark.parametrize("variant", ["authors", "paper"])
+def test_the_probe_sees_a_vgg_with_its_crops_and_dropout_into_the_second_epoch(tiny_vgg, variant):
+    spec = tiny_vgg.with_(variant=variant, method="sgd_hd", alpha0=0.01, beta=1e-3, train_images=200, epochs=2)
+    torch.manual_seed(3)
+    seen = probe.steps(spec, 6)
+    assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(3)))  # nothing disturbed
+    trained = train(spec.with_(precision="float64")).trace[:6]
+    for column in ("loss", "alpha", "hypergrad"):
+        np.testing.assert_allclose(seen[column], trained[column], rtol=1e-6, atol=1e-12)
+    taken, small = seen["alpha"].iloc[4], 1e-7 * seen["alpha"].iloc[4]  # between two kinks
+    below, above = probe.line(spec, 6, [taken - small, taken + small])["loss"]
+    assert (above - below) / (2 * small) == pytest.approx(seen["hypergrad"].iloc[5], rel=1e-4)
