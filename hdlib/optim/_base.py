@@ -214,6 +214,8 @@ class HypergradientOptimizer(Optimizer):
             return
         if adapts:
             moved = any(any(part.moved) for some in parts for part in some)
+            if options.rule == "auto" and not moved:
+                self._limit_first(groups, parts)
             sums = [self._sums(group, *found) for group, found in zip(groups, gathered, strict=True)]
             if moved:
                 self._adapt(groups, [sum_up(values) for values in zip(*sums, strict=True)])
@@ -341,6 +343,29 @@ class HypergradientOptimizer(Optimizer):
                     if not moved and state:
                         state["rested"] = True
         return True
+
+    def _limit_first(self, groups: list[Group], parts: list[list[Part]]) -> None:
+        """Keep the very first step of these groups within a share of the parameters' size: `control.first_alpha`."""
+        if any(self._has_direction(group, state) for group in groups for state in map(self.state.get, group["params"]) if state):
+            return
+        found = []
+        for group, some in zip(groups, parts, strict=True):
+            for part in some:
+                for p, g in zip(part.params, part.grads, strict=True):
+                    g, p = precise(gradient(group, g, p, l2_of(group))), precise(p)
+                    d = self._first_direction(group, g, p)
+                    found.append((part.mesh, [rules.dot(p, p).double(), rules.dot(d, d).double()]))
+        alpha = groups[0]["lr"]
+        sizes = over_meshes(found, 2)
+        if isinstance(alpha, Tensor):
+            sizes = [torch.as_tensor(value, dtype=alpha.dtype, device=alpha.device) for value in sizes]
+        else:
+            sizes = [float(value) for value in sizes]
+        remember(groups, {"lr": control.first_alpha(alpha, *sizes)})
+
+    def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
+        """Return -D_1 of one tensor from its gradient g_1."""
+        raise NotImplementedError
 
     def _slope(self, group: Group, parts: list[Part], gamma: Number) -> Number:
         """Return s_t = g_t . D_t after the step; the L2 term of g_t is at theta_{t-1} = theta_t - gamma_t D_t."""

@@ -161,6 +161,11 @@ class AdamHD(HypergradientOptimizer):
         v = plain(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
         return _direction(group, p, plain(state["exp_avg"]), v, _time(group, state["step"]))
 
+    def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
+        decay = _decays(group)[1]
+        direction = g / (g.abs() + group["eps"])
+        return direction.add(p, alpha=decay) if decay != 0 else direction
+
     def _observe(self, group: Group, part: Part) -> list[Number]:
         for p, state in zip(part.owners, part.states, strict=True):
             if "step" not in state:

@@ -34,8 +34,10 @@ SKIPS = ("none", "alpha", "step")
 
 AUTO_GAIN = 1.0  # beta of the rule "auto"
 AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by a factor of 1.5
-AUTO_OVERSHOOT = 0.2  # of a method whose direction is the gradient; `default_overshoot` says what of others
-RATIO_RANGE = (-2.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
+AUTO_OVERSHOOT = 0.3  # of a method whose direction is the gradient; `default_overshoot` says what of others
+AUTO_STEPS = 300.0  # after which its overshoot has halved
+AUTO_FIRST = 0.3  # of their norm, by which its first step moves the parameters at most
+RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
 CURVATURE_MEMORY = 0.9
 SCALING_BETAS = (0.9, 0.999)
 
@@ -56,11 +58,12 @@ class Control:
                 "log"             log a_t = log a_{t-1} - beta h_t
                 "curvature"       a_t = a_{t-1} - (beta / kappa) h_t, kappa from successive hypergradients:
                                   the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
-                "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(x_1^2 + ... + x_t^2),
-                                  x_t = clip(r_t, -1, 1) + overshoot
+                "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(10 + x_1^2 + ... + x_t^2),
+                                  x_t = clip(r_t, -1, 1) + overshoot / (1 + t / 300)
 
             "auto" is beta = c_t / kappa with the curvature ``|s| / alpha`` that would make the last step exactly
-            right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model.
+            right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model. Its
+            first alpha is at most 0.3 |theta_0| / |D_1| (`first_alpha`).
         min_lr: lower bound of alpha.
         max_lr: upper bound of alpha.
         max_change: bound on ``|alpha_t - alpha_{t-1}| / |alpha_{t-1}|``; below 1 alpha keeps its sign.
@@ -70,7 +73,8 @@ class Control:
             they are ("step").
         overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
             alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``. 0 is the paper's greedy choice. None is 0;
-            with the rule "auto" it is 0.2, and the optimisers make less of it with momentum (`default_overshoot`).
+            with the rule "auto", where it fades, it is 0.3 at first, and the optimisers make less of it with momentum
+            (`default_overshoot`).
         final_lr: alpha_inf, the learning rate to end with: the parameters move by gamma_t D_t with
             ``gamma_t = delta_t alpha_t + (1 - delta_t) alpha_inf``, ``delta_t = 1 / (1 + (t - 1) / transition)^2``.
         transition: steps after which delta is a quarter; 1 gives the paper's 1 / t^2.
@@ -121,7 +125,7 @@ class Control:
 
     @property
     def tolerance(self) -> float:
-        """The overshoot that is in force."""
+        """The overshoot that is in force, with the rule "auto" that of the start."""
         if self.overshoot is None:
             return AUTO_OVERSHOOT if self.rule == "auto" else 0.0
         return self.overshoot
@@ -173,7 +177,7 @@ def initial_state(control: Control) -> State:
     if control.rule == "curvature":
         names += ["curvature_rise", "curvature_run"]
     if control.rule == "auto":
-        names += ["ratio_sq"]
+        names += ["ratio_sq", "ratio_count"]
     if control.final_lr is not None:
         names += ["transition_step"]
     return dict.fromkeys(names, 0.0)
@@ -215,6 +219,22 @@ def next_alpha(
     return _clip(proposed, control.min_lr, control.max_lr), state
 
 
+def first_alpha(alpha: Scalar, params_sq: Scalar, direction_sq: Scalar) -> Scalar:
+    """Return alpha_1 of the rule "auto": alpha_0, or less if the first step would move the parameters too far.
+
+    Nothing is known of the curvature then, and what a first step of ten times the weights' size destroys is not
+    made good later. Parameters that are all zero have no size, and no bound.
+
+    Args:
+        alpha: alpha_0.
+        params_sq: |theta_0|^2.
+        direction_sq: |D_1|^2.
+    """
+    size, length = cast(Any, params_sq) ** 0.5, cast(Any, direction_sq) ** 0.5
+    far = (size > 0) & _finite(length) & (alpha * length > AUTO_FIRST * size)
+    return _where(far, AUTO_FIRST * size / (length + (length == 0)), alpha)
+
+
 def step_size(alpha: Scalar, control: Control, state: State) -> tuple[Scalar, State]:
     """Return gamma_t, what the parameters move by, and the new state: alpha_t itself without a `final_lr`."""
     if control.final_lr is None:
@@ -238,9 +258,11 @@ def _propose(
     """Return alpha by the rule alone, and update the state in place."""
     if control.rule == "auto":
         ratio = _clip(_where(_finite(h), -h / (downhill + 1e-30), RATIO_RANGE[0]), *RATIO_RANGE)
-        x = _where(_finite(downhill), ratio, RATIO_RANGE[0]) + control.tolerance
+        count: Any = state["ratio_count"] + 1.0
+        tolerance = control.tolerance / (1.0 + count / AUTO_STEPS)
+        x = _where(_finite(downhill), ratio, RATIO_RANGE[0]) + tolerance
         total: Any = cast(Any, state["ratio_sq"]) + x * x
-        state["ratio_sq"] = total
+        state["ratio_sq"], state["ratio_count"] = total, count
         return alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
     target = h - control.tolerance * downhill if control.tolerance > 0 else h
     if control.rule == "curvature":

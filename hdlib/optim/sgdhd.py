@@ -139,6 +139,9 @@ class SGDHD(HypergradientOptimizer):
         direction = state.get(_kept(group))
         return None if direction is None else plain(direction)
 
+    def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
+        return g * (1 + group["momentum"]) if group["nesterov"] else g
+
     def _observe(self, group: Group, part: Part) -> list[Number]:
         if group["hypergrad_lr"] == 0:
             for state in part.states:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hdlib.optim import rules
-from hdlib.optim.control import Control, initial_state, next_alpha, step_size
+from hdlib.optim.control import Control, first_alpha, initial_state, next_alpha, step_size
 from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, provenance
 from hdlib.runs.spec import RunSpec
@@ -129,7 +129,7 @@ class Stack:
         self.cohorts = [Cohort(group, self.data, self.x, device, self.dtype) for group in by_seed.values()]
         self.steps_per_epoch = -(-len(self.x) // self.spec.batch_size)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.warm = False
+        self.warm = self.begun = False
         for cohort in self.cohorts:
             cohort.start()
 
@@ -185,6 +185,7 @@ class Stack:
         for cohort in self.cohorts:
             cohort.step(self)
         self.row += 1
+        self.begun = True
 
 
 class Family(NamedTuple):
@@ -308,7 +309,8 @@ class Cohort:
         self.backward(x)
         torch.pow(stack.t, self.exponent, out=self.decay)
         for arguments, options in self.updates:
-            stack.functions.update(*arguments, stack.t, stack.floor, stack.scale, **options)
+            first = options["control"].rule == "auto" and not stack.begun
+            stack.functions.update(*arguments, stack.t, stack.floor, stack.scale, first=first, **options)
         values = torch.stack([self.loss.double(), self.alpha * self.decay, self.hypergrad])
         self.trail.index_copy_(0, stack.row, values[None])
 
@@ -437,6 +439,7 @@ def update(
     weight_decay: float,
     control: Control,
     adapts: bool,
+    first: bool = False,
 ) -> None:
     """Take one step of k runs of a family: hypergradient, alpha, then the parameters.
 
@@ -449,6 +452,7 @@ def update(
         t: iteration, from 1.
         floor, scale: Adam's corrections of this step, 0-dim: powers of t must not be taken element by element.
         adapts: whether any of the runs has a beta.
+        first: whether this is the first step of a rule that limits it.
     """
     g = [gradient + weight_decay * weights for gradient, weights in zip(grad, theta, strict=True)]
     previous = state[-1]
@@ -463,11 +467,8 @@ def update(
         hypergrad.copy_(torch.where(beta == 0, 0.0, h))
         for key, value in kept.items():
             memory[key].copy_(torch.where(still, memory[key], value))
-    gamma, kept = step_size(alpha, control, memory)
-    used = (gamma * decay).view(-1, 1, 1)
-    for key in initial_state(control):
-        memory[key].copy_(kept[key])
-    for i, weights in enumerate(theta):
+    directions = []
+    for i in range(len(theta)):
         if name == "adam":
             m, v = state[0][i], state[1][i]
             rules.adam_moments_(m, v, g[i], *ADAM[:2])
@@ -479,6 +480,15 @@ def update(
             direction = g[i]
         if adapts:
             previous[i].copy_(direction)
+        directions.append(direction)
+    if first:
+        limited = first_alpha(alpha, per_run(theta, theta), per_run(directions, directions))
+        alpha.copy_(torch.where(beta == 0, alpha, limited))
+    gamma, kept = step_size(alpha, control, memory)
+    used = (gamma * decay).view(-1, 1, 1)
+    for key in initial_state(control):
+        memory[key].copy_(kept[key])
+    for weights, direction in zip(theta, directions, strict=True):
         rules.descend_(weights, direction, used)
     if adapts and control.needs_slope:
         memory["slope"].copy_(-per_run(g, previous))

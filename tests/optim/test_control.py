@@ -7,7 +7,7 @@ import pytest
 import torch
 from problem import METHODS, flat, loss_of, make, tensors, train
 
-from hdlib import SGDHD, AdamHD
+from hdlib import SGDHD, AdamHD, AdamWHD
 from hdlib.optim import control
 from hdlib.optim.control import Control, next_alpha, step_size
 
@@ -65,8 +65,54 @@ def test_the_curvature_rule_measures_the_curvature():
 def test_overshoot_lets_the_slope_after_a_step_point_uphill_by_its_fraction():
     alpha = parabola(Control(overshoot=0.25), 0.5 / 50, steps=400)[-1]
     assert -2.0 + 50 * alpha == pytest.approx(0.25 * 2.0, rel=1e-6)
-    alpha = parabola(Control(rule="auto"), 1.0, steps=400)[-1]
-    assert -2.0 + 50 * alpha == pytest.approx(control.AUTO_OVERSHOOT * 2.0, rel=0.2)
+
+
+def test_the_automatic_rule_tolerates_an_overshoot_that_fades():
+    alphas = parabola(Control(rule="auto"), 1.0, steps=10_000)
+    for t in (400, 10_000):
+        fraction = control.AUTO_OVERSHOOT / (1 + t / control.AUTO_STEPS)
+        assert -2.0 + 50 * alphas[t] == pytest.approx(fraction * 2.0, rel=0.3)
+
+
+@pytest.mark.parametrize("number", [float, torch.tensor], ids=["float", "tensor"])
+def test_the_first_alpha_is_limited_by_the_size_of_the_parameters(number):
+    limited = partial(control.first_alpha, number(0.5))
+    assert float(limited(number(4.0), number(100.0))) == pytest.approx(control.AUTO_FIRST * 2.0 / 10.0)
+    assert float(limited(number(1e6), number(1.0))) == 0.5
+    for nothing_known in ((0.0, 1.0), (1.0, 0.0), (1.0, INF), (1.0, NAN)):
+        assert float(limited(*map(number, nothing_known))) == 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("way", [{}, {"foreach": True}, {"fused": True}, {"capturable": True}], ids=str)
+@pytest.mark.parametrize("lr", [10.0, torch.tensor(10.0, dtype=torch.float64)], ids=["float", "tensor"])
+def test_the_first_automatic_step_moves_the_parameters_by_a_share_of_their_size(name, way, lr):
+    params = tensors()
+    before = flat(params)
+    optimizer = make(name, params, lr=lr, hypergrad_lr="auto", **way)
+    [alpha] = train(optimizer, params, 1)
+    assert (flat(params) - before).norm() == pytest.approx(control.AUTO_FIRST * before.norm().item(), rel=1e-9)
+    assert alpha < 10.0
+    small = tensors()
+    assert train(make(name, small, lr=1e-4, hypergrad_lr="auto", **way), small, 1) == [1e-4]
+
+
+def test_decoupled_decay_counts_in_the_first_automatic_step():
+    params = tensors()
+    before = flat(params)
+    optimizer = AdamWHD(params, lr=10.0, weight_decay=0.5, hypergrad_lr="auto")
+    train(optimizer, params, 1)
+    assert (flat(params) - before).norm() == pytest.approx(control.AUTO_FIRST * before.norm().item(), rel=1e-9)
+
+
+def test_parameters_that_begin_to_be_trained_later_do_not_make_a_first_step_of_it():
+    params = tensors()
+    optimizer = make("sgd", params, lr=0.05, hypergrad_lr="auto")
+    train(optimizer, params, 3)
+    optimizer.zero_grad()
+    optimizer.step()  # rests: the next step has no direction to compare with, but is not the first
+    optimizer.param_groups[0]["lr"] = 10.0
+    assert train(optimizer, params, 1, start=3) == [10.0]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +174,7 @@ def test_one_compiled_graph_serves_every_value():
     compiled = torch.compile(
         lambda a, h, s, state: next_alpha(a, h, 1.0, options, state, slope=s), backend="eager", fullgraph=True
     )
-    state = {"ratio_sq": torch.zeros((), dtype=torch.float64)}
+    state = {name: torch.zeros((), dtype=torch.float64) for name in control.initial_state(options)}
     a, h, s = (torch.tensor(v, dtype=torch.float64) for v in (0.01, 0.5, -1.0))
     got, state = compiled(a, h, s, state)
     assert got == next_alpha(0.01, 0.5, 1.0, options, slope=-1.0)[0]

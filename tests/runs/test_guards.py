@@ -20,7 +20,10 @@ GUARDS = [
 def test_stacked_and_alone_a_guarded_run_is_the_same(method):
     specs = [RunSpec(method=method, **COMMON, **guards) for guards in GUARDS]
     specs.append(RunSpec(method=method, **COMMON, beta=1e-3))
-    for spec, stacked in zip(specs, train_stack(specs), strict=True):
+    specs.append(RunSpec(method=method, **(COMMON | dict(alpha0=30.0, rule="auto", beta=1.0))))  # its first is less
+    stack = train_stack(specs)
+    assert stack[-1].trace["alpha"][0] < 30.0
+    for spec, stacked in zip(specs, stack, strict=True):
         alone = train(spec)
         assert stacked.outcome == alone.outcome == "finished"
         for column in ("loss", "alpha", "hypergrad"):
