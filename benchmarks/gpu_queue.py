@@ -40,7 +40,8 @@ class Job:
     seconds: float = 600.0
 
 
-TINY_VGG = dict(width_factor=0.03125, train_images=128, epochs=1, precision="float32")
+TINY_VGG = dict(width_factor=0.03125, train_images=128, epochs=1, precision="float32", critical_factors=[])
+SHORT_VGG = dict(variants=["authors"], seeds=2, epochs=30, critical_factors=[])
 TINY_MNIST = dict(task="digits", epochs=1, seeds=1)
 TINY_GRID = dict(task="digits", cap=30, seeds=2, betas=[1e-3])
 TINY_DIVERGENCE = dict(task="digits", width=8, seeds=1, points=3, phase_seeds=1, phase_widths=[30], models=5,
@@ -59,10 +60,11 @@ JOBS = [
     Job("divergence", "divergence", dict(points=25, phase_widths=[100, 1000], wide_guard_seeds=3),
         TINY_DIVERGENCE),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
-    Job("vgg-seeds", "vgg", dict(variants=["authors"], seeds=3), TINY_VGG | dict(seeds=2)),
-    Job("vgg-paper", "vgg", dict(variants=["paper"], seeds=1), TINY_VGG | dict(variants=["paper"])),
-    Job("vgg-float32", "vgg", dict(variants=["authors"], seeds=2, epochs=30, precision="float32"), TINY_VGG),
-    Job("vgg-bf16", "vgg", dict(variants=["authors"], seeds=2, epochs=30, precision="bf16"), TINY_VGG),
+    Job("vgg-seeds", "vgg", dict(variants=["authors"], seeds=3, critical_factors=[]), TINY_VGG | dict(seeds=2)),
+    Job("vgg-paper", "vgg", dict(variants=["paper"], seeds=1, critical_factors=[]),
+        TINY_VGG | dict(variants=["paper"])),
+    Job("vgg-float32", "vgg", SHORT_VGG | dict(precision="float32"), TINY_VGG),
+    Job("vgg-bf16", "vgg", SHORT_VGG | dict(precision="bf16"), TINY_VGG),
 ]  # fmt: skip
 
 

@@ -346,9 +346,11 @@ class HypergradientOptimizer(Optimizer):
 
     def _limit_first(self, groups: list[Group], parts: list[list[Part]]) -> None:
         """Keep the very first step of these groups within a share of the parameters' size: `control.first_alpha`."""
-        if any(self._has_direction(group, state) for group in groups for state in map(self.state.get, group["params"]) if state):
-            return
-        found = []
+        for group in groups:
+            states = [self.state[p] for p in group["params"] if p in self.state]
+            if any(self._has_direction(group, state) for state in states):
+                return
+        found: list[tuple[Any, list[Number]]] = []
         for group, some in zip(groups, parts, strict=True):
             for part in some:
                 for p, g in zip(part.params, part.grads, strict=True):

@@ -163,7 +163,7 @@ class AdamHD(HypergradientOptimizer):
 
     def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
         decay = _decays(group)[1]
-        direction = g / (g.abs() + group["eps"])
+        direction: Tensor = g / (g.abs() + group["eps"])
         return direction.add(p, alpha=decay) if decay != 0 else direction
 
     def _observe(self, group: Group, part: Part) -> list[Number]:

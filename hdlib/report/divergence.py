@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 
 from hdlib.report import frames
 from hdlib.report.performance import read
-from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, significant
+from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, scientific
 from hdlib.runs import BASELINE, Record, RunSpec
 
 HD = tuple(BASELINE)
@@ -107,7 +107,7 @@ def first_steps(steps: pd.DataFrame) -> Table:
     }
     shown = steps[list(columns)].rename(columns=columns)
     for name in shown.columns[1:]:
-        shown[name] = [_short(value) for value in shown[name]]
+        shown[name] = [scientific(value) for value in shown[name]]
     return Table(shown)
 
 
@@ -207,11 +207,12 @@ def sizes_sentence(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int) -> st
     first, second = (frame[frame["step"] == 1].iloc[0] for frame in (adam, sgd))
     a, s = (frame[frame["step"] == 2].iloc[0] for frame in (adam, sgd))
     return (
-        f"In the first step of the same run, ‖D‖² is {_short(first['direction_l2'] ** 2)} for Adam, against "
-        f"{parameters:,} parameters, and {_short(second['direction_l2'] ** 2)} for SGD. The slope at its start, "
-        f"{_short(-first['slope'])}, is the 1-norm of the gradient, {_short(first['grad_l1'])}, for Adam, and "
-        f"{_short(-second['slope'])}, the square of its 2-norm, for SGD. The curvature along it is "
-        f"{_short(a['kappa'])} for Adam and {_short(s['kappa'])} for SGD, {_short(a['kappa'] / s['kappa'])} times less."
+        f"In the first step of the same run, ‖D‖² is {scientific(first['direction_l2'] ** 2)} for Adam, against "
+        f"{parameters:,} parameters, and {scientific(second['direction_l2'] ** 2)} for SGD. The slope at its start, "
+        f"{scientific(-first['slope'])}, is the 1-norm of the gradient, {scientific(first['grad_l1'])}, for Adam, and "
+        f"{scientific(-second['slope'])}, the square of its 2-norm, for SGD. The curvature along it is "
+        f"{scientific(a['kappa'])} for Adam and {scientific(s['kappa'])} for SGD, "
+        f"{scientific(a['kappa'] / s['kappa'])} times less."
     )
 
 
@@ -304,7 +305,7 @@ def phase_sentences(records: Sequence[Record]) -> str:
         lost, ringing = cells[cells["kind"] == "diverged"], cells[cells["kind"] == "ringing"]
         text = (
             f"- {LABELS[method]}: of {len(cells)} pairs of α₀ and β, {len(lost)} diverged"
-            + (f" (β from {_short(lost['beta'].min())})" if len(lost) else "")
+            + (f" (β from {scientific(lost['beta'].min())})" if len(lost) else "")
             + f" and {len(ringing)} rang; {int((cells['loss'] < cells['baseline']).sum())} ended below the baseline "
             "from the same α₀, ringing or not."
         )
@@ -375,9 +376,9 @@ def prediction_sentence(measured: pd.DataFrame, predictors: dict[str, str]) -> s
             low, middle, high = np.quantile(ratio, [0.1, 0.5, 0.9])
             within = np.mean((ratio > 0.5) & (ratio < 2))
             parts.append(
-                f"- {LABELS[method]}, {title}: the measured β is {_short(middle)} times the predicted one in the "
-                f"median, from {_short(low)} to {_short(high)} (10 % to 90 %); {100 * within:.0f} % within a factor "
-                f"of 2, {len(rows)} runs."
+                f"- {LABELS[method]}, {title}: the measured β is {scientific(middle)} times the predicted one in the "
+                f"median, from {scientific(low)} to {scientific(high)} (10 % to 90 %); {100 * within:.0f} % within a "
+                f"factor of 2, {len(rows)} runs."
             )
     return "\n".join(parts)
 
@@ -405,7 +406,7 @@ def best_predictor(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
         if len(deep) < len(measured) and (deep["method"] == method).any():
             text += f", and in {100 * within_two(deep, method, best):.0f} % of those of networks with hidden layers"
         if len(missed):
-            named = "; ".join(f"{model} ({_short(value)} times the prediction)" for model, value in missed.items())
+            named = "; ".join(f"{model} ({scientific(value)} times the prediction)" for model, value in missed.items())
             text += f". By the median over seeds it misses {named}"
         early = missed[missed < 0.5].index
         if len(early):
@@ -434,10 +435,10 @@ def prediction_table(measured: pd.DataFrame, predictors: dict[str, str]) -> Tabl
     """Return a row per model and method: measured and predicted critical beta, medians over seeds."""
     rows = []
     for (model, method), runs in measured.groupby(["model", "method"], sort=False):
-        row = {"model": model, "method": LABELS[method], "measured": _short(runs["critical"].median())}
+        row = {"model": model, "method": LABELS[method], "measured": scientific(runs["critical"].median())}
         for column, title in predictors.items():
-            row[title] = _short(runs[column].median())
-            row[f"measured / {title}"] = _short((runs["critical"] / runs[column]).median())
+            row[title] = scientific(runs[column].median())
+            row[f"measured / {title}"] = scientific((runs["critical"] / runs[column]).median())
         rows.append(row)
     return Table(pd.DataFrame(rows), f"Medians over {measured['seed'].nunique()} seeds.")
 
@@ -581,7 +582,7 @@ def fit_table(records: Sequence[Record], theirs: pd.DataFrame) -> Table:
     table = fits(records, theirs)
     table["model"] = table["model"].map({"logreg": "logistic regression", "mlp": "perceptron"})
     table["method"] = table["method"].map(LABELS)
-    table["off by a factor of"] = [_short(value) for value in table["factor"]]
+    table["off by a factor of"] = [scientific(value) for value in table["factor"]]
     return Table(table.drop(columns="factor"))
 
 
@@ -623,11 +624,11 @@ def fit_sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
         best, others = rows.iloc[0], rows.iloc[1:]
         text = (
             f"- {'The perceptron' if model == 'mlp' else 'Logistic regression'}, {LABELS[method]}: {best['candidate']} "
-            f"fits best, α is off by a factor of {_short(best['factor'])} over {best['epochs']} epochs"
+            f"fits best, α is off by a factor of {scientific(best['factor'])} over {best['epochs']} epochs"
         )
         if len(others):
             second = others.iloc[0]
-            how = "diverges" if np.isinf(second["factor"]) else f"is off by {_short(second['factor'])}"
+            how = "diverges" if np.isinf(second["factor"]) else f"is off by {scientific(second['factor'])}"
             text += f"; the next of {len(rows)} candidates, {second['candidate']}, {how}"
         lines.append(text + ".")
     return "\n".join(lines)
@@ -653,17 +654,7 @@ def _range(values: pd.Series) -> str:
     finite = values[np.isfinite(values)]
     if finite.empty:
         return "no finite value"
-    return f"{_short(finite.min())} to {_short(finite.max())}"
-
-
-def _short(value: float) -> str:
-    """Return three significant digits, as a power of ten where the number is very large or small."""
-    if not np.isfinite(value):
-        return "not finite" if not np.isnan(value) else ""
-    if value == 0 or 1e-4 <= abs(value) < 1e6:
-        return f"{value:,.0f}" if abs(value) >= 1000 else significant(value)
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} × {power_of_ten(10.0 ** int(exponent))}" if abs(int(exponent)) < 300 else f"{value:.1e}"
+    return f"{scientific(finite.min())} to {scientific(finite.max())}"
 
 
 def _edges(values: Sequence[float]) -> np.ndarray:

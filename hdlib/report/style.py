@@ -173,6 +173,16 @@ def power_of_ten(value: float) -> str:
     return f"{value:g}"
 
 
+def scientific(value: float) -> str:
+    """Return three significant digits, as a power of ten where the number is very large or small."""
+    if not np.isfinite(value):
+        return "not finite" if not np.isnan(value) else ""
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:,.0f}" if abs(value) >= 1000 else significant(value)
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × {power_of_ten(10.0 ** int(exponent))}" if abs(int(exponent)) < 300 else f"{value:.1e}"
+
+
 # Pages without the book's style sheet, such as JupyterLab, show the light figure alone.
 _ONLY_ONE = (
     "<style>.hd-dark{display:none}html[data-theme=dark] .hd-dark{display:inline}"

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Table, significant, spread
+from hdlib.report.style import LABELS, Table, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
+from hdlib.runs.divergence import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text"}
@@ -264,6 +265,46 @@ def precisions(records: Sequence[Record]) -> Table | str:
     return Table(pd.DataFrame(rows))
 
 
+def critical(measured: pd.DataFrame, betas: dict[str, float]) -> Table:
+    """Return the beta from which training fails, measured and predicted, beside the one of the experiment.
+
+    Args:
+        measured: what `divergence.measured_boundaries` returns for `divergence.vgg_boundaries`.
+        betas: of the experiment, by method.
+    """
+    rows = []
+    for (model, method), runs in measured.groupby(["model", "method"], sort=False):
+        middle = runs["critical"].median()
+        rows.append(
+            {
+                "model as in": _network(model),
+                "method": LABELS[method],
+                "seeds": len(runs),
+                "critical β": scientific(middle),
+                "β of the experiment": scientific(betas[method]),
+                "critical over that": scientific(middle / betas[method]),
+                **{title: scientific(runs[column].median()) for column, title in PREDICTORS.items()},
+            }
+        )
+    return Table(
+        pd.DataFrame(rows),
+        "From α₀ = 0.001, 100 iterations, medians over seeds. A run fails if it leaves the finite numbers, or if its "
+        "loss at the end is a fifth above that of the first minibatch. The last column allows the growth that suits "
+        "the other networks best. Empty: the curvatures on the way were not measured.",
+    )
+
+
+def critical_sentence(measured: pd.DataFrame, betas: dict[str, float]) -> str:
+    """Say how far the experiment's beta is from the critical one of the widest network."""
+    widest = measured[measured["model"] == max(measured["model"], key=lambda model: float(model.split()[1]))]
+    told = []
+    for method, runs in widest.groupby("method", sort=False):
+        over = runs["critical"].median() / betas[method]
+        how = f"{scientific(over)} times below" if over >= 1 else f"{scientific(1 / over)} times above"
+        told.append(f"for {LABELS[method]} {how} the critical β")
+    return f"For VGG as in {_network(widest['model'].iloc[0])}, the experiment's β is {' and '.join(told)}."
+
+
 def throughput(store: str) -> str:
     """Say what benchmarks/vgg.py measured, or that it was not run."""
     path = Path(store) / "benchmarks" / "vgg.json"
@@ -279,6 +320,11 @@ def throughput(store: str) -> str:
         f"matrix product reaches there. Measured {r['made']['date'][:10]} with torch {r['made']['torch']} by "
         "`benchmarks/vgg.py`."
     )
+
+
+def _network(model: str) -> str:
+    variant, factor = model.split()
+    return f"{VARIANTS[variant]}, {_fraction(float(factor))} of the channels"
 
 
 def _scale(record: Record) -> tuple[float, int]:

@@ -160,6 +160,23 @@ def boundaries(models: int, methods: Sequence[str] = ("adam_hd", "sgd_hd"), **fi
     }
 
 
+def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[str, list[RunSpec]]:
+    """The same for VGG, named "authors 0.125": both variants at some widths, and of whole ones the authors', one seed.
+
+    Args:
+        factors: channels over the paper's.
+        seeds: of the narrower networks.
+    """
+    asked = {}
+    for factor in factors:
+        for variant in ("authors", "paper") if factor < 1 else ("authors",):
+            common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=1e-3)
+            asked[f"{variant} {factor:g}"] = grid(
+                method=["adam_hd", "sgd_hd"], seeds=seeds if factor < 1 else 1, **(short(100) | common | fields)
+            )
+    return asked
+
+
 def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **how: Any) -> pd.DataFrame:
     """Return a row per run: model, method, seed, `critical` beta (the middle of its bracket), and `PREDICTORS`.
 
@@ -170,15 +187,18 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
     rows = []
     for name, spec, (works, fails, _) in zip(names, specs, brackets, strict=True):
         rows.append(dict(model=name, method=spec.method, seed=spec.seed, critical=(works * fails) ** 0.5, key=spec.key))
-    frame = pd.DataFrame(rows).set_index("key")
+    frame = pd.DataFrame(rows).set_index("key").assign(**dict.fromkeys(("largest", "learnt"), np.nan))
+    frame[list(GROWTHS)] = np.nan
     folder = store.folder if isinstance(store, Store) else store
     for own in asked.values():
         for method in dict.fromkeys(spec.method for spec in own):
             asked_for = {safe(spec).key: spec.key for spec in own if spec.method == method}
             specs = [safe(spec) for spec in own if spec.method == method]
-            for key, steps in recorded(specs, 100, folder).groupby("key"):
+            for key, steps in recorded(specs, steps_looked_into(specs[0]), folder).groupby("key"):
                 kappa = steps["kappa"].dropna()
                 frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
+                if len(kappa) == 1:
+                    continue
                 frame.loc[asked_for[key], "largest"] = 2 / kappa.max()
                 losses = steps["loss"].to_numpy()
                 frame.loc[asked_for[key], "learnt"] = 1 - losses[-10:].mean() / losses[0]
@@ -190,6 +210,11 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
 def safe(spec: RunSpec) -> RunSpec:
     """Return the run that keeps to the bottom of each parabola: an automatic beta, and greedy as the plain rule is."""
     return spec.with_(rule="auto", beta=AUTO_GAIN, overshoot=0.0)
+
+
+def steps_looked_into(spec: RunSpec) -> int:
+    """Return how many steps are looked into: of the whole VGG, which takes minutes, only two: one curvature."""
+    return 2 if spec.model == "vgg" and spec.width_factor >= 1 else 100
 
 
 def name_of(width: int) -> str:

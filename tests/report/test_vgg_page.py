@@ -64,3 +64,20 @@ def test_precisions_are_compared_seed_by_seed():
     assert vgg.precisions(exact + near).data.iloc[0, -1] == "yes"
     assert vgg.precisions(exact + far).data.iloc[0, -1] == "no"
     assert "No run is recorded in two precisions" in vgg.precisions(exact + near[:1])
+
+
+def test_the_experiments_beta_is_set_against_the_critical_one_of_the_widest_network():
+    def row(model, method, seed, critical):
+        return dict(model=model, method=method, seed=seed, critical=critical, at_start=1.0, largest=2.0, growth=3.0)
+
+    measured = pd.DataFrame(
+        [row("paper 0.125", "adam_hd", seed, 1e-3) for seed in range(2)]
+        + [row("authors 1", "adam_hd", 0, 5e-7), row("authors 1", "sgd_hd", 0, 1e-4)]
+    )
+    betas = dict(adam_hd=1e-8, sgd_hd=1e-3)
+    said = vgg.critical_sentence(measured, betas)
+    assert "the authors' code, all of the channels" in said
+    assert "for Adam-HD 50.0 times below" in said and "for SGD-HD 10.0 times above" in said
+    table = vgg.critical(measured, betas).data
+    assert table["seeds"].tolist() == [2, 1, 1]
+    assert table["model as in"][0] == "the paper's text, 1/8 of the channels"
