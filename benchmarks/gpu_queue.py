@@ -46,7 +46,7 @@ TINY_MNIST = dict(task="digits", epochs=1, seeds=1)
 TINY_GRID = dict(task="digits", cap=30, seeds=2, betas=[1e-3])
 TINY_DIVERGENCE = dict(task="digits", width=8, seeds=1, points=3, phase_seeds=1, phase_widths=[30], models=5,
                        logreg_iterations=10, mlp_iterations=10, guard_epochs=1, guard_seeds=1, guard_width=8,
-                       wide_guard_width=9, fit_epochs=1, mlp_fit_epochs=1)
+                       wide_guard_width=9, long_epochs=2, fit_epochs=1, mlp_fit_epochs=1)
 JOBS = [
     Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125, "compile": False}, 90),
     Job("vgg", "vgg", dict(variants=["authors"], seeds=1), TINY_VGG),
@@ -57,8 +57,7 @@ JOBS = [
     Job("online-tuning-implied", "online_tuning",
         dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-5, adam_beta=1e-7), TINY_MNIST),
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST),
-    Job("divergence", "divergence", dict(points=25, phase_widths=[100, 1000], wide_guard_seeds=3),
-        TINY_DIVERGENCE),
+    Job("divergence", "divergence", dict(points=25, wide_guard_seeds=3, long_seeds=3), TINY_DIVERGENCE),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
     Job("vgg-seeds", "vgg", dict(variants=["authors"], seeds=3, critical_factors=[]), TINY_VGG | dict(seeds=2)),
     Job("vgg-paper", "vgg", dict(variants=["paper"], seeds=1, critical_factors=[]),

@@ -50,6 +50,7 @@ TINY = {
         "guard_seeds": 1,
         "guard_width": 8,
         "wide_guard_width": 9,
+        "long_epochs": 2,
         "mlp_fit_epochs": 1,
         "fit_epochs": 1,
     },
@@ -60,7 +61,15 @@ TINY = {
     "performance.md": {},
     "status.md": {},
     "tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
-    "vgg.md": {"width_factor": 1 / 32, "epochs": 1, "batch_size": 64, "precision": "float32"},
+    "vgg.md": {
+        "width_factor": 1 / 32,
+        "epochs": 1,
+        "batch_size": 64,
+        "precision": "float32",
+        "critical_factors": [1 / 32, 1 / 16],
+        "critical_seeds": 1,
+        "critical_iterations": 3,
+    },
 }
 
 

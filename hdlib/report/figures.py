@@ -95,7 +95,7 @@ def _strength(alpha0: float, rates: Sequence[float]) -> float:
 def final_loss(records: Sequence[Record], name: str, quantity: str = "train_loss", caption: str = "") -> Figure:
     """Draw the last epoch's loss against alpha_0: a flat line is a method that does not mind where it starts."""
     finals = frames.finals(records)
-    finals = finals[finals["rule"] == "additive"]
+    finals = finals[finals["rule"] != "multiplicative"]
     families = [f for f in ("sgd", "sgdn", "adam") if (finals["method"] == f).any()]
     keys = ["method", "rule", "decay", "alpha0"]
     data = finals.groupby(keys)[quantity].agg(mean="mean", low="min", high="max", seeds="count").reset_index()

@@ -17,7 +17,7 @@ from hdlib.runs import BASELINE, METHODS, Record
 def online_tuning(records: Sequence[Record], family: str) -> str:
     """Say, for a method and its hypergradient version, where they end from each alpha_0 and which is better."""
     finals = frames.finals(records)
-    finals = finals[finals["rule"] == "additive"]
+    finals = finals[finals["rule"] != "multiplicative"]
     adapted = finals[finals["method"] == f"{family}_hd"]
     return "\n\n".join(
         _compare(finals[(finals["method"] == family) & (finals["decay"] == decay)], adapted, family, decay)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hdlib.optim.control import AUTO_GAIN
 from hdlib.runs.probe import critical_betas, decades, recorded
 from hdlib.runs.spec import METHODS, RunSpec
 from hdlib.runs.store import Store
@@ -51,8 +50,8 @@ GUARDS: dict[str, dict[str, Any]] = {
     "transition to 0.001": dict(final_lr=1e-3, transition=10.0),
     "overshoot 0.1": dict(overshoot=0.1),
     "β = 0.5 / κ, at most × 2": dict(rule="curvature", beta=0.5, max_change=1.0),
-    "automatic": dict(rule="auto", beta=AUTO_GAIN),
-    "automatic, greedy": dict(rule="auto", beta=AUTO_GAIN, overshoot=0.0),
+    "automatic": dict(beta="auto"),
+    "automatic, greedy": dict(beta="auto", overshoot=0.0),
 }
 
 
@@ -209,12 +208,12 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
 
 def safe(spec: RunSpec) -> RunSpec:
     """Return the run that keeps to the bottom of each parabola: an automatic beta, and greedy as the plain rule is."""
-    return spec.with_(rule="auto", beta=AUTO_GAIN, overshoot=0.0)
+    return spec.with_(beta="auto", overshoot=0.0)
 
 
 def steps_looked_into(spec: RunSpec) -> int:
-    """Return how many steps are looked into: of the whole VGG, which takes minutes, only two: one curvature."""
-    return 2 if spec.model == "vgg" and spec.width_factor >= 1 else 100
+    """Return how many steps are looked into: all, but of the whole VGG, which takes minutes, two: one curvature."""
+    return 2 if spec.model == "vgg" and spec.width_factor >= 1 else spec.max_iterations or 100
 
 
 def name_of(width: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hdlib.optim.control import OPTIONS, Control, default_overshoot
+from hdlib.optim.control import AUTO_GAIN, OPTIONS, Control, default_overshoot
 
 Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -38,7 +38,9 @@ class RunSpec(BaseModel):
     depth: int = Field(2, ge=1, description="hidden layers of the MLP")
     method: Method = Field(description="optimiser")
     alpha0: float = Field(ge=0, allow_inf_nan=False, description="initial learning rate alpha_0")
-    beta: float = Field(0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines")
+    beta: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines, 'auto' for that rule"
+    )
     rule: Literal["additive", "multiplicative", "log", "curvature", "auto"] = Field(
         "additive", description="how alpha is updated"
     )
@@ -74,6 +76,8 @@ class RunSpec(BaseModel):
     train_images: int | None = Field(None, ge=1, description="of CIFAR-10: a fixed part of the images; None for all")
 
     def __init__(self, **fields: Any) -> None:
+        if isinstance(fields.get("beta"), str) and fields["beta"] == "auto":  # as the optimisers' hypergrad_lr
+            fields |= {"rule": "auto", "beta": AUTO_GAIN}
         try:
             super().__init__(**fields)
         except ValidationError as error:

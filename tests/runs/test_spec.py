@@ -77,3 +77,11 @@ def test_the_key_of_a_recorded_run_never_changes():
 def test_a_wrong_number_of_seeds_is_refused(seeds):
     with pytest.raises(SpecError, match="seeds is"):
         grid(seeds=seeds, method="sgd", alpha0=0.1, epochs=1)
+
+
+def test_an_automatic_beta_is_asked_for_as_of_the_optimisers():
+    spec = RunSpec(method="adam_hd", alpha0=0.1, beta="auto", epochs=1)
+    assert spec == RunSpec(method="adam_hd", alpha0=0.1, beta=1.0, rule="auto", epochs=1)
+    assert spec.control().rule == "auto"
+    with pytest.raises(SpecError, match="does not adapt"):
+        RunSpec(method="adam", alpha0=0.1, beta="auto", epochs=1)
