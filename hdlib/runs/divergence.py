@@ -160,7 +160,7 @@ def boundaries(models: int, methods: Sequence[str] = ("adam_hd", "sgd_hd"), **fi
 
 
 def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[str, list[RunSpec]]:
-    """The same for VGG, named "authors 0.125": both variants at some widths, and of whole ones the authors', one seed.
+    """The same for VGG, named "authors 0.125": both variants at some widths; of whole ones the authors', Adam-HD, once.
 
     Args:
         factors: channels over the paper's.
@@ -168,10 +168,12 @@ def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[
     """
     asked = {}
     for factor in factors:
-        for variant in ("authors", "paper") if factor < 1 else ("authors",):
+        whole = factor >= 1
+        for variant in ("authors",) if whole else ("authors", "paper"):
             common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=1e-3)
+            method = ["adam_hd"] if whole else ["adam_hd", "sgd_hd"]
             asked[f"{variant} {factor:g}"] = grid(
-                method=["adam_hd", "sgd_hd"], seeds=seeds if factor < 1 else 1, **(short(100) | common | fields)
+                method=method, seeds=1 if whole else seeds, **(short(100) | common | fields)
             )
     return asked
 
