@@ -48,7 +48,7 @@ class SGDHD(HypergradientOptimizer):
         nesterov: Nesterov momentum; needs a momentum and no dampening.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.SGD, bit for bit.
             "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
-            try first without tuning, from any small lr above 0.
+            try first without tuning, from any lr above 0: the first step is at most 0.3 of the parameters' norm.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
             1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what they are good
             for, are in `hdlib.optim.control.Control`.

@@ -178,6 +178,19 @@ def speed(store: str) -> str:
     )
 
 
+def ends(records: Sequence[Record]) -> str:
+    """Return one sentence: between which losses each hypergradient method and its baseline end."""
+    finals = frames.finals(records)
+    finals = finals[(finals["rule"] != "multiplicative") & (finals["decay"] == "none")]
+    told = []
+    for method, base in BASELINE.items():
+        ours, theirs = (finals[finals["method"] == m].groupby("alpha0")["train_loss"].mean() for m in (method, base))
+        if len(ours):
+            seeds = _seeds(finals[finals["method"] == method])
+            told.append(f"{LABELS[method]} {_range(ours)} ({seeds}), where {LABELS[base]} {_range(theirs)}")
+    return "; ".join(told) + "."
+
+
 def headline(records: Sequence[Record], family: str = "sgd") -> str:
     """Return one sentence: how far apart six initial learning rates end, without and with hypergradients."""
     finals = frames.finals(records)

@@ -99,7 +99,8 @@ PREDICTORS = {
     "largest": "2 / largest κ on the way",
     "growth": "growth of a deviation on the way",
 }
-GROWTHS = (2.0, 5.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6)  # how far a deviation may grow, tried by `with_growth`
+# How far a deviation may grow, tried by `with_growth`.
+GROWTHS = (2.0, 5.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
 
 
 def beta_of_growth(kappa: np.ndarray, factor: float, low: float = -12.0, high: float = 6.0) -> float:

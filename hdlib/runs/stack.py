@@ -309,7 +309,7 @@ class Cohort:
         self.backward(x)
         torch.pow(stack.t, self.exponent, out=self.decay)
         for arguments, options in self.updates:
-            first = options["control"].rule == "auto" and not stack.begun
+            first = options["adapts"] and options["control"].rule == "auto" and not stack.begun
             stack.functions.update(*arguments, stack.t, stack.floor, stack.scale, first=first, **options)
         values = torch.stack([self.loss.double(), self.alpha * self.decay, self.hypergrad])
         self.trail.index_copy_(0, stack.row, values[None])
@@ -452,7 +452,7 @@ def update(
         t: iteration, from 1.
         floor, scale: Adam's corrections of this step, 0-dim: powers of t must not be taken element by element.
         adapts: whether any of the runs has a beta.
-        first: whether this is the first step of a rule that limits it.
+        first: whether this is the first step of a rule that limits it, with `adapts`.
     """
     g = [gradient + weight_decay * weights for gradient, weights in zip(grad, theta, strict=True)]
     previous = state[-1]
@@ -467,8 +467,8 @@ def update(
         hypergrad.copy_(torch.where(beta == 0, 0.0, h))
         for key, value in kept.items():
             memory[key].copy_(torch.where(still, memory[key], value))
-    directions = []
-    for i in range(len(theta)):
+    used = None if first else _moves_by(alpha, decay, control, memory)
+    for i, weights in enumerate(theta):
         if name == "adam":
             m, v = state[0][i], state[1][i]
             rules.adam_moments_(m, v, g[i], *ADAM[:2])
@@ -480,18 +480,24 @@ def update(
             direction = g[i]
         if adapts:
             previous[i].copy_(direction)
-        directions.append(direction)
-    if first:
-        limited = first_alpha(alpha, per_run(theta, theta), per_run(directions, directions))
+        if used is not None:
+            rules.descend_(weights, direction, used)
+    if used is None:
+        limited = first_alpha(alpha, per_run(theta, theta), per_run(previous, previous))
         alpha.copy_(torch.where(beta == 0, alpha, limited))
-    gamma, kept = step_size(alpha, control, memory)
-    used = (gamma * decay).view(-1, 1, 1)
-    for key in initial_state(control):
-        memory[key].copy_(kept[key])
-    for weights, direction in zip(theta, directions, strict=True):
-        rules.descend_(weights, direction, used)
+        used = _moves_by(alpha, decay, control, memory)
+        for weights, direction in zip(theta, previous, strict=True):
+            rules.descend_(weights, direction, used)
     if adapts and control.needs_slope:
         memory["slope"].copy_(-per_run(g, previous))
+
+
+def _moves_by(alpha: Tensor, decay: Tensor, control: Control, memory: dict[str, Tensor]) -> Tensor:
+    """Return what the directions are multiplied with in this step, [k, 1, 1], and remember what belongs to it."""
+    gamma, kept = step_size(alpha, control, memory)
+    for key in initial_state(control):
+        memory[key].copy_(kept[key])
+    return (gamma * decay).view(-1, 1, 1)
 
 
 def per_run(a: list[Tensor], b: list[Tensor]) -> Tensor:
