@@ -22,21 +22,24 @@ def gradients(params, t):
 
 class TestCompile:
     @pytest.mark.parametrize(
-        ("name", "tensor_lr", "rule"),
+        ("name", "tensor_lr", "options"),
         [
-            ("sgd", False, "multiplicative"),
-            ("nesterov", True, "additive"),
-            ("adam", False, "additive"),
-            ("adam", True, "multiplicative"),
+            ("sgd", False, {"rule": "multiplicative"}),
+            ("nesterov", True, {}),
+            ("adam", False, {}),
+            ("adam", True, {"rule": "multiplicative"}),
+            ("nesterov", False, {"hypergrad_lr": "auto"}),
+            ("adam", True, {"hypergrad_lr": "auto"}),
         ],
     )
-    def test_a_compiled_step_follows_the_eager_one(self, name, tensor_lr, rule):
+    def test_a_compiled_step_follows_the_eager_one(self, name, tensor_lr, options):
         torch._dynamo.reset()
         outcomes = []
         for compiled in (False, True):
             params = tensors()
-            lr = {"lr": torch.tensor(0.01, dtype=torch.float64)} if tensor_lr else {"lr": 0.01}
-            optimizer = make(name, params, rule=rule, weight_decay=0.01, **lr)
+            lr = 1.0 if "hypergrad_lr" in options else 0.01  # the first automatic step is then limited
+            lr = torch.tensor(lr, dtype=torch.float64) if tensor_lr else lr
+            optimizer = make(name, params, lr=lr, weight_decay=0.01, **options)
             step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
             for t in range(4):
                 gradients(params, t)
@@ -108,6 +111,8 @@ class TestNoWait:
             (AdamHD, {"amsgrad": True, "weight_decay": 0.1, "rule": "multiplicative"}),
             (AdamHD, {"hypergrad_lr": 0.0}),
             (AdamWHD, {}),
+            (SGDHD, {"momentum": 0.9, "hypergrad_lr": "auto"}),
+            (AdamWHD, {"hypergrad_lr": "auto"}),
         ],
     )
     def test_a_step_on_cuda_never_asks_the_device_for_a_number(self, cls, values, way):

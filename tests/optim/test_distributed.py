@@ -21,6 +21,8 @@ METHODS = {
     "adam foreach": functools.partial(AdamHD, lr=0.01, hypergrad_lr=1e-4, foreach=True, amsgrad=True),
     "adamw": functools.partial(AdamWHD, lr=0.01, hypergrad_lr=1e-4, weight_decay=0.1),
     "adamw multiplicative": functools.partial(AdamWHD, lr=0.01, hypergrad_lr=0.05, rule="multiplicative"),
+    "nesterov automatic": functools.partial(SGDHD, lr=9.0, momentum=0.9, nesterov=True, hypergrad_lr="auto"),
+    "adamw automatic": functools.partial(AdamWHD, lr=1.0, hypergrad_lr="auto", weight_decay=0.1),
 }
 STEPS = 6
 WAYS = ["ddp", "fsdp", "dtensor"]
