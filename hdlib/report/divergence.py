@@ -513,8 +513,37 @@ def recommendation(automatic: Sequence[Record], plain: Sequence[Record], unguard
 
 def bar(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record]) -> str:
     """Say how often the automatic beta diverges, and where it beats every beta of the plain rule, and no HD."""
-    auto, rule, base = outcomes(automatic), outcomes(plain), outcomes(unguarded)
     lines = []
+    for method, n in _counted(automatic, plain, unguarded).items():
+        lines.append(
+            f"- {LABELS[method]}: {n['lost'] or 'none'} of {n['runs']} runs diverged. Its median loss is at or below "
+            f"the plain rule's in {n['beaten']} of the {n['pairs']} pairs of α₀ and β where that one converges, below "
+            f"no HD from {n['lower']} of {n['rates']} initial learning rates, and {_range(n['over_best'])} times that "
+            f"of the best fixed rate, α = {power_of_ten(n['best'])}."
+        )
+    return "\n".join(lines)
+
+
+def bar_in_all(comparisons: Sequence[tuple[Sequence[Record], Sequence[Record], Sequence[Record]]]) -> str:
+    """Say the same of several models together; each comparison is what `bar` takes."""
+    counts = [n for comparison in comparisons for n in _counted(*comparison).values()]
+    total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "beaten", "pairs", "lower", "rates")}
+    over = pd.concat([n["over_best"] for n in counts])
+    return (
+        f"In all of these comparisons, {total['lost'] or 'none'} of {total['runs']} runs with the automatic β "
+        f"diverged. It ended at or below the plain rule in {total['beaten']} of the {total['pairs']} pairs of α₀ and β "
+        f"where that one converges, and below no HD from {total['lower']} of {total['rates']} initial learning rates. "
+        f"Its loss is {scientific(over.median())} times that of the best of six fixed rates in the median, from "
+        f"{_range(over)}."
+    )
+
+
+def _counted(
+    automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record]
+) -> dict[str, dict[str, Any]]:
+    """Return for each method: runs and lost ones; pairs and beaten ones; rates and lower ones; over the best rate."""
+    auto, rule, base = outcomes(automatic), outcomes(plain), outcomes(unguarded)
+    found = {}
     for method in HD:
         own = auto[auto["method"] == method]
         if own.empty:
@@ -523,16 +552,17 @@ def bar(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequenc
         fixed = base[base["method"] == BASELINE[method]].groupby("alpha0")["loss"].median()
         cells = rule[rule["method"] == method].groupby(["alpha0", "beta"])["loss"].median()
         cells = cells[np.isfinite(cells)]
-        beaten = sum(ours[alpha0] <= loss for (alpha0, _), loss in cells.items())
-        lower = int((ours < fixed.reindex(ours.index)).sum())
-        lost = int(own["diverged"].sum())
-        lines.append(
-            f"- {LABELS[method]}: {lost if lost else 'none'} of {len(own)} runs diverged. Its median loss is at or "
-            f"below the plain rule's in {beaten} of the {len(cells)} pairs of α₀ and β where that one converges, "
-            f"below no HD from {lower} of {len(ours)} initial learning rates, and {_range(ours / fixed.min())} times "
-            f"that of the best fixed rate, α = {power_of_ten(fixed.idxmin())}."
+        found[method] = dict(
+            runs=len(own),
+            lost=int(own["diverged"].sum()),
+            pairs=len(cells),
+            beaten=sum(ours[alpha0] <= loss for (alpha0, _), loss in cells.items()),
+            rates=len(ours),
+            lower=int((ours < fixed.reindex(ours.index)).sum()),
+            over_best=ours / fixed.min(),
+            best=fixed.idxmin(),
         )
-    return "\n".join(lines)
+    return found
 
 
 def tolerances() -> str:
