@@ -56,6 +56,8 @@ JOBS = [
         dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-4, adam_beta=1e-7), TINY_MNIST),
     Job("online-tuning-implied", "online_tuning",
         dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-5, adam_beta=1e-7), TINY_MNIST),
+    Job("online-tuning-automatic", "online_tuning",
+        dict(model="mlp", epochs=50, seeds=5, sgd_beta="auto", adam_beta="auto"), TINY_MNIST),
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST),
     Job("divergence", "divergence", dict(points=25, wide_guard_seeds=3, long_seeds=3), TINY_DIVERGENCE),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
