@@ -43,6 +43,7 @@ TINY = {
         "points": 3,
         "phase_seeds": 1,
         "phase_widths": [30],
+        "phase_models": 2,
         "logreg_iterations": 10,
         "mlp_iterations": 10,
         "models": 5,

@@ -251,51 +251,93 @@ def phases(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def phase_diagram(
-    records: Sequence[Record], boundary: dict[str, float], name: str, caption: str, late: float = 30.0
-) -> Figure:
+def phase_diagram(records: Sequence[Record], boundary: dict[str, float], name: str, caption: str) -> Figure:
     """Draw what happened on a grid of alpha_0 and beta, with the predicted critical beta of each method over it.
 
     Args:
         boundary: beta by method, where it is predicted.
-        late: the iteration from which a divergence is drawn lightest.
     """
     cells = phases(records)
-    methods = [method for method in HD if (cells["method"] == method).any()]
 
     def draw(theme: Theme) -> plt.Figure:
-        figure, axes = plt.subplots(1, len(methods), figsize=(9, 3.9), sharey=True, squeeze=False)
-        ground = np.array(to_rgb(theme.background))
-        for axis, method in zip(axes[0], methods, strict=True):
-            own = cells[cells["method"] == method]
-            rates, betas = sorted(own["alpha0"].unique()), sorted(own["beta"].unique())
-            image = np.ones((len(betas), len(rates), 3)) * ground
-            for cell in own.itertuples():
-                color = np.array(to_rgb(KIND_COLORS[cell.kind]))
-                if cell.kind == "diverged":
-                    fade = min(1.0, np.log1p(cell.iteration) / np.log1p(late)) * 0.6
-                    color = (1 - fade) * color + fade * ground
-                image[betas.index(cell.beta), rates.index(cell.alpha0)] = color
-            axis.pcolormesh(_edges(rates), _edges(betas), image, edgecolors=theme.background, linewidth=0.3)
-            ringing = own[own["kind"] == "ringing"]
-            axis.plot(ringing["alpha0"], ringing["beta"], ".", color=theme.background, markersize=2.5)
-            if method in boundary:
-                axis.axhline(boundary[method], color=theme.text, lw=1.6, ls=(0, (4, 2)))
-            axis.set(xscale="log", yscale="log", title=LABELS[method], xlabel="initial learning rate α₀")
-            axis.set(xlim=_ends(rates), ylim=_ends(betas))
-            axis.grid(False)
-        axes[0, 0].set_ylabel("β")
-        handles = [Patch(color=KIND_COLORS[kind], label=KIND_NAMES[kind]) for kind in KINDS]
-        handles.append(Line2D([], [], color=theme.text, ls=(0, (4, 2)), label="predicted boundary"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize="small")
+        figure, axes = plt.subplots(1, len(HD), figsize=(9, 3.9), sharey=True)
+        for axis, method in zip(axes, HD, strict=True):
+            _phase_panel(axis, cells[cells["method"] == method], boundary.get(method), theme)
+            axis.set(title=LABELS[method], xlabel="initial learning rate α₀")
+        axes[0].set_ylabel("β")
+        _phase_legend(figure, theme)
         return figure
 
+    alt = f"Outcome by alpha_0 and beta. Cells: {_told(cells)}."
+    return Figure(draw, name, alt, cells, frames.note(records), caption)
+
+
+def phase_diagrams(
+    diagrams: dict[str, Sequence[Record]], boundaries: dict[str, dict[str, float]], name: str, caption: str
+) -> Figure:
+    """Draw the phase diagrams of several models, a row each.
+
+    Args:
+        diagrams: records by model.
+        boundaries: beta by model and method, where it is predicted.
+    """
+    cells = {model: phases(records) for model, records in diagrams.items()}
+
+    def draw(theme: Theme) -> plt.Figure:
+        rows = len(cells)
+        figure, axes = plt.subplots(
+            rows, len(HD), figsize=(9, 2.1 * rows + 0.8), sharex=True, sharey=True, squeeze=False
+        )
+        for row, (model, own) in zip(axes, cells.items(), strict=True):
+            for axis, method in zip(row, HD, strict=True):
+                _phase_panel(axis, own[own["method"] == method], boundaries.get(model, {}).get(method), theme)
+            row[0].set_ylabel(model.replace(", ", ",\n") + "\n\nβ")
+        for axis, method in zip(axes[0], HD, strict=True):
+            axis.set_title(LABELS[method])
+        for axis in axes[-1]:
+            axis.set_xlabel("initial learning rate α₀")
+        _phase_legend(figure, theme)
+        return figure
+
+    told = " ".join(f"{model}: {_told(own)}." for model, own in cells.items())
+    records = [record for own in diagrams.values() for record in own]
+    data = pd.concat([own.assign(model=model) for model, own in cells.items()])
+    alt = f"Outcome by alpha_0 and beta, a row a model. {told}"
+    return Figure(draw, name, alt, data, frames.note(records), caption)
+
+
+def _phase_panel(axis: plt.Axes, own: pd.DataFrame, boundary: float | None, theme: Theme, late: float = 30.0) -> None:
+    """Draw one method's cells; a divergence is drawn lightest from the iteration `late`."""
+    ground = np.array(to_rgb(theme.background))
+    rates, betas = sorted(own["alpha0"].unique()), sorted(own["beta"].unique())
+    image = np.ones((len(betas), len(rates), 3)) * ground
+    for cell in own.itertuples():
+        color = np.array(to_rgb(KIND_COLORS[cell.kind]))
+        if cell.kind == "diverged":
+            fade = min(1.0, np.log1p(cell.iteration) / np.log1p(late)) * 0.6
+            color = (1 - fade) * color + fade * ground
+        image[betas.index(cell.beta), rates.index(cell.alpha0)] = color
+    axis.pcolormesh(_edges(rates), _edges(betas), image, edgecolors=theme.background, linewidth=0.3)
+    ringing = own[own["kind"] == "ringing"]
+    axis.plot(ringing["alpha0"], ringing["beta"], ".", color=theme.background, markersize=2.5)
+    if boundary is not None:
+        axis.axhline(boundary, color=theme.text, lw=1.6, ls=(0, (4, 2)))
+    axis.set(xscale="log", yscale="log", xlim=_ends(rates), ylim=_ends(betas))
+    axis.grid(False)
+
+
+def _phase_legend(figure: plt.Figure, theme: Theme) -> None:
+    handles = [Patch(color=KIND_COLORS[kind], label=KIND_NAMES[kind]) for kind in KINDS]
+    handles.append(Line2D([], [], color=theme.text, ls=(0, (4, 2)), label="predicted boundary"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize="small")
+
+
+def _told(cells: pd.DataFrame) -> str:
     counts = cells.groupby(["method", "kind"]).size()
-    told = "; ".join(
+    return "; ".join(
         f"{LABELS[method]}: " + ", ".join(f"{counts.get((method, kind), 0)} {KIND_NAMES[kind]}" for kind in KINDS)
-        for method in methods
+        for method in HD
     )
-    return Figure(draw, name, f"Outcome by alpha_0 and beta. Cells: {told}.", cells, frames.note(records), caption)
 
 
 def phase_sentences(records: Sequence[Record]) -> str:
@@ -311,6 +353,21 @@ def phase_sentences(records: Sequence[Record]) -> str:
         )
         lines.append(text)
     return "\n".join(lines)
+
+
+def firsts(diagrams: dict[str, Sequence[Record]]) -> Table:
+    """Return, for each model and method, the smallest beta of the grid at which a cell diverged, and how many did."""
+    rows = []
+    for model, records in diagrams.items():
+        row = {"model": model}
+        cells = phases(records)
+        for method in HD:
+            lost = cells[(cells["method"] == method) & (cells["kind"] == "diverged")]
+            total = int((cells["method"] == method).sum())
+            first = f"β from {scientific(lost['beta'].min())}" if len(lost) else "none"
+            row[LABELS[method]] = f"{first}; {len(lost)} of {total}"
+        rows.append(row)
+    return Table(pd.DataFrame(rows), "The smallest β of the grid at which a pair diverged, and how many pairs did.")
 
 
 # -- predicted

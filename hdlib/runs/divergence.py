@@ -36,6 +36,17 @@ VARIED: dict[str, dict[str, Any]] = {
     "2 layers of 100, inputs × 3": dict(model="mlp", depth=2, width=100, input_scale=3.0),
 }
 
+# Those that differ from a narrow perceptron in one thing, for phase diagrams; batches of 1024 take too long for one.
+OTHERS = [
+    "2 layers of 30",
+    "1 layer of 100",
+    "3 layers of 100",
+    "5 layers of 100",
+    "2 layers of 100, batches of 16",
+    "2 layers of 100, inputs × 0.3",
+    "2 layers of 100, inputs × 3",
+]
+
 # The guards that are compared: what each adds to the plain rule, and the beta of those that have one of their own.
 GUARDS: dict[str, dict[str, Any]] = {
     "plain": {},
