@@ -63,7 +63,7 @@ class Control:
 
             "auto" is beta = c_t / kappa with the curvature ``|s| / alpha`` that would make the last step exactly
             right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model. Its
-            first alpha is at most 0.3 |theta_0| / |D_1| (`first_alpha`).
+            first alpha is at most ``0.3 |theta_0| / |D_1|`` (`first_alpha`).
         min_lr: lower bound of alpha.
         max_lr: upper bound of alpha.
         max_change: bound on ``|alpha_t - alpha_{t-1}| / |alpha_{t-1}|``; below 1 alpha keeps its sign.
