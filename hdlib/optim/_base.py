@@ -356,14 +356,14 @@ class HypergradientOptimizer(Optimizer):
                 for p, g in zip(part.params, part.grads, strict=True):
                     g, p = precise(gradient(group, g, p, l2_of(group))), precise(p)
                     d = self._first_direction(group, g, p)
-                    found.append((part.mesh, [rules.dot(p, p).double(), rules.dot(d, d).double()]))
+                    found.append((part.mesh, [total([rules.dot(p, p)]), total([rules.dot(d, d)])]))
         alpha = groups[0]["lr"]
         sizes = over_meshes(found, 2)
         if isinstance(alpha, Tensor):
             sizes = [torch.as_tensor(value, dtype=alpha.dtype, device=alpha.device) for value in sizes]
         else:
             sizes = [float(value) for value in sizes]
-        remember(groups, {"lr": control.first_alpha(alpha, *sizes)})
+        remember(groups, {"lr": control.first_alpha(alpha, options_of(groups[0]), *sizes)})
 
     def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
         """Return -D_1 of one tensor from its gradient g_1."""

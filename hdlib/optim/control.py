@@ -219,20 +219,22 @@ def next_alpha(
     return _clip(proposed, control.min_lr, control.max_lr), state
 
 
-def first_alpha(alpha: Scalar, params_sq: Scalar, direction_sq: Scalar) -> Scalar:
+def first_alpha(alpha: Scalar, control: Control, params_sq: Scalar, direction_sq: Scalar) -> Scalar:
     """Return alpha_1 of the rule "auto": alpha_0, or less if the first step would move the parameters too far.
 
     Nothing is known of the curvature then, and what a first step of ten times the weights' size destroys is not
-    made good later. Parameters that are all zero have no size, and no bound.
+    made good later. Parameters that are all zero have no size, and no bound. What is less stays within the bounds.
 
     Args:
         alpha: alpha_0.
+        control: the bounds of alpha.
         params_sq: |theta_0|^2.
         direction_sq: |D_1|^2.
     """
     size, length = cast(Any, params_sq) ** 0.5, cast(Any, direction_sq) ** 0.5
     far = (size > 0) & _finite(length) & (alpha * length > AUTO_FIRST * size)
-    return _where(far, AUTO_FIRST * size / (length + (length == 0)), alpha)
+    less = _clip(AUTO_FIRST * size / (length + (length == 0)), control.min_lr, control.max_lr)
+    return _where(far, less, alpha)
 
 
 def step_size(alpha: Scalar, control: Control, state: State) -> tuple[Scalar, State]:

@@ -355,7 +355,7 @@ def phase_sentences(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def firsts(diagrams: dict[str, Sequence[Record]]) -> Table:
+def first_divergences(diagrams: dict[str, Sequence[Record]]) -> Table:
     """Return, for each model and method, the smallest beta of the grid at which a cell diverged, and how many did."""
     rows = []
     for model, records in diagrams.items():

@@ -483,7 +483,7 @@ def update(
         if used is not None:
             rules.descend_(weights, direction, used)
     if used is None:
-        limited = first_alpha(alpha, per_run(theta, theta), per_run(previous, previous))
+        limited = first_alpha(alpha, control, per_run(theta, theta), per_run(previous, previous))
         alpha.copy_(torch.where(beta == 0, alpha, limited))
         used = _moves_by(alpha, decay, control, memory)
         for weights, direction in zip(theta, previous, strict=True):

@@ -76,11 +76,13 @@ def test_the_automatic_rule_tolerates_an_overshoot_that_fades():
 
 @pytest.mark.parametrize("number", [float, torch.tensor], ids=["float", "tensor"])
 def test_the_first_alpha_is_limited_by_the_size_of_the_parameters(number):
-    limited = partial(control.first_alpha, number(0.5))
+    limited = partial(control.first_alpha, number(0.5), Control(rule="auto"))
     assert float(limited(number(4.0), number(100.0))) == pytest.approx(control.AUTO_FIRST * 2.0 / 10.0)
     assert float(limited(number(1e6), number(1.0))) == 0.5
     for nothing_known in ((0.0, 1.0), (1.0, 0.0), (1.0, INF), (1.0, NAN)):
         assert float(limited(*map(number, nothing_known))) == 0.5
+    bounded = control.first_alpha(number(0.5), Control(rule="auto", min_lr=0.1), number(4.0), number(100.0))
+    assert float(bounded) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", METHODS)
