@@ -251,31 +251,10 @@ def phases(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def phase_diagram(records: Sequence[Record], boundary: dict[str, float], name: str, caption: str) -> Figure:
-    """Draw what happened on a grid of alpha_0 and beta, with the predicted critical beta of each method over it.
-
-    Args:
-        boundary: beta by method, where it is predicted.
-    """
-    cells = phases(records)
-
-    def draw(theme: Theme) -> plt.Figure:
-        figure, axes = plt.subplots(1, len(HD), figsize=(9, 3.9), sharey=True)
-        for axis, method in zip(axes, HD, strict=True):
-            _phase_panel(axis, cells[cells["method"] == method], boundary.get(method), theme)
-            axis.set(title=LABELS[method], xlabel="initial learning rate α₀")
-        axes[0].set_ylabel("β")
-        _phase_legend(figure, theme)
-        return figure
-
-    alt = f"Outcome by alpha_0 and beta. Cells: {_told(cells)}."
-    return Figure(draw, name, alt, cells, frames.note(records), caption)
-
-
 def phase_diagrams(
     diagrams: dict[str, Sequence[Record]], boundaries: dict[str, dict[str, float]], name: str, caption: str
 ) -> Figure:
-    """Draw the phase diagrams of several models, a row each.
+    """Draw what happened on a grid of alpha_0 and beta, a row a model, with the predicted critical betas over it.
 
     Args:
         diagrams: records by model.
@@ -285,9 +264,8 @@ def phase_diagrams(
 
     def draw(theme: Theme) -> plt.Figure:
         rows = len(cells)
-        figure, axes = plt.subplots(
-            rows, len(HD), figsize=(9, 2.1 * rows + 0.8), sharex=True, sharey=True, squeeze=False
-        )
+        size = (9, (3.1 if rows == 1 else 2.1) * rows + 0.8)
+        figure, axes = plt.subplots(rows, len(HD), figsize=size, sharex=True, sharey=True, squeeze=False)
         for row, (model, own) in zip(axes, cells.items(), strict=True):
             for axis, method in zip(row, HD, strict=True):
                 _phase_panel(axis, own[own["method"] == method], boundaries.get(model, {}).get(method), theme)
