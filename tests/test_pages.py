@@ -246,6 +246,7 @@ def test_a_missing_notebook_is_named(project, monkeypatch):
         ("page: {notebook: not}", "no notebook not.md"),
         ("page: {notebook: note, parameter: {steps: 1}}", "the entry 'parameter'"),
         ("page: {notebook: note, parameters: [steps]}", "the parameters ['steps']"),
+        ("page: {notebook: note}\npage: {notebook: note, parameters: {steps: 2}}", "lists page page 2 times"),
         ("first: {notebook: note}\nlast: {notebook: note, parameters: {step: 1}}", "no parameter 'step'"),
     ],
 )

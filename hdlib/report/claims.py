@@ -8,6 +8,7 @@ not reproduced if none does, partly otherwise, and not tested where there are no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +16,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hdlib.optim.control import Control
-from hdlib.report import paper, performance
+from hdlib.report import paper, performance, vgg
 from hdlib.report.style import LABELS, Table, power_of_ten, significant
-from hdlib.runs import BASELINE, Record
+from hdlib.runs import BASELINE, PAPERS, RECORDING, Record
 
 Cases = dict[str, pd.Series]  # of scores, indexed by seed
 VERDICTS = ("reproduced", "partly", "not reproduced", "not tested")
+VGGS = frozenset(("variant", "width_factor", "train_images", "precision"))  # what runs of VGG differ in besides
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -123,18 +125,18 @@ def _effect(v: Verdict) -> str:
 
 
 def select(records: Iterable[Record], **fields) -> list[Record]:
-    """Return the records whose specs have these values, on the paper's models, without guards and limits."""
-    wanted = {"rule": "additive", "target_loss": None, "max_iterations": None, "batch_size": 128} | fields
-    found = []
-    for record in records:
-        spec = record.spec
-        if spec.model == "mlp" and (spec.width, spec.depth) != (1000, 2):
-            continue
-        if spec.control() not in (Control(), Control(rule="multiplicative")) or spec.input_scale != 1:
-            continue
-        if all(getattr(spec, name) == value for name, value in wanted.items()):
-            found.append(record)
-    return found
+    """Return the records whose specs have these values, and otherwise differ only in what the paper's runs differ in.
+
+    The rule is the additive one unless another is named, of VGG any precision and any values not named are taken.
+    """
+    wanted = {"rule": "additive"} | fields
+    may_differ = PAPERS | RECORDING | VGGS | fields.keys()
+    return [
+        record
+        for record in records
+        if record.spec.changed <= may_differ
+        and all(getattr(record.spec, name) == value for name, value in wanted.items())
+    ]
 
 
 def finals(records: Sequence[Record], column: str = "train_loss") -> pd.Series:
@@ -191,16 +193,17 @@ def outperforms(
     def cases(records: Sequence[Record]) -> Cases:
         found = {}
         for task, model in tasks:
-            for method in methods:
+            for method, variant in itertools.product(methods, vgg.VARIANTS if model == "vgg" else ["authors"]):
                 beta = {"adam_hd": 1e-8 if model == "vgg" else 1e-7}.get(method, 1e-3)
-                size = dict(task=task, model=model, width_factor=1.0, train_images=None)  # a smaller VGG tests nothing
-                ours = _longest(records, method=method, alpha0=1e-3, beta=beta, **size)
+                size = dict(width_factor=1.0, train_images=None)  # a smaller VGG tests nothing
+                same = dict(task=task, model=model, variant=variant, alpha0=1e-3, **size)
+                ours = _longest(records, method=method, beta=beta, **same)
                 if not ours or ours[0].spec.epochs < at_least:
                     continue
                 epochs = ours[0].spec.epochs
-                same = dict(method=BASELINE[method], alpha0=1e-3, epochs=epochs, **size)
-                theirs = select(records, decay="none", **same)
-                name = f"{LABELS[method]} on {_model(model)}, {epochs} epochs"
+                theirs = select(records, method=BASELINE[method], decay="none", epochs=epochs, **same)
+                of = _model(model) + (f" as in {vgg.VARIANTS[variant]}" if model == "vgg" else "")
+                name = f"{LABELS[method]} on {of}, {epochs} epochs"
                 found[name] = log_ratio(finals(ours, column) * by, finals(theirs, column))
         return found
 
@@ -263,8 +266,8 @@ def grid_search(inside: Callable[[str, float, float], bool], decay: str, toleran
         aimed = [
             r
             for r in records
-            if r.spec.task == "mnist" and r.spec.model == "logreg" and r.spec.target_loss == 0.29
-            and getattr(r.spec, "target_of", "minibatch") == "minibatch" and r.spec.control() == Control()
+            if (r.spec.task, r.spec.model, r.spec.rule, r.spec.target_loss) == ("mnist", "logreg", "additive", 0.29)
+            and r.spec.changed <= PAPERS | RECORDING | {"target_loss", "max_iterations"}
         ]  # fmt: skip
 
         def took(runs: list[Record]) -> pd.Series:
@@ -319,9 +322,9 @@ def all_diverge(records: Sequence[Record]) -> Cases:
         runs = [
             r
             for r in records
-            if (r.spec.task, r.spec.model, r.spec.width, r.spec.depth) == ("mnist", "mlp", 1000, 2)
+            if (r.spec.task, r.spec.model, r.spec.rule) == ("mnist", "mlp", "additive")
             and (r.spec.method, r.spec.beta, r.spec.alpha0) == ("adam_hd", 1e-4, rate)
-            and r.spec.control() == Control() and r.spec.input_scale == 1 and r.spec.batch_size == 128
+            and r.spec.changed <= PAPERS | RECORDING | {"max_iterations"}
         ]  # fmt: skip
         scores = {r.spec.seed: -1.0 if r.outcome == "diverged" else 1.0 for r in runs}
         found[f"α₀ = {power_of_ten(rate)}"] = pd.Series(scores, dtype=float)

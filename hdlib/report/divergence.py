@@ -41,11 +41,11 @@ def outcomes(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for record in records:
         spec, diverged = record.spec, record.outcome == "diverged"
+        iterations, losses, alphas = (record.trace[name].to_numpy() for name in ("iteration", "loss", "alpha"))
         if diverged:
             loss = np.inf
-        elif len(record.trace):
-            tail = record.trace["iteration"] > 0.8 * record.iterations
-            loss = record.trace.loc[tail, "loss"].mean()
+        elif len(losses):
+            loss = losses[iterations > 0.8 * record.iterations].mean(dtype=float)
         else:
             loss = record.epochs["train_loss"].iloc[-1]
         rows.append(
@@ -56,7 +56,7 @@ def outcomes(records: Sequence[Record]) -> pd.DataFrame:
                 seed=spec.seed,
                 diverged=diverged,
                 iterations=record.iterations,
-                lowest=record.trace["alpha"].min() if len(record.trace) else np.nan,
+                lowest=np.fmin.reduce(alphas, initial=np.nan),
                 loss=loss,
             )
         )
@@ -226,29 +226,22 @@ def phases(records: Sequence[Record]) -> pd.DataFrame:
     otherwise "better" or "worse" than the baseline from the same alpha_0 in the median final loss.
     """
     runs = outcomes(records)
-    base = runs[~runs["method"].isin(HD)].groupby(["method", "alpha0"])["loss"].median()
-    rows = []
-    for (method, alpha0, beta), cell in runs[runs["method"].isin(HD)].groupby(["method", "alpha0", "beta"]):
-        loss = cell["loss"].median()
-        if cell["diverged"].mean() >= 0.5:
-            kind = "diverged"
-        elif (cell["lowest"] < 0).mean() >= 0.5:
-            kind = "ringing"
-        else:
-            kind = "better" if loss < base[BASELINE[method], alpha0] else "worse"
-        rows.append(
-            dict(
-                method=method,
-                alpha0=alpha0,
-                beta=beta,
-                kind=kind,
-                seeds=len(cell),
-                loss=loss,
-                baseline=base[BASELINE[method], alpha0],
-                iteration=cell.loc[cell["diverged"], "iterations"].median(),
-            )
-        )
-    return pd.DataFrame(rows)
+    adapts = runs["method"].isin(HD)
+    base = runs[~adapts].groupby(["method", "alpha0"])["loss"].median()
+    runs["negative"] = runs["lowest"] < 0
+    runs["lost_at"] = runs["iterations"].where(runs["diverged"])
+    cells = runs[adapts].groupby(["method", "alpha0", "beta"], as_index=False)
+    cells = cells.agg(
+        seeds=("seed", "size"),
+        loss=("loss", "median"),
+        diverged=("diverged", "mean"),
+        negative=("negative", "mean"),
+        iteration=("lost_at", "median"),
+    )
+    cells["baseline"] = base.loc[pd.MultiIndex.from_arrays([cells["method"].map(BASELINE), cells["alpha0"]])].to_numpy()
+    happened = [cells["diverged"] >= 0.5, cells["negative"] >= 0.5, cells["loss"] < cells["baseline"]]
+    cells["kind"] = np.select(happened, ["diverged", "ringing", "better"], "worse")
+    return cells[["method", "alpha0", "beta", "kind", "seeds", "loss", "baseline", "iteration"]]
 
 
 def phase_diagrams(

@@ -73,12 +73,17 @@ def read_pages(root: Path) -> list[Page]:
     Raises:
         PageError: the file is not what it should be, or a notebook is missing or lacks a parameter.
     """
+    text = (root / "book" / "pages.yml").read_text(encoding="utf-8")
     try:
-        listed = yaml.safe_load((root / "book" / "pages.yml").read_text(encoding="utf-8"))
+        listed, parsed = yaml.safe_load(text), yaml.compose(text)
     except yaml.YAMLError as error:
         raise PageError(f"book/pages.yml is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(listed, dict) or not listed:
         raise PageError("book/pages.yml lists no pages: give each a name and its notebook.")
+    names = [key.value for key, _ in parsed.value]  # YAML would keep the last of two silently
+    for name in names:
+        if names.count(name) > 1:
+            raise PageError(f"book/pages.yml lists page {name} {names.count(name)} times: give each page its own name.")
     pages = [_page(str(name), entry) for name, entry in listed.items()]
     for page in pages:
         check_parameters(page.source(root), page.parameters)

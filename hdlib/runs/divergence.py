@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.runs.probe import critical_betas, decades, recorded
-from hdlib.runs.spec import METHODS, RunSpec
+from hdlib.runs.spec import METHODS, PAPERS, RunSpec
 from hdlib.runs.store import Store
 from hdlib.runs.sweep import grid
 from hdlib.tasks import build_model
@@ -265,12 +265,8 @@ def mlp_candidates(epochs: int, **fields: Any) -> list[RunSpec]:
 
 def is_online_tuning(spec: RunSpec, task: str) -> bool:
     """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
-    if spec.task != task or spec.model not in ("logreg", "mlp"):
-        return False
-    defaults = RunSpec(method=spec.method, alpha0=spec.alpha0, beta=spec.beta, epochs=spec.epochs, decay=spec.decay)
-    varies = {"model": spec.model, "seed": spec.seed, "early": spec.early, "task": task}
     informative = spec.method in ("sgd_hd", "adam_hd", "adam") and spec.epochs >= 3 and spec.alpha0 in PAPER_RATES
-    return informative and spec == defaults.with_(**varies)
+    return informative and spec.task == task and spec.changed <= (PAPERS | {"early"}) - {"rule"}
 
 
 def parameter_count(spec: RunSpec) -> int:

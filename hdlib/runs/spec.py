@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +15,10 @@ from hdlib.optim.control import AUTO_GAIN, OPTIONS, Control, default_overshoot
 Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd"]
 METHODS: tuple[str, ...] = get_args(Method)
 BASELINE = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
+
+# In what the paper's runs with logistic regression and the perceptron differ, and what only says how much is recorded.
+PAPERS = frozenset(("task", "model", "method", "alpha0", "beta", "rule", "decay", "epochs", "seed"))
+RECORDING = frozenset(("early", "validate_every"))
 
 
 class SpecError(ValueError):
@@ -131,7 +136,12 @@ class RunSpec(BaseModel):
             options["overshoot"] = default_overshoot(self.rule, momentum, nesterov=self.method == "sgdn_hd")
         return Control(**options)
 
-    @property
+    @cached_property
+    def changed(self) -> frozenset[str]:
+        """The names of the fields that do not have their default value."""
+        return frozenset(self.model_dump(exclude_defaults=True))
+
+    @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for the spec: equal specs, equal keys."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -165,14 +165,11 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
     filters = None if keys is None else [("key", "in", sorted(keys))]
     table = pq.read_table(_content(path), filters=filters)
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+    epochs, traces = _frames(columns, "epochs", EPOCH_COLUMNS), _frames(columns, "trace", TRACE_COLUMNS)
     records = []
-    for i in range(table.num_rows):
-        frames = {
-            kind: pd.DataFrame({name: columns[f"{kind}.{name}"][i].values.to_numpy() for name in names})
-            for kind, names in (("epochs", EPOCH_COLUMNS), ("trace", TRACE_COLUMNS))
-        }
-        spec = RunSpec(**json.loads(columns["spec"][i].as_py()))
-        if spec.key != columns["key"][i].as_py():
+    for i, (key, text) in enumerate(zip(columns["key"].to_pylist(), columns["spec"].to_pylist(), strict=True)):
+        spec = RunSpec(**json.loads(text))
+        if spec.key != key:
             raise ValueError("a record's key does not belong to its spec")
         records.append(
             Record(
@@ -180,7 +177,20 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
                 outcome=columns["outcome"][i].as_py(),
                 iterations=columns["iterations"][i].as_py(),
                 provenance=json.loads(columns["provenance"][i].as_py()),
-                **frames,
+                epochs=epochs[i],
+                trace=traces[i],
             )
         )
     return records
+
+
+def _frames(columns: dict[str, pa.ListArray], kind: str, names: Sequence[str]) -> list[pd.DataFrame]:
+    """Return the histories of one kind, one a record: slices of one frame, because making frames is slow."""
+    together = pd.DataFrame({name: columns[f"{kind}.{name}"].flatten().to_numpy() for name in names})
+    ends = np.cumsum(columns[f"{kind}.{names[0]}"].value_lengths())
+    frames = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        frame = together.iloc[start:end]
+        frame.index = pd.RangeIndex(len(frame))
+        frames.append(frame)
+    return frames

@@ -73,6 +73,26 @@ def test_the_grid_search_is_judged_outside_the_papers_red_region_alone():
     assert judge(claim, [*base, red, same, never]).verdict == "partly"
 
 
+def test_only_the_papers_own_settings_are_selected():
+    plain = run(0.3, method="sgd_hd", alpha0=1e-3, beta=1e-3, validate_every=2, early=0)
+    others = dict(max_lr=0.1), dict(scaling="adam"), dict(batch_size=64), dict(momentum=0.5), dict(rule="log")
+    records = [run(0.3, method="sgd_hd", alpha0=1e-3, beta=1e-3, **other) for other in others]
+    records += [run(0.3, model="mlp", width=100, method="sgd", alpha0=1e-3), plain]
+    assert claims.select(records) == [plain]
+    assert claims.select(records, rule="log") == [records[4]]
+
+
+def test_variants_of_vgg_are_judged_apart():
+    [claim] = [c for c in CLAIMS if c.text.startswith("On VGG, Adam-HD")]
+    vgg = dict(task="cifar10", model="vgg", alpha0=1e-3, epochs=200)
+    records = [run(0.2, method="adam", **vgg), run(0.1, method="adam_hd", beta=1e-8, **vgg)]
+    assert judge(claim, records).verdict == "reproduced"
+    as_told = vgg | {"variant": "paper"}
+    records += [run(0.2, method="adam", **as_told), run(0.4, method="adam_hd", beta=1e-8, **as_told)]
+    verdict = judge(claim, records)
+    assert verdict.verdict == "partly" and "the paper's text" in verdict.fails[0]
+
+
 def test_the_red_region_is_the_papers():
     powers = [10.0**k for k in range(-6, 0)]
     counts = [sum(claims.is_red(m, a, b) for a in powers for b in powers) for m in ("sgd_hd", "sgdn_hd", "adam_hd")]

@@ -66,6 +66,12 @@ def test_keys_are_equal_for_equal_specs_and_differ_otherwise():
     assert len({spec.key for spec in grid(seeds=3, alpha0=[0.1, 0.01], method="sgd", epochs=[1, 2])}) == 12
 
 
+def test_what_a_spec_changes_is_what_differs_from_the_defaults():
+    spec = RunSpec(method="sgd", alpha0=0.1, epochs=1, momentum=0.9, width=1000)
+    assert spec.changed == {"method", "alpha0", "epochs"}
+    assert "width" in RunSpec(method="sgd", alpha0=0.1, epochs=1, model="mlp", width=100).changed
+
+
 def test_the_key_of_a_recorded_run_never_changes():
     """Every record in results/ is found by this key: a changed default or name would lose them all."""
     spec = RunSpec(method="sgd", alpha0=0.1, epochs=1)
