@@ -226,8 +226,9 @@ class HypergradientOptimizer(Optimizer):
                 self._observe(group, part)
         gamma, state = control.step_size(first["lr"], options, first)
         for group, some in zip(groups, parts, strict=True):
-            alpha, group["lr"] = group["lr"], gamma
+            alpha = group["lr"]
             for part in some:
+                group["lr"] = gamma if isinstance(gamma, Tensor) else in_range(gamma, group, part.params)
                 self._descend(group, part)
             group["lr"] = alpha
         remember(groups, {name: state[name] for name in control.initial_state(options)})
@@ -489,6 +490,19 @@ def _place_alpha(group: Group) -> None:
         for name in ("lr", "slope", *state):
             value = torch.as_tensor(group[name], dtype=dtype, device=device).reshape(())
             group[name] = value if group["differentiable"] else value.detach().clone()
+
+
+def in_range(alpha: float, group: Group, tensors: Sequence[Tensor]) -> float:
+    """Return alpha, infinite where it is beyond what the tensors hold.
+
+    torch refuses to multiply by such a number. It is where a run that is lost comes by, and that should end in losses
+    that are not finite, for which training loops look, and not in an error in the middle of a step.
+    """
+    if abs(alpha) < 1.0:
+        return alpha
+    first = 1 - group["betas"][0] if "betas" in group else 1.0  # Adam divides alpha by 1 - b1^t
+    largest = min(torch.finfo(dtype).max for dtype in {tensor.dtype for tensor in tensors}) * first
+    return math.copysign(math.inf, alpha) if abs(alpha) > largest else alpha
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from hdlib.optim._base import (
     check_number,
     chunks,
     gradient,
+    in_range,
     plain,
     precise,
 )
@@ -391,7 +392,7 @@ def _torch_step(group: Group, part: Part) -> None:
     alpha = group["lr"]
     if isinstance(alpha, Tensor):
         if on_cpu and not group["differentiable"] and not torch.compiler.is_compiling():
-            alpha = alpha.item()
+            alpha = in_range(alpha.item(), group, part.params)
         elif not group["differentiable"] and not any(p.dtype == torch.float64 for p in part.params):
             alpha = alpha.float()
     adam(

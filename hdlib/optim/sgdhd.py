@@ -25,6 +25,7 @@ from hdlib.optim._base import (
     check_number,
     chunks,
     gradient,
+    in_range,
     plain,
 )
 
@@ -187,7 +188,7 @@ class SGDHD(HypergradientOptimizer):
         elif part.way == "foreach" and isinstance(alpha, Tensor) and alpha.device.type != "cpu":
             torch._foreach_sub_(part.params, torch._foreach_mul(directions, alpha.to(_precision(part.params))))
         elif part.way == "foreach":
-            torch._foreach_add_(part.params, directions, alpha=-float(alpha))
+            torch._foreach_add_(part.params, directions, alpha=-in_range(float(alpha), group, part.params))
         else:
             for p, direction in zip(part.params, directions, strict=True):
                 rules.descend_(p, direction, alpha.to(p.device) if isinstance(alpha, Tensor) else alpha)

@@ -256,3 +256,16 @@ class TestKernels:
         assert made is not None and str(kept) == made._name
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
         assert _kernels.library.__wrapped__() is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex64])
+@pytest.mark.parametrize(("cls", "settings"), SETTINGS)
+def test_a_lost_run_ends_in_numbers_that_are_not_finite_not_in_an_error(cls, settings, dtype, compiler):
+    """torch refuses a learning rate beyond float32; here nobody chose it, and users look for NaN in their losses."""
+    for way in WAYS.values():
+        p = torch.ones(300, dtype=dtype, requires_grad=True)
+        optimizer = cls([p], **({"lr": 0.01, "hypergrad_lr": 1e38} | settings | way))
+        for sign in (1, 1, -1, -1):
+            p.grad = torch.full_like(p, 100.0 * sign)
+            optimizer.step()
+        assert not torch.isfinite(p).any()
