@@ -468,7 +468,12 @@ def _options(*values: Any) -> Control:
 
 
 def remember(groups: list[Group], values: dict[str, Number]) -> None:
-    """Put values into groups, into the tensors that are there already where there are any."""
+    """Put values into groups, into the tensors that are there already where there are any.
+
+    All at once, and not by `copy_`: compiled by torch 2.11, that leaves a 0-dim float64 tensor as it was.
+    """
+    kept: list[Tensor] = []
+    new: list[Tensor] = []
     for group in groups:
         for name, value in values.items():
             if not isinstance(group[name], Tensor):
@@ -476,7 +481,10 @@ def remember(groups: list[Group], values: dict[str, Number]) -> None:
             elif group["differentiable"]:
                 group[name] = value
             else:
-                group[name].copy_(torch.as_tensor(value))
+                kept.append(group[name])
+                new.append(torch.as_tensor(value))
+    if kept:
+        torch._foreach_copy_(kept, new)
 
 
 def _place_alpha(group: Group) -> None:

@@ -18,14 +18,15 @@ def specs(n=4, **fields):
     return grid(seeds=n, **(dict(task="digits", method="sgd_hd", alpha0=0.01, beta=1e-3, epochs=1) | fields))
 
 
-def test_a_record_comes_back_as_it_went_in(tmp_path, tiny):
-    record = train(tiny)
-    Store(tmp_path).put([record])
-    [back] = Store(tmp_path).get([tiny])
-    assert (back.spec, back.outcome, back.iterations) == (record.spec, record.outcome, record.iterations)
-    assert back.provenance == record.provenance
-    pd.testing.assert_frame_equal(back.epochs, record.epochs, check_dtype=False, check_exact=True)
-    pd.testing.assert_frame_equal(back.trace, record.trace, check_dtype=False, rtol=1e-6)
+def test_records_come_back_from_one_file_as_they_went_in(tmp_path, tiny):
+    others = dict(epochs=3), dict(validate_every=0), dict(early=0, max_iterations=5), dict(alpha0=1e30)
+    records = [train(tiny), *(train(tiny.with_(**fields)) for fields in others)]
+    assert len(Store(tmp_path).put(records)) == 1
+    for record, back in zip(records, Store(tmp_path).get([r.spec for r in records]), strict=True):
+        assert (back.spec, back.outcome, back.iterations) == (record.spec, record.outcome, record.iterations)
+        assert back.provenance == record.provenance
+        pd.testing.assert_frame_equal(back.epochs, record.epochs, check_dtype=False, check_exact=True)
+        pd.testing.assert_frame_equal(back.trace, record.trace, check_dtype=False, rtol=1e-6)
 
 
 def test_a_record_says_what_made_it(tiny):
