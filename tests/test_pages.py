@@ -70,6 +70,7 @@ TINY = {
         "critical_factors": [1 / 32, 1 / 16],
         "critical_seeds": 1,
         "critical_iterations": 3,
+        "automatic_rates": [1e-1, 1e-3],
     },
 }
 

@@ -190,7 +190,8 @@ def _mark_divergence(early: plt.Axes, late: plt.Axes, records: Sequence[Record],
     if lost:
         first, last = min(r.iterations for r in lost), max(r.iterations for r in lost)
         span = f"iteration {first}" if first == last else f"iterations {first} to {last}"
-        text = f"✕ {len(lost)} {LABELS[lost[0].spec.method]} runs diverged, {span}"
+        runs = "run" if len(lost) == 1 else "runs"
+        text = f"✕ {len(lost)} {LABELS[lost[0].spec.method]} {runs} diverged, {span}"
         late.text(0.98, 0.96, text, transform=late.transAxes, ha="right", va="top", fontsize="small")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Table, scientific, significant, spread
+from hdlib.report.style import LABELS, Table, power_of_ten, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
@@ -44,13 +45,14 @@ def scale(records: Sequence[Record]) -> str:
     specs = [record.spec for record in records]
     variants = " and ".join(VARIANTS[v] for v in VARIANTS if v in {spec.variant for spec in specs})
     widths = _several(sorted({spec.width_factor for spec in specs}), _fraction)
-    images = _several(sorted({_scale(record)[1] for record in records}), "{:,}".format)
+    images = sorted({_scale(record)[1] for record in records})
+    some = f"{_several(images, '{:,}'.format)} of CIFAR-10's {IMAGES:,}" if images != [IMAGES] else f"all {IMAGES:,}"
     lengths = _several(sorted({spec.epochs for spec in specs}))
     seeds = len({spec.seed for spec in specs})
     methods = len({spec.method for spec in specs})
     text = (
-        f"**Run here:** VGG-16 as in {variants}, {widths} of the channels, {images} of CIFAR-10's {IMAGES:,} training "
-        f"images, {lengths} of the paper's {EPOCHS} epochs, {_count(methods, 'method')}, {_count(seeds, 'seed')} each, "
+        f"**Run here:** VGG-16 as in {variants}, {widths} of the channels, {some} training images, "
+        f"{lengths} of the paper's {EPOCHS} epochs, {_count(methods, 'method')}, {_count(seeds, 'seed')} each, "
         f"in {_several(sorted({spec.precision for spec in specs}))}, on "
         f"{_several(sorted({r.provenance['device'] for r in records}))}. "
         f"Data: {_several(sorted({r.provenance['data'] for r in records}))}. "
@@ -60,8 +62,8 @@ def scale(records: Sequence[Record]) -> str:
     return (
         text
         + f"**The paper's experiment, the whole network on all images for {EPOCHS} epochs with six methods, was not "
-        f"run.** An epoch here has {steps(records)} iterations, in the paper 391: levels of loss cannot be compared "
-        "with the published ones, orderings of the methods and early learning rates can, with care."
+        f"run.** {_lengths(steps(records))}: levels of loss cannot be compared with the published ones, orderings of "
+        "the methods and early learning rates can, with care."
     )
 
 
@@ -84,8 +86,8 @@ def levels(records: Sequence[Record]) -> Table:
                 "training loss, end": spread(finals["train_loss"]),
                 "validation loss, end": spread(finals["valid_loss"]),
                 "validation loss, best": spread(finals["best_valid_loss"]),
-                "validation accuracy, end": f"{100 * finals['valid_accuracy'].mean():.1f} %",
-                "largest α": spread([r.trace["alpha"].max() for r in group], 4) if method in BASELINE else "",
+                "validation accuracy, end": _accuracy(group),
+                "largest α": spread([_peak(r) for r in group], 4) if method in BASELINE else "",
             }
         )
     for row in _published().itertuples():
@@ -128,6 +130,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
     lines = []
     for (variant,), group in _groups(records, "variant"):
         lines.append(f"As in {VARIANTS[variant]}:")
+        lines += [f"- {said}" for said in _lost(group)]
         for source, label in SOURCES.items():
             kept, lost = 0, []
             for quantity, first, second in ORDERINGS:
@@ -166,7 +169,7 @@ def variant(records: Sequence[Record]) -> str:
     if not complete(records):
         return (
             "Which variant of the model explains the published levels is left open here: that takes the whole "
-            "experiment in both variants."
+            "experiment in both variants." + _speaks_for(records)
         )
     theirs = _published().set_index(["source", "method"])
     lines = []
@@ -180,6 +183,22 @@ def variant(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def _speaks_for(records: Sequence[Record]) -> str:
+    """Say of which variant methods diverge that diverge in no published run, where those of the other do not."""
+    lost = {
+        name: {r.spec.method for r in group if r.outcome == "diverged"}
+        for (name,), group in _groups(records, "variant")
+    }
+    for name, other in itertools.permutations(lost, 2):
+        if lost[name] and not lost[other]:
+            methods = _several([m for m in METHODS if m in lost[name]], LABELS.get)
+            return (
+                f" But {methods} diverged as in {VARIANTS[name]}, which it did in neither published run, and no run "
+                f"did as in {VARIANTS[other]}, with the same β: that speaks for {VARIANTS[other]}."
+            )
+    return ""
+
+
 def rates(records: Sequence[Record]) -> str:
     """Say how far each method's alpha goes, beside the published runs."""
     published = _published().set_index(["source", "method"])["alpha_max"]
@@ -187,12 +206,19 @@ def rates(records: Sequence[Record]) -> str:
     for (method, variant), group in _groups(records, "method", "variant"):
         if method not in BASELINE:
             continue
-        peaks = [r.trace["alpha"].max() for r in group]
-        where = _several(sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in group))
-        negative = np.mean([(r.trace["alpha"] < 0).mean() for r in group])
+        kept = [r for r in group if r.outcome != "diverged"]
+        if kept:
+            where = _several(sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in kept))
+            negative = np.mean([(r.trace["alpha"] < 0).mean() for r in kept])
+            told = (
+                f"α rises to {spread([_peak(r) for r in kept], 4)} (iteration {where}), and is negative at "
+                f"{100 * negative:.0f} % of the traced iterations"
+            )
+        else:
+            told = "α grows until nothing is finite"
+        lost = f"; {len(group) - len(kept)} of {_count(len(group), 'run')} diverged" if len(kept) < len(group) else ""
         lines.append(
-            f"- {LABELS[method]}, as in {VARIANTS[variant]}: α rises to {spread(peaks, 4)} (iteration {where}), and is "
-            f"negative at {100 * negative:.0f} % of the traced iterations. The paper's rises to "
+            f"- {LABELS[method]}, as in {VARIANTS[variant]}: {told}{lost}. The paper's rises to "
             f"{significant(published['paper', method], 4)}, the authors' to "
             f"{significant(published['authors', method], 4)}."
         )
@@ -252,7 +278,8 @@ def precisions(records: Sequence[Record]) -> Table | str:
             rows.append(
                 {
                     "method": LABELS[spec.method],
-                    "run": f"{_fraction(spec.width_factor)} of the channels, {spec.epochs} epochs, {len(seeds)} seeds",
+                    "run": f"{_fraction(spec.width_factor)} of the channels, {_scale(exact[seeds[0]])[1]:,} images, "
+                    f"{spec.epochs} epochs, {len(seeds)} seeds",
                     "precisions": f"float32, {precision}",
                     "training loss, end": f"{spread(a[:, -1])}, {spread(b[:, -1])}",
                     "largest distance of the means": significant(distance),
@@ -263,6 +290,29 @@ def precisions(records: Sequence[Record]) -> Table | str:
     if not rows:
         return "No run is recorded in two precisions with two seeds or more."
     return Table(pd.DataFrame(rows))
+
+
+def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
+    """Say where each method ends with an automatic beta, beside its baseline, and with the experiment's beta.
+
+    Args:
+        records: runs with an automatic beta and their baselines, from several alpha_0.
+        fixed: runs of the experiment.
+    """
+    lines = []
+    for method, base in BASELINE.items():
+        ours, theirs = ([r for r in records if r.spec.method == m] for m in (method, base))
+        variants = {r.spec.variant for r in ours}
+        known = [r for r in fixed if r.spec.method == method and r.spec.variant in variants]
+        rates = _several(sorted({r.spec.alpha0 for r in ours}, reverse=True), power_of_ten)
+        lines.append(
+            f"- {LABELS[method]} with an automatic β, from α₀ = {rates}: {_ends(ours)}. {LABELS[base]} from there: "
+            f"{_ends(theirs)}. {LABELS[method]} with the experiment's β, from "
+            f"{power_of_ten(known[0].spec.alpha0)}: {_ends(known)}."
+        )
+    lost = sum(r.outcome == "diverged" for r in records if r.spec.method in BASELINE)
+    ran = sum(r.spec.method in BASELINE for r in records)
+    return "\n".join(lines) + f"\n\nOf {_count(ran, 'run')} with an automatic β, {lost or 'none'} diverged."
 
 
 def critical(measured: pd.DataFrame, betas: dict[str, float]) -> Table:
@@ -290,7 +340,7 @@ def critical(measured: pd.DataFrame, betas: dict[str, float]) -> Table:
         pd.DataFrame(rows),
         "From α₀ = 0.001, 100 iterations, medians over seeds. A run fails if it leaves the finite numbers, or if its "
         "loss at the end is a fifth above that of the first minibatch. The curvatures on the way, from which the "
-        "chapter on divergence predicts better, were not measured here.",
+        "chapter on divergence predicts better, were not measured here; where they grow, a smaller β fails later.",
     )
 
 
@@ -357,8 +407,36 @@ def _verdict(pairs: list[list[float]]) -> str:
         return "not run"
     lower = sum(a < b for a, b in pairs)
     word = ("yes" if lower else "no") if len(pairs) == 1 else f"in {lower} of {len(pairs)} seeds"
-    a, b = np.mean(pairs, axis=0)
-    return f"{word} ({significant(a)}, {significant(b)})"
+    a, b = (significant(mean) if np.isfinite(mean) else "diverged" for mean in np.mean(pairs, axis=0))
+    return f"{word} ({a}, {b})"
+
+
+def _lost(records: Sequence[Record]) -> list[str]:
+    """Return a sentence for each method of which a run diverged."""
+    told = []
+    for (method,), group in _groups(records, "method"):
+        at = sorted(r.iterations for r in group if r.outcome == "diverged")
+        if at:
+            runs = "its one run" if len(group) == 1 else f"{len(at)} of its {len(group)} runs"
+            told.append(f"{LABELS[method]} diverged in {runs}, at iteration {_several(at, '{:,}'.format)}.")
+    return told
+
+
+def _peak(record: Record) -> float:
+    """Return the largest alpha of a run, NaN where it diverged."""
+    return np.nan if record.outcome == "diverged" else record.trace["alpha"].max()
+
+
+def _accuracy(records: Sequence[Record]) -> str:
+    """Return the mean validation accuracy at the end in per cent, or that a run diverged."""
+    ends = [np.nan if r.outcome == "diverged" else 100 * r.epochs["valid_accuracy"].iloc[-1] for r in records]
+    return f"{np.mean(ends):.1f} %" if np.isfinite(ends).all() else spread(ends)
+
+
+def _lengths(steps: int) -> str:
+    return f"An epoch has {steps} iterations, as in the paper" if steps == 391 else (
+        f"An epoch here has {steps} iterations, in the paper 391"
+    )
 
 
 def _more(value: float, base: float | None) -> str:
@@ -366,7 +444,22 @@ def _more(value: float, base: float | None) -> str:
 
 
 def _several(values: Sequence, write=str) -> str:
-    return " and ".join(write(value) for value in values)
+    *most, last = map(write, values)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _ends(records: Sequence[Record]) -> str:
+    """Return between which training losses runs end, and at which validation accuracies."""
+    ended = [r.epochs.iloc[-1] for r in records if r.outcome != "diverged"]
+    if not ended:
+        return "all diverged"
+    losses, accuracies = ([row[name] for row in ended] for name in ("train_loss", "valid_accuracy"))
+    told = [
+        write(min(v)) if write(min(v)) == write(max(v)) else f"{write(min(v))} to {write(max(v))}"
+        for v, write in ((losses, significant), ([100 * a for a in accuracies], "{:.1f}".format))
+    ]
+    lost = f", {len(records) - len(ended)} diverged" if len(ended) < len(records) else ""
+    return f"training loss {told[0]}, accuracy {told[1]} %{lost}"
 
 
 def _count(n: int, noun: str) -> str:

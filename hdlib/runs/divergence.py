@@ -183,7 +183,7 @@ def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[
         whole = factor >= 1
         for variant in ("authors",) if whole else ("authors", "paper"):
             common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=1e-3)
-            method = ["adam_hd"] if whole else ["adam_hd", "sgd_hd"]
+            method = ["adam_hd"] if whole else ["adam_hd", "sgd_hd", "sgdn_hd"]
             asked[f"{variant} {factor:g}"] = grid(
                 method=method, seeds=1 if whole else seeds, **(short(100) | common | fields)
             )

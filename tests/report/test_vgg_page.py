@@ -1,5 +1,7 @@
 """What is said of VGG follows from the records: the scale, the orderings, the precisions."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from hdlib.report import vgg
@@ -12,7 +14,7 @@ ENDS = dict(sgd=1.4, sgd_hd=0.8, sgdn=0.3, sgdn_hd=0.1, adam=0.2, adam_hd=0.05) 
 def record(method, train=None, valid=0.5, **fields):
     """Return a made-up run of one epoch."""
     beta = 0.0 if method not in BASELINE else 1e-3
-    spec = RunSpec(task="cifar10", model="vgg", method=method, alpha0=1e-3, beta=beta, **({"epochs": 1} | fields))
+    spec = RunSpec(task="cifar10", model="vgg", method=method, **(dict(alpha0=1e-3, beta=beta, epochs=1) | fields))
     train = ENDS[method] if train is None else train
     epochs = pd.DataFrame([[0, 0, 2.3, 1e-3, 2.3, 0.1], [1, 391, train, 1e-3, valid, 0.8]], columns=EPOCH_COLUMNS)
     trace = pd.DataFrame([[1, 2.3, 1e-3, 0.0], [2, 2.2, 0.02, 0.1]], columns=TRACE_COLUMNS)
@@ -44,6 +46,48 @@ def test_orderings_are_compared_with_the_published_ones():
     other = [record(method, valid=0.4 if method == "adam_hd" else valid[method]) for method in METHODS]
     said = vgg.agreement_sentence(other)
     assert "5 of 7" in said and "Adam below Adam-HD in validation loss at the end" in said
+
+
+def test_an_epoch_of_the_papers_length_is_said_to_be_one():
+    assert "An epoch has 391 iterations, as in the paper" in vgg.scale([record("adam", width_factor=1 / 8)])
+
+
+def test_a_diverged_seed_is_told_and_not_averaged_away():
+    runs = [record(method, seed=seed) for method in METHODS for seed in range(2)]
+    lost = [i for i, r in enumerate(runs) if (r.spec.method, r.spec.seed) == ("sgdn_hd", 1)]
+    runs[lost[0]] = replace(runs[lost[0]], outcome="diverged", iterations=1060)
+    said = vgg.agreement_sentence(runs)
+    assert "SGDN-HD diverged in 1 of its 2 runs, at iteration 1,060." in said
+    assert "SGDN-HD below SGDN in training loss at the end" in said  # among the orderings that are not the same
+    table = vgg.levels(runs).data
+    ours = table[(table["method"] == "SGDN-HD") & table["source"].str.startswith("ours")].iloc[0]
+    assert ours["training loss, end"] == ours["validation accuracy, end"] == ours["largest α"] == "1 of 2 diverged"
+    [told] = [line for line in vgg.rates(runs).splitlines() if line.startswith("- SGDN-HD")]
+    assert "α rises to 0.02000 (iteration 2)" in told and "1 of 2 runs diverged" in told
+    assert vgg.agreement(runs).data.iloc[2, 3] == "in 1 of 2 seeds (diverged, 0.300)"
+
+
+def test_a_variant_that_diverges_where_nobody_else_did_speaks_for_the_other():
+    runs = [record(method, variant=variant, epochs=20) for method in METHODS for variant in vgg.VARIANTS]
+    assert "speaks for" not in vgg.variant(runs)
+    runs[-1] = replace(runs[-1], outcome="diverged")
+    assert "Adam-HD diverged as in the paper's text" in vgg.variant(runs)
+    assert "that speaks for the authors' code" in vgg.variant(runs)
+    both = [replace(r, outcome="diverged") if r.spec.method == "adam_hd" else r for r in runs]
+    assert "speaks for" not in vgg.variant(both)
+
+
+def test_an_automatic_beta_is_set_beside_the_baseline_and_the_experiments_beta():
+    fixed = [record(method) for method in METHODS]
+    found = [record(method, 1.5, alpha0=rate) for method in BASELINE.values() for rate in (0.1, 1e-5)]
+    found += [record(method, 0.5 + rate, alpha0=rate, beta="auto") for method in BASELINE for rate in (0.1, 1e-5)]
+    said = vgg.automatic(found, fixed)
+    first = said.splitlines()[0]
+    assert "from α₀ = 10⁻¹ and 10⁻⁵: training loss 0.500 to 0.600, accuracy 80.0 %." in first
+    assert "SGD from there: training loss 1.50" in first and "from 10⁻³: training loss 0.800" in first
+    assert "Of 6 runs with an automatic β, none diverged." in said
+    lost = [replace(r, outcome="diverged") if r.spec.rule == "auto" else r for r in found]
+    assert "all diverged" in vgg.automatic(lost, fixed) and "6 diverged." in vgg.automatic(lost, fixed)
 
 
 def test_what_a_hypergradient_costs_is_over_its_own_baseline():
