@@ -67,7 +67,7 @@ def final_table(records: Sequence[Record]) -> Table:
             rows.append(
                 {
                     "method": _label(method, rule, decay),
-                    "β": "" if method not in BASELINE else f"{beta:g}",
+                    "β": "" if method not in BASELINE else "automatic" if rule == "auto" else f"{beta:g}",
                     "α₀": power_of_ten(alpha0),
                     "training loss": spread(runs["train_loss"]),
                     "validation loss": spread(runs["valid_loss"]),
