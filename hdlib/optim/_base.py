@@ -504,9 +504,10 @@ def in_range(alpha: float, group: Group, tensors: Sequence[Tensor]) -> float:
     """Return alpha, infinite where it is beyond what the tensors hold.
 
     torch refuses to multiply by such a number. It is where a run that is lost comes by, and that should end in losses
-    that are not finite, for which training loops look, and not in an error in the middle of a step.
+    that are not finite, for which training loops look, and not in an error in the middle of a step. A learning rate
+    that does not adapt was somebody's choice, and is left to torch.
     """
-    if abs(alpha) < 1.0:
+    if abs(alpha) < 1.0 or group["hypergrad_lr"] == 0:
         return alpha
     first = 1 - group["betas"][0] if "betas" in group else 1.0  # Adam divides alpha by 1 - b1^t
     largest = min(torch.finfo(dtype).max for dtype in {tensor.dtype for tensor in tensors}) * first

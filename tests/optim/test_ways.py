@@ -1,6 +1,7 @@
 """Every way of computing a step gives what the plain loop gives, and the plain loop with beta 0 what torch gives."""
 
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -269,3 +270,13 @@ def test_a_lost_run_ends_in_numbers_that_are_not_finite_not_in_an_error(cls, set
             p.grad = torch.full_like(p, 100.0 * sign)
             optimizer.step()
         assert not torch.isfinite(p).any()
+
+
+def test_a_large_learning_rate_that_does_not_adapt_is_taken_as_torch_takes_it():
+    ends = []
+    for make in (torch.optim.Adam, partial(AdamHD, hypergrad_lr=0.0)):
+        p = torch.ones(3, dtype=torch.float16, requires_grad=True)
+        p.grad = torch.full_like(p, 0.5)
+        make([p], lr=1e4, foreach=False).step()
+        ends.append(p.detach())
+    assert torch.equal(*ends) and torch.isfinite(ends[0]).all()
