@@ -22,7 +22,8 @@ from hdlib.runs import BASELINE, PAPERS, RECORDING, Record
 
 Cases = dict[str, pd.Series]  # of scores, indexed by seed
 VERDICTS = ("reproduced", "partly", "not reproduced", "not tested")
-VGGS = frozenset(("variant", "width_factor", "train_images", "precision"))  # what runs of VGG differ in besides
+VGGS = frozenset(("variant", "width_factor", "train_images"))  # what runs of VGG differ in besides
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _effect(v: Verdict) -> str:
 def select(records: Iterable[Record], **fields) -> list[Record]:
     """Return the records whose specs have these values, and otherwise differ only in what the paper's runs differ in.
 
-    The rule is the additive one unless another is named, of VGG any precision and any values not named are taken.
+    The rule is the additive one and the precision float32 unless others are named; of VGG, any size and variant.
     """
     wanted = {"rule": "additive"} | fields
     may_differ = PAPERS | RECORDING | VGGS | fields.keys()
@@ -193,16 +194,17 @@ def outperforms(
     def cases(records: Sequence[Record]) -> Cases:
         found = {}
         for task, model in tasks:
-            for method, variant in itertools.product(methods, vgg.VARIANTS if model == "vgg" else ["authors"]):
+            kinds = itertools.product(vgg.VARIANTS, PRECISIONS) if model == "vgg" else [("authors", "float32")]
+            for method, (variant, precision) in itertools.product(methods, kinds):
                 beta = {"adam_hd": 1e-8 if model == "vgg" else 1e-7}.get(method, 1e-3)
                 size = dict(width_factor=1.0, train_images=None)  # a smaller VGG tests nothing
-                same = dict(task=task, model=model, variant=variant, alpha0=1e-3, **size)
+                same = dict(task=task, model=model, variant=variant, precision=precision, alpha0=1e-3, **size)
                 ours = _longest(records, method=method, beta=beta, **same)
                 if not ours or ours[0].spec.epochs < at_least:
                     continue
                 epochs = ours[0].spec.epochs
                 theirs = select(records, method=BASELINE[method], decay="none", epochs=epochs, **same)
-                of = _model(model) + (f" as in {vgg.VARIANTS[variant]}" if model == "vgg" else "")
+                of = _model(model) + (f" as in {vgg.VARIANTS[variant]}, {precision}" if model == "vgg" else "")
                 name = f"{LABELS[method]} on {of}, {epochs} epochs"
                 found[name] = log_ratio(finals(ours, column) * by, finals(theirs, column))
         return found

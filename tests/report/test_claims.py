@@ -82,7 +82,7 @@ def test_only_the_papers_own_settings_are_selected():
     assert claims.select(records, rule="log") == [records[4]]
 
 
-def test_variants_of_vgg_are_judged_apart():
+def test_variants_and_precisions_of_vgg_are_judged_apart():
     [claim] = [c for c in CLAIMS if c.text.startswith("On VGG, Adam-HD")]
     vgg = dict(task="cifar10", model="vgg", alpha0=1e-3, epochs=200)
     records = [run(0.2, method="adam", **vgg), run(0.1, method="adam_hd", beta=1e-8, **vgg)]
@@ -91,6 +91,10 @@ def test_variants_of_vgg_are_judged_apart():
     records += [run(0.2, method="adam", **as_told), run(0.4, method="adam_hd", beta=1e-8, **as_told)]
     verdict = judge(claim, records)
     assert verdict.verdict == "partly" and "the paper's text" in verdict.fails[0]
+    half = vgg | {"precision": "bf16"}  # of the same seeds as the first two
+    records += [run(0.2, method="adam", **half), run(0.5, method="adam_hd", beta=1e-8, **half)]
+    assert sum("bf16" in name for name in judge(claim, records).fails) == 1
+    assert len(judge(claim, records).holds) == 1
 
 
 def test_the_red_region_is_the_papers():
