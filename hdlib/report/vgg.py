@@ -16,6 +16,7 @@ from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
+STEPS = -(-IMAGES // 128)  # of an epoch of it
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
 ORDERINGS = (  # quantity, the method that ends lower, the other
@@ -132,7 +133,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
         lines.append(f"As in {VARIANTS[variant]}:")
         lines += [f"- {said}" for said in _lost(group)]
         for source, label in SOURCES.items():
-            kept, lost = 0, []
+            kept, everywhere, lost = 0, 0, []
             for quantity, first, second in ORDERINGS:
                 theirs = published.loc[(source, first), quantity] < published.loc[(source, second), quantity]
                 pairs = _pairs(group, quantity, first, second)
@@ -141,10 +142,13 @@ def agreement_sentence(records: Sequence[Record]) -> str:
                 a, b = np.mean(pairs, axis=0)
                 if (a < b) == theirs:
                     kept += 1
+                    everywhere += all((x < y) == theirs for x, y in pairs)
                 else:
                     lower, higher = (first, second) if theirs else (second, first)
                     lost.append(f"{LABELS[lower]} below {LABELS[higher]} in {QUANTITIES[quantity]}")
             said = f"{label}: {kept} of {kept + len(lost)} orderings are the same"
+            if len({r.spec.seed for r in group}) > 1:
+                said += f" in the means over seeds, {everywhere} of them in every seed"
             lines.append(f"- {said}{'; not ' + ', '.join(lost) if lost else ''}.")
         lines.append("")
     return "\n".join(lines)
@@ -194,7 +198,7 @@ def _speaks_for(records: Sequence[Record]) -> str:
             methods = _several([m for m in METHODS if m in lost[name]], LABELS.get)
             return (
                 f" But {methods} diverged as in {VARIANTS[name]}, which it did in neither published run, and no run "
-                f"did as in {VARIANTS[other]}, with the same β: that speaks for {VARIANTS[other]}."
+                f"did as in {VARIANTS[other]}, with the same β: at this scale that speaks for {VARIANTS[other]}."
             )
     return ""
 
@@ -265,6 +269,7 @@ def precisions(records: Sequence[Record]) -> Table | str:
             same = record.spec.with_(precision="float32", seed=0)
             groups.setdefault(same.key, {}).setdefault(record.spec.precision, []).append(record)
     rows = []
+    compared: list[Record] = []
     for by_precision in groups.values():
         exact = {r.spec.seed: r for r in by_precision.get("float32", [])}
         for precision in ("tf32", "bf16"):
@@ -275,6 +280,7 @@ def precisions(records: Sequence[Record]) -> Table | str:
             a, b = (np.array([runs[s].epochs["train_loss"] for s in seeds]) for runs in (exact, other))
             distance, between = np.abs(a.mean(0) - b.mean(0)).max(), np.ptp(a, axis=0).max()
             spec = exact[seeds[0]].spec
+            compared += [runs[seed] for runs in (exact, other) for seed in seeds]
             rows.append(
                 {
                     "method": LABELS[spec.method],
@@ -289,7 +295,7 @@ def precisions(records: Sequence[Record]) -> Table | str:
             )
     if not rows:
         return "No run is recorded in two precisions with two seeds or more."
-    return Table(pd.DataFrame(rows))
+    return Table(pd.DataFrame(rows), frames.note(compared))
 
 
 def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
@@ -315,12 +321,13 @@ def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
     return "\n".join(lines) + f"\n\nOf {_count(ran, 'run')} with an automatic β, {lost or 'none'} diverged."
 
 
-def critical(measured: pd.DataFrame, betas: dict[str, float]) -> Table:
+def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -> Table:
     """Return the beta from which training fails, measured and predicted, beside the one of the experiment.
 
     Args:
         measured: what `divergence.measured_boundaries` returns for `divergence.vgg_boundaries`.
         betas: of the experiment, by method.
+        iterations: of each run.
     """
     rows = []
     for (model, method), runs in measured.groupby(["model", "method"], sort=False):
@@ -338,9 +345,9 @@ def critical(measured: pd.DataFrame, betas: dict[str, float]) -> Table:
         )
     return Table(
         pd.DataFrame(rows),
-        "From α₀ = 0.001, 100 iterations, medians over seeds. A run fails if it leaves the finite numbers, or if its "
-        "loss at the end is a fifth above that of the first minibatch. The curvatures on the way, from which the "
-        "chapter on divergence predicts better, were not measured here; where they grow, a smaller β fails later.",
+        f"From α₀ = 0.001, {iterations} iterations, medians over seeds. A run fails if it leaves the finite numbers, "
+        "or if its loss at the end is a fifth above that of the first minibatch. The curvatures on the way, from which "
+        "the chapter on divergence predicts better, were not measured here; where they grow, a smaller β fails later.",
     )
 
 
@@ -434,9 +441,10 @@ def _accuracy(records: Sequence[Record]) -> str:
 
 
 def _lengths(steps: int) -> str:
-    return f"An epoch has {steps} iterations, as in the paper" if steps == 391 else (
-        f"An epoch here has {steps} iterations, in the paper 391"
-    )
+    """Say how many iterations an epoch has, here and in the paper."""
+    if steps == STEPS:
+        return f"An epoch has {steps} iterations, as in the paper"
+    return f"An epoch here has {steps} iterations, in the paper {STEPS}"
 
 
 def _more(value: float, base: float | None) -> str:
