@@ -92,12 +92,12 @@ def ledger(found: Sequence[Verdict]) -> Table:
     rows = [
         {
             "claim": v.claim.text,
+            "verdict": v.verdict,
+            "effect (95 %)": _effect(v),
+            "holds in": f"{len(v.holds)} of {len(v.holds) + len(v.fails)}" if v.seeds else "",
+            "seeds": v.seeds or "",
             "source": v.claim.source,
             "criterion": v.claim.criterion,
-            "effect (95 %)": _effect(v),
-            "seeds": v.seeds or "",
-            "holds in": f"{len(v.holds)} of {len(v.holds) + len(v.fails)}" if v.seeds else "",
-            "verdict": v.verdict,
         }
         for v in found
     ]

@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -21,6 +22,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import to_rgb
 
+LONG = 40  # characters of a table's cell from which on it is broken into lines
 LABELS = {
     "sgd": "SGD",
     "sgd_hd": "SGD-HD",
@@ -138,9 +140,18 @@ class Table:
     note: str = ""
 
     def _repr_html_(self) -> str:
-        body = self.data.to_html(index=False, border=0, classes="dataframe hd-table", escape=True)
+        data = self.data.rename(columns=html.escape).map(_cell)
+        body = data.to_html(index=False, border=0, classes="dataframe hd-table", escape=False)
         note = f'<p class="hd-note">{html.escape(self.note)}</p>' if self.note else ""
         return f'<div class="hd-scroll" tabindex="0">{body}</div>{note}'
+
+
+def _cell(value: Any) -> Any:
+    """Return a table's text for HTML; a sentence is broken into lines, so that it does not hide the next columns."""
+    if not isinstance(value, str):
+        return value
+    text = html.escape(value)
+    return f'<div class="hd-long">{text}</div>' if len(value) > LONG else text
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
