@@ -23,6 +23,7 @@ Number: TypeAlias = float | Tensor
 StepT = TypeVar("StepT", bound=Callable[..., Any])
 
 CHUNK = 1 << 18  # elements whose tensors stay in the processor's cache between the operations of a pass
+SMALL = 1 << 18  # elements of an accelerator's tensor whose kernels take about as long to start as to run
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -83,10 +84,26 @@ class Part:
         """Return one tensor of every state, as real numbers on this process."""
         return [plain(state[name]) for state in self.states]
 
+    def rows(self, *columns: Sequence[Any]) -> Iterator[tuple[bool, Sequence[Any]]]:
+        """Return, for each tensor, whether it moved and its entry in every column, the first of which is a tensor.
+
+        On an accelerator small tensors are joined into one row, of vectors, in which a column's 0-dim tensors are
+        repeated: what is computed from a row is for sums alone.
+        """
+        small: dict[Any, list[Sequence[Any]]] = {}
+        for moved, row in zip(self.moved, zip(*columns, strict=True), strict=True):
+            first = row[0]
+            if is_small(first):
+                small.setdefault((moved, first.device, first.dtype), []).append(row)
+            else:
+                yield moved, row
+        for (moved, *_), rows in small.items():
+            yield moved, [torch.cat(column) for column in zip(*[rules.flat(*row) for row in rows], strict=True)]
+
     def zeros(self, name: str) -> None:
         """Give every state that lacks it a tensor of zeros like its parameter."""
         for p, state in zip(self.owners, self.states, strict=True):
-            if name not in state:
+            if state.get(name) is None:
                 state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
 
 
@@ -374,9 +391,9 @@ class HypergradientOptimizer(Optimizer):
         """Return s_t = g_t . D_t after the step; the L2 term of g_t is at theta_{t-1} = theta_t - gamma_t D_t."""
         found, l2 = [], l2_of(group)
         for part in parts:
-            for p, g, state in zip(part.params, part.grads, part.states, strict=True):
-                d = cast(Tensor, self._direction(group, p, state))
-                d, p, g = precise(d), precise(p), precise(g)
+            part.moved = [True] * len(part.params)
+            for p, g, d in self._rows(group, part):
+                d, p, g = precise(cast(Tensor, d)), precise(p), precise(g)
                 along: Number = -rules.dot(g, d) if group["maximize"] else rules.dot(g, d)
                 if l2 != 0:
                     along = along + l2 * (rules.dot(p, d) + gamma * rules.dot(d, d))
@@ -407,6 +424,10 @@ class HypergradientOptimizer(Optimizer):
 
     def _direction(self, group: Group, p: Tensor, state: State) -> Tensor | None:
         """Return -D_{t-1} of one tensor, None before its first step."""
+        raise NotImplementedError
+
+    def _rows(self, group: Group, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Return rows of parameter, gradient and -D_{t-1}, None where the last step did not move; see `Part.rows`."""
         raise NotImplementedError
 
     def _observe(self, group: Group, part: Part) -> list[Number]:
@@ -563,6 +584,16 @@ def gradient(group: Group, g: Tensor, p: Tensor, decay: float) -> Tensor:
     if group["maximize"]:
         g = g.neg()
     return g.add(p, alpha=decay) if decay != 0 else g
+
+
+def is_small(tensor: Tensor) -> bool:
+    """Whether an accelerator takes about as long to start a kernel as to run it on this tensor."""
+    return tensor.device.type != "cpu" and tensor.numel() <= SMALL
+
+
+def precision(tensors: Iterable[Tensor]) -> torch.dtype:
+    """Return the precision of a number that is multiplied with these tensors."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def precise(tensor: Tensor) -> Tensor:

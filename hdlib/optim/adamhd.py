@@ -8,6 +8,7 @@ Epsilon stands outside the bias correction, as in the algorithm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from hdlib.optim._base import (
     in_range,
     plain,
     precise,
+    precision,
 )
 
 
@@ -160,7 +162,15 @@ class AdamHD(HypergradientOptimizer):
         if "exp_avg" not in state:
             return None
         v = plain(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
-        return _direction(group, p, plain(state["exp_avg"]), v, _time(group, state["step"]))
+        return _direction(group, p, plain(state["exp_avg"]), v, *_corrections(group, _time(group, state["step"])))
+
+    def _rows(self, group: Group, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        ms, vs, xs, steps = _columns(group, part)
+        seconds = vs if xs[0] is None else xs
+        floors, scales = _all_corrections(group, steps, part.moved, precision(ms))
+        for moved, (*tensors, floor, scale) in part.rows(part.params, part.grads, ms, seconds, floors, scales):
+            for p, g, m, v in chunks(tensors):
+                yield p, g, _direction(group, p, m, v, floor, scale) if moved else None
 
     def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
         decay = _decays(group)[1]
@@ -183,9 +193,10 @@ class AdamHD(HypergradientOptimizer):
             return _kernels_observe(group, part)
         if part.way == "loop":
             return _loop_observe(group, part)
-        if part.params[0].device.type == "cpu" and part.way == "torch":
-            return _chunked_sums(group, part)
-        return _foreach_sums(group, part)
+        sums = Sums(group)  # torch's multi-tensor or fused step does the rest
+        for p, g, d in self._rows(group, part):
+            sums.add(gradient(group, g, p, _decays(group)[0]), d)
+        return sums.values()
 
     def _rescaled(self, group: Group, sums: list[Number]) -> list[Number]:
         if not group["decoupled_weight_decay"] or group["weight_decay"] == 0:
@@ -283,9 +294,14 @@ def _place_step(step: float | Tensor, p: Tensor) -> Tensor:
     return torch.as_tensor(step, dtype=torch.float32, device=device).reshape(())
 
 
+def _at_hand(group: Group, step: Tensor) -> bool:
+    """Whether to look at a count costs no wait for a device and no break of a graph."""
+    return step.device.type == "cpu" and not group["capturable"] and not torch.compiler.is_compiling()
+
+
 def _time(group: Group, step: Tensor) -> float | Tensor:
-    """Return t as a number where that costs no wait for a device and no break of a graph, else as a tensor."""
-    if step.device.type == "cpu" and not group["capturable"] and not torch.compiler.is_compiling():
+    """Return t as a number where that is at hand, else as a tensor."""
+    if _at_hand(group, step):
         return float(step.item())
     return step if step.device.type == "mps" else step.double()
 
@@ -295,11 +311,35 @@ def _decays(group: Group) -> tuple[float, float]:
     return (0.0, group["weight_decay"]) if group["decoupled_weight_decay"] else (group["weight_decay"], 0.0)
 
 
-def _direction(group: Group, p: Tensor, m: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
-    """Return -D_{t-1} from the moments and the count of the last step, but for AdamW's factor (1 - alpha lambda)."""
-    m = precise(m)
+def _corrections(group: Group, t: float | Tensor) -> tuple[Any, Any]:
+    """Return the group's `rules.adam_corrections`."""
     beta1, beta2 = group["betas"]
-    floor, scale = rules.adam_corrections(t, beta1, beta2, group["eps"])
+    return rules.adam_corrections(t, beta1, beta2, group["eps"])
+
+
+def _all_corrections(
+    group: Group, steps: Sequence[Tensor], moved: Sequence[bool], dtype: torch.dtype
+) -> tuple[list[Any], list[Any]]:
+    """Return the corrections of every count, those that are not at hand in one go as 0-dim tensors of a precision."""
+    found: list[Any] = [(0.0, 0.0)] * len(steps)
+    places: dict[torch.device, list[int]] = {}
+    for i, step in enumerate(steps):
+        if not _at_hand(group, step):
+            places.setdefault(step.device, []).append(i)
+        elif moved[i]:
+            found[i] = _corrections(group, _time(group, step))
+    for which in places.values():
+        floors, scales = _corrections(group, _time(group, torch.stack([steps[i] for i in which])))
+        for i, *pair in zip(which, floors.to(dtype).unbind(), scales.to(dtype).unbind(), strict=True):
+            found[i] = pair
+    return [floor for floor, _ in found], [scale for _, scale in found]
+
+
+def _direction(
+    group: Group, p: Tensor, m: Tensor, v: Tensor, floor: float | Tensor, scale: float | Tensor
+) -> Tensor:
+    """Return -D_{t-1} from the moments and corrections of the last step, but for AdamW's factor (1 - alpha lambda)."""
+    m = precise(m)
     # a float64 t would take a 0-dim parameter's direction with it
     direction = rules.adam_corrected_direction(m, precise(v), floor, scale).to(m.dtype)
     decay = _decays(group)[1]
@@ -318,13 +358,13 @@ def _loop_observe(group: Group, part: Part) -> list[Number]:
     beta1, beta2 = group["betas"]
     rows = zip(part.params, part.grads, *_columns(group, part), part.moved, strict=True)
     for *tensors, step, moved in rows:
-        t = _time(group, step) if moved else 0.0
+        corrections = _corrections(group, _time(group, step)) if moved else (0.0, 0.0)
         for p, g, m, v, x in chunks(tensors):
             g = gradient(group, g, p, _decays(group)[0])
             old_p, old_m, old_v = p, m, v if x is None else x
             if group["differentiable"]:  # autograd keeps what the updates below overwrite
                 old_p, old_m, old_v = old_p.clone(), old_m.clone(), old_v.clone()
-            sums.add(g, _direction(group, old_p, old_m, old_v, t) if moved else None)
+            sums.add(g, _direction(group, old_p, old_m, old_v, *corrections) if moved else None)
             rules.adam_moments_(m, v, g, beta1, beta2)
             if x is not None:
                 rules.amsgrad_(x, v)
@@ -342,47 +382,6 @@ def _loop_descend(group: Group, part: Part) -> None:
             rules.adamw_decay_(p, alpha, decay)
         second = v if x is None else x
         rules.adam_descend_(p, m, second, _time(group, step), alpha, beta1, beta2, group["eps"])
-
-
-def _chunked_sums(group: Group, part: Part) -> list[Number]:
-    """The sums alone, piece by piece; torch's fused kernel updates the state and the parameters afterwards."""
-    sums = Sums(group)
-    for *tensors, step, moved in zip(part.params, part.grads, *_columns(group, part), part.moved, strict=True):
-        t = _time(group, step) if moved else 0.0
-        for p, g, m, v, x in chunks(tensors):
-            g = gradient(group, g, p, _decays(group)[0])
-            sums.add(g, _direction(group, p, m, v if x is None else x, t) if moved else None)
-    return sums.values()
-
-
-def _foreach_sums(group: Group, part: Part) -> list[Number]:
-    """The sums alone, all tensors at a time; torch's multi-tensor or fused step follows."""
-    sums = Sums(group)
-    l2, decay = _decays(group)
-    grads = part.grads
-    if group["maximize"]:
-        grads = list(torch._foreach_neg(grads))
-    if l2 != 0:
-        grads = list(torch._foreach_add(grads, part.params, alpha=l2))
-    ms, vs, xs, steps = _columns(group, part)
-    moved = [i for i, yes in enumerate(part.moved) if yes]
-    directions: list[Tensor | None] = [None] * len(grads)
-    if moved:
-        beta1, beta2 = group["betas"]
-        times = [_time(group, steps[i]) for i in moved]
-        seconds = [precise(vs[i] if x is None else x) for i, x in enumerate(xs) if part.moved[i]]
-        denominators = torch._foreach_sqrt(seconds)
-        torch._foreach_div_(denominators, [(1 - beta2**t) ** 0.5 for t in times])
-        torch._foreach_add_(denominators, group["eps"])
-        rebuilt = torch._foreach_div([precise(ms[i]) for i in moved], denominators)
-        torch._foreach_div_(rebuilt, [1 - beta1**t for t in times])
-        if decay != 0:
-            torch._foreach_add_(rebuilt, [precise(part.params[i]) for i in moved], alpha=decay)
-        for i, direction in zip(moved, rebuilt, strict=True):
-            directions[i] = direction
-    for g, d in zip(grads, directions, strict=True):  # torch has no multi-tensor dot product
-        sums.add(g, d)
-    return sums.values()
 
 
 def _torch_step(group: Group, part: Part) -> None:
@@ -417,7 +416,7 @@ def _torch_step(group: Group, part: Part) -> None:
     )
 
 
-def _corrections(group: Group, counts: list[float]) -> list[list[float]]:
+def _kernels_corrections(group: Group, counts: list[float]) -> list[list[float]]:
     """Return 1/(1 - b1^t) and 1/sqrt(1 - b2^t) of every tensor."""
     beta1, beta2 = group["betas"]
     return [[1 / (1 - beta1**t) for t in counts], [(1 - beta2**t) ** -0.5 for t in counts]]
@@ -427,7 +426,7 @@ def _kernels_observe(group: Group, part: Part) -> list[Number]:
     """The first pass of kernels.cpp: the sums, and the moments."""
     ms, vs, xs, steps = _columns(group, part)
     counts = [step.item() for step in steps]
-    first, second = _corrections(group, [max(t, 1.0) for t in counts])
+    first, second = _kernels_corrections(group, [max(t, 1.0) for t in counts])
     sums = _kernels.three()
     _kernels.call(
         "adam_observe",
@@ -457,7 +456,7 @@ def _kernels_descend(group: Group, part: Part) -> None:
         part.params,
         _kernels.addresses(ms),
         _kernels.addresses(vs if xs[0] is None else xs),
-        *map(_kernels.doubles, _corrections(group, [step.item() for step in steps])),
+        *map(_kernels.doubles, _kernels_corrections(group, [step.item() for step in steps])),
         float(group["lr"]),
         float(_decays(group)[1]),
         float(group["eps"]),

@@ -43,7 +43,19 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of two tensors of one shape as a 0-dim tensor, summed in float32 or wider."""
     if a.dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()
-    return torch.dot(a.reshape(-1), b.reshape(-1))
+    return torch.dot(*flat(a, b))
+
+
+def flat(first: Tensor, *others: Tensor) -> list[Tensor]:
+    """Return tensors as vectors, all in the first one's order in memory, and so without a copy where they lie alike.
+
+    The others have the first one's shape, or none: a 0-dim tensor is repeated.
+    """
+    tensors = [first, *(t.expand(first.shape) for t in others)]
+    if not all(t.is_contiguous() for t in tensors):
+        order = sorted(range(first.dim()), key=first.stride, reverse=True)
+        tensors = [t.permute(order) for t in tensors]
+    return [t.reshape(-1) for t in tensors]
 
 
 def sgd_velocity_(v: Tensor, g: Tensor, momentum: float, dampening: float = 0.0) -> None:

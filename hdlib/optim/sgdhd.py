@@ -7,6 +7,7 @@ keeps one alpha per group and leaves p.grad alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from hdlib.optim._base import (
     gradient,
     in_range,
     plain,
+    precision,
 )
 
 
@@ -140,6 +142,10 @@ class SGDHD(HypergradientOptimizer):
         direction = state.get(_kept(group))
         return None if direction is None else plain(direction)
 
+    def _rows(self, group: Group, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        for moved, (p, g, d) in part.rows(part.params, part.grads, part.real(_kept(group))):
+            yield p, g, d if moved else None
+
     def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
         return g * (1 + group["momentum"]) if group["nesterov"] else g
 
@@ -159,7 +165,7 @@ class SGDHD(HypergradientOptimizer):
         v = part.real("momentum_buffer") if group["momentum"] != 0 else []
         if part.way == "kernels":
             return _kernels_observe(group, part, d, v, started)
-        if part.way == "foreach":
+        if part.way in ("foreach", "torch"):
             return _foreach_observe(group, part, d, v, started)
         return _loop_observe(group, part, d, v, started)
 
@@ -178,17 +184,15 @@ class SGDHD(HypergradientOptimizer):
                 directions,
                 [None] * len(directions),
                 fused=True,
-                lr=alpha.to(_precision(part.params)) if isinstance(alpha, Tensor) else alpha,
+                lr=alpha.to(precision(part.params)) if isinstance(alpha, Tensor) else alpha,
                 weight_decay=0.0,
                 momentum=0.0,
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
             )
-        elif part.way == "foreach" and isinstance(alpha, Tensor) and alpha.device.type != "cpu":
-            torch._foreach_sub_(part.params, torch._foreach_mul(directions, alpha.to(_precision(part.params))))
         elif part.way == "foreach":
-            torch._foreach_add_(part.params, directions, alpha=-in_range(float(alpha), group, part.params))
+            _foreach_descend(group, part, directions)
         else:
             for p, direction in zip(part.params, directions, strict=True):
                 rules.descend_(p, direction, alpha.to(p.device) if isinstance(alpha, Tensor) else alpha)
@@ -197,11 +201,6 @@ class SGDHD(HypergradientOptimizer):
 def _kept(group: Group) -> str:
     """Return the name of the state that holds -D_{t-1}: with heavy-ball momentum the velocity is the direction."""
     return "momentum_buffer" if group["momentum"] != 0 and not group["nesterov"] else "direction"
-
-
-def _precision(tensors: list[Tensor]) -> torch.dtype:
-    """Return the precision in which alpha is multiplied with tensors."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def _loop_observe(
@@ -232,17 +231,32 @@ def _foreach_observe(
     group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor], started: list[bool]
 ) -> list[Number]:
     """The same, all tensors at a time."""
-    grads, sums = part.grads, Sums(group)
-    if group["maximize"]:
-        grads = list(torch._foreach_neg(grads))
-    if group["weight_decay"] != 0:
-        grads = list(torch._foreach_add(grads, part.params, alpha=group["weight_decay"]))
-    for g, d, moved in zip(grads, directions, part.moved, strict=True):  # torch has no multi-tensor dot product
+    grads, sums = _foreach_gradients(group, part), Sums(group)
+    for moved, (g, d) in part.rows(grads, directions):  # torch has no multi-tensor dot product
         sums.add(g, d if moved else None)
     values = sums.values()
     if group["momentum"] == 0:
         torch._foreach_copy_(directions, grads)
         return values
+    _foreach_velocities(group, grads, velocities, started)
+    if group["nesterov"]:
+        torch._foreach_copy_(directions, grads)
+        torch._foreach_add_(directions, velocities, alpha=group["momentum"])
+    return values
+
+
+def _foreach_gradients(group: Group, part: Part) -> list[Tensor]:
+    """Return g_t of all tensors, the L2 term included."""
+    grads = part.grads
+    if group["maximize"]:
+        grads = list(torch._foreach_neg(grads))
+    if group["weight_decay"] != 0:
+        grads = list(torch._foreach_add(grads, part.params, alpha=group["weight_decay"]))
+    return grads
+
+
+def _foreach_velocities(group: Group, grads: list[Tensor], velocities: list[Tensor], started: list[bool]) -> None:
+    """Bring all velocities from t-1 to t; the first is the gradient."""
     for old in {*started}:
         which = [i for i, s in enumerate(started) if s == old]
         some, theirs = [velocities[i] for i in which], [grads[i] for i in which]
@@ -251,10 +265,15 @@ def _foreach_observe(
             torch._foreach_add_(some, theirs, alpha=1 - group["dampening"])
         else:
             torch._foreach_copy_(some, theirs)
-    if group["nesterov"]:
-        torch._foreach_copy_(directions, grads)
-        torch._foreach_add_(directions, velocities, alpha=group["momentum"])
-    return values
+
+
+def _foreach_descend(group: Group, part: Part, directions: list[Tensor]) -> None:
+    """Move all parameters; an alpha on an accelerator is not waited for."""
+    alpha = group["lr"]
+    if isinstance(alpha, Tensor) and alpha.device.type != "cpu":
+        torch._foreach_sub_(part.params, torch._foreach_mul(directions, alpha.to(precision(part.params))))
+    else:
+        torch._foreach_add_(part.params, directions, alpha=-in_range(float(alpha), group, part.params))
 
 
 def _kernels_observe(
@@ -293,13 +312,25 @@ def _without_hypergradient(group: Group, part: Part) -> None:
             part.grads,
             [*velocities] or [None] * len(part.params),
             fused=True,
-            lr=alpha.to(_precision(part.params)) if isinstance(alpha, Tensor) else alpha,
+            lr=alpha.to(precision(part.params)) if isinstance(alpha, Tensor) else alpha,
             weight_decay=group["weight_decay"],
             momentum=momentum,
             dampening=group["dampening"],
             nesterov=group["nesterov"],
             maximize=group["maximize"],
         )
+        return
+    if part.way == "foreach":
+        started = [buffer is not None for buffer in buffers]
+        if momentum != 0:
+            part.zeros("momentum_buffer")
+            velocities = part.real("momentum_buffer")
+        directions = _foreach_gradients(group, part)
+        if momentum != 0:
+            _foreach_velocities(group, directions, velocities, started)
+            nesterov = group["nesterov"]
+            directions = list(torch._foreach_add(directions, velocities, alpha=momentum)) if nesterov else velocities
+        _foreach_descend(group, part, directions)
         return
     for owner, p, g, state in zip(part.owners, part.params, part.grads, part.states, strict=True):
         g = gradient(group, g, p, group["weight_decay"])

@@ -118,6 +118,30 @@ def test_layouts_in_memory_make_no_difference(cls, settings, layout, compiler):
         torch.testing.assert_close(alphas, expected[1], rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "channels last"])
+@pytest.mark.parametrize("rule", ["multiplicative", "auto"])
+@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize(("cls", "settings"), SETTINGS)
+def test_small_tensors_that_an_accelerator_joins_give_the_same_sums(cls, settings, extra, rule, layout, monkeypatch):
+    """Alpha moves as in the plain loop, with the joining switched on for the CPU's tensors, but for the largest."""
+
+    def prepare(p):
+        if layout == "transposed" and p.dim() > 1:
+            return p.mT.contiguous().mT
+        return p.contiguous(memory_format=torch.channels_last) if layout != "contiguous" and p.dim() == 4 else p
+
+    settings = {**settings, **extra, "rule": rule}
+    expected = run(cls, settings, foreach=False)
+    lengths = []
+    monkeypatch.setattr(_base, "is_small", lambda t: t.numel() < 1000)
+    monkeypatch.setattr(torch, "cat", lambda column, cat=torch.cat: (lengths.append(len(column)), cat(column))[1])
+    params, alphas = run(cls, settings, prepare=prepare, capturable=True, foreach=True)
+    assert max(lengths) == len(SHAPES) - 1
+    torch.testing.assert_close(alphas, expected[1], rtol=1e-12, atol=0)
+    for p, q in zip(params, expected[0], strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("way", [{}, {"foreach": False}, {"foreach": True}, {"fused": True}])
 @pytest.mark.parametrize("extra", EXTRAS)
 @pytest.mark.parametrize(("cls", "settings"), SETTINGS)
