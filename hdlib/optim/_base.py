@@ -286,6 +286,8 @@ class HypergradientOptimizer(Optimizer):
                 how == "foreach" and not asked and type(x) not in PLAIN
             ):
                 how = "loop"
+            if how == "torch" and x.dtype == torch.float64 and x.device.type != "cpu":
+                how = "foreach"  # an accelerator's fused kernels read a learning rate there as float32
             if how == "kernels" and x.dtype not in _kernels.DTYPES:
                 how = "loop" if not x.dtype.is_floating_point else self._without_kernels
             key = (how, x.dtype if how == "kernels" else None, mesh)

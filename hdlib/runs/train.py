@@ -289,7 +289,7 @@ def captured(
 def make_optimizer(spec: RunSpec, model: nn.Module) -> HypergradientOptimizer:
     """Return the spec's optimiser; a baseline is its hypergradient method with beta 0, bit for bit."""
     common = dict(lr=spec.alpha0, weight_decay=spec.weight_decay, hypergrad_lr=spec.beta, **asdict(spec.control()))
-    common["capturable"] = next(model.parameters()).is_cuda
+    common["capturable"] = common["fused"] = next(model.parameters()).is_cuda
     if spec.method.startswith("adam"):
         return AdamHD(model.parameters(), **common)
     if spec.method.startswith("sgdn"):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdlib import SGDHD, AdamHD, AdamWHD
 
-NATIVE = {SGDHD: torch.optim.SGD, AdamHD: torch.optim.Adam, AdamWHD: torch.optim.AdamW}
+NATIVE = {AdamHD: torch.optim.Adam, AdamWHD: torch.optim.AdamW}
 VIEWS = {"view", "reshape", "detach", "unbind", "permute", "as_strided", "expand", "select", "alias", "device"}
 EMPTY = {"empty", "empty_like", "empty_strided", "new_empty"}
 
@@ -21,6 +21,7 @@ class Launches(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.count = 0
+        self.rates = []  # the precisions of the learning rates that fused kernels are given
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
@@ -31,21 +32,22 @@ class Launches(TorchDispatchMode):
         elif not name.startswith("_record") and name not in VIEWS | EMPTY:
             self.count += 2 if name == "dot" else 1
         if name.startswith("_fused"):  # has no fake version, and returns nothing
+            self.rates += [arg.dtype for arg in [*args, *(kwargs or {}).values()] if isinstance(arg, torch.Tensor)]
             return None
         return function(*args, **(kwargs or {}))
 
 
-def launches(make, shapes):
-    """Return how many kernels a step starts once there is a state."""
+def watched(make, shapes, dtype=torch.float32):
+    """Return what a step starts once there is a state."""
     with FakeTensorMode():
-        params = [torch.empty(shape, device="cuda", requires_grad=True) for shape in shapes]
+        params = [torch.empty(shape, dtype=dtype, device="cuda", requires_grad=True) for shape in shapes]
         optimizer = make(params)
         for _ in range(3):
             for p in params:
                 p.grad = torch.empty_like(p)
-            with Launches() as counted:
+            with Launches() as launches:
                 optimizer.step()
-    return counted.count
+    return launches
 
 
 @pytest.mark.parametrize("way", [{"foreach": True}, {"fused": True}])
@@ -63,10 +65,19 @@ def launches(make, shapes):
 )
 def test_hypergradients_cost_as_many_kernels_for_many_small_tensors_as_for_few(cls, values, beta, way):
     more = []
-    for n in (10, 40):
+    for n in (3, 9):
         shapes = [(30, 20), (30,), (16, 8, 3, 3)] * n
-        ours = launches(lambda params: cls(params, capturable=True, hypergrad_lr=beta, **values, **way), shapes)
-        native = dict(values, **way) | ({} if cls is SGDHD else {"capturable": True})
-        theirs = 0 if cls is SGDHD else launches(lambda params: NATIVE[cls](params, **native), shapes)  # noqa: B023
-        more.append(ours - theirs)
+        ours = watched(lambda params: cls(params, hypergrad_lr=beta, **values, **way), shapes).count
+        if cls is not SGDHD:  # torch's multi-tensor step corrects the bias of Adam tensor by tensor
+            ours -= watched(lambda params: NATIVE[cls](params, capturable=True, **values, **way), shapes).count
+        more.append(ours)
     assert more[0] == more[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("beta", [0.0, 1e-8])
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD])
+def test_fused_kernels_are_given_a_float32_alpha_or_none_at_all(cls, beta, dtype):
+    """They read a tensor as float32, whatever the parameters are; float64 ones keep a float64 alpha in other ways."""
+    launches = watched(lambda params: cls(params, hypergrad_lr=beta, fused=True), [(30, 20), (30,)], dtype)
+    assert launches.rates == ([] if dtype == torch.float64 else [torch.float32])
