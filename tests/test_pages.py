@@ -126,6 +126,20 @@ def test_an_executed_page_names_no_folder_of_this_machine(project):
     assert not [folder for folder in (project, sys.prefix, Path.home()) if f"{folder}/" in text]
 
 
+def test_sections_whose_code_shows_nothing_are_left_out(project):
+    source = project / "notebooks" / "note.md"
+    shown = "## Shown\n\nProse.\n\n```{code-cell}\nsteps\n```\n"
+    silent = "## Silent\n\nProse.\n\n```{code-cell}\nif steps > 5:\n    print(steps)\n```\n\nMore.\n"
+    source.write_text(f"{source.read_text()}\n{shown}\n{silent}\n## Prose alone\n\nProse.\n")
+    [page] = pages.read_pages(project)
+    for steps, left_out in ((1, ["## Silent", "if steps > 5", "More."]), (6, [])):
+        pages.execute(page.source(project), page.output(project), {"steps": steps}, project)
+        cells = nbformat.read(page.output(project), as_version=4).cells
+        removed = [cell.source for cell in cells if "remove-cell" in cell.metadata.get("tags", [])]
+        assert len(removed) == len(left_out)
+        assert all(text.startswith(start) for text, start in zip(removed, left_out, strict=True))
+
+
 def test_a_page_whose_notebook_is_gone_is_refused(executed):
     listed = pages.read_pages(executed)
     (executed / "notebooks" / "note.md").unlink()

@@ -498,13 +498,13 @@ CLAIMS = (
     Claim(
         "On VGG, SGD-HD and SGDN-HD end with a lower validation loss than their baselines.",
         f"{PAPER}, Section 4.3",
-        "final validation loss, HD over no HD, below 1",
-        outperforms("valid_loss", (("cifar10", "vgg"),), ("sgd_hd", "sgdn_hd")),
+        "final validation loss after 200 epochs of the whole network, HD over no HD, below 1",
+        outperforms("valid_loss", (("cifar10", "vgg"),), ("sgd_hd", "sgdn_hd"), at_least=vgg.EPOCHS),
     ),
     Claim(
         "On VGG, Adam-HD ends with a lower training loss than Adam.",
         f"{PAPER}, Section 4.3",
-        "final training loss, HD over no HD, below 1",
-        outperforms("train_loss", (("cifar10", "vgg"),), ("adam_hd",)),
+        "final training loss after 200 epochs of the whole network, HD over no HD, below 1",
+        outperforms("train_loss", (("cifar10", "vgg"),), ("adam_hd",), at_least=vgg.EPOCHS),
     ),
 )

@@ -299,7 +299,10 @@ def _fill_in(notebook: nbformat.NotebookNode, values: dict[str, Any], name: str)
 
 
 def _clean(notebook: nbformat.NotebookNode, root: Path) -> None:
-    """Drop timings and this machine's folders, and fold the injected parameters."""
+    """Drop timings and this machine's folders, fold the injected parameters, and leave out what shows nothing."""
+    for cells in _silent_sections(notebook):
+        for cell in cells:
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-cell"]
     for cell in notebook.cells:
         for noise in ("papermill", "execution"):
             cell.metadata.pop(noise, None)
@@ -313,6 +316,17 @@ def _clean(notebook: nbformat.NotebookNode, root: Path) -> None:
                     output.data[kind] = _without_folders(content, root)
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
+
+
+def _silent_sections(notebook: nbformat.NotebookNode) -> list[list[nbformat.NotebookNode]]:
+    """Return the sections, from one `## ` to the next, whose code shows nothing with the page's parameters."""
+    sections: list[list[nbformat.NotebookNode]] = [[]]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+        sections[-1].append(cell)
+    outputs = [[cell.outputs for cell in cells if cell.cell_type == "code"] for cells in sections]
+    return [cells for cells, found in zip(sections[1:], outputs[1:], strict=True) if found and not any(found)]
 
 
 def _without_folders(text: str, root: Path) -> str:

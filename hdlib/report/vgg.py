@@ -17,6 +17,7 @@ from hdlib.runs.divergence import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
 STEPS = -(-IMAGES // 128)  # of an epoch of it
+EARLY = 5  # epochs that are set beside the published ones one by one
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
 ORDERINGS = (  # quantity, the method that ends lower, the other
@@ -37,8 +38,17 @@ QUANTITIES = {
 
 def complete(records: Sequence[Record]) -> bool:
     """Say whether these are the paper's experiment: the whole network, all images, 200 epochs, six methods."""
-    whole = [r for r in records if _scale(r) == (1.0, IMAGES) and r.spec.epochs >= EPOCHS]
-    return {record.spec.method for record in whole} == set(METHODS)
+    return {record.spec.method for record in whole(records) if record.spec.epochs >= EPOCHS} == set(METHODS)
+
+
+def whole(records: Sequence[Record]) -> list[Record]:
+    """Return the runs of the whole network on all images, however long."""
+    return [record for record in records if _scale(record) == (1.0, IMAGES)]
+
+
+def has_ends(records: Sequence[Record]) -> bool:
+    """Say whether the ends of the runs belong beside the published ones: not if they only began the experiment."""
+    return complete(records) or not whole(records)
 
 
 def scale(records: Sequence[Record]) -> str:
@@ -60,11 +70,16 @@ def scale(records: Sequence[Record]) -> str:
     )
     if complete(records):
         return text + "That is the paper's experiment at its full size."
+    told = (
+        "levels of loss can be compared with the published ones epoch by epoch"
+        if whole(records) == list(records)
+        else "levels of loss cannot be compared with the published ones, orderings of the methods and early learning "
+        "rates can, with care"
+    )
     return (
         text
         + f"**The paper's experiment, the whole network on all images for {EPOCHS} epochs with six methods, was not "
-        f"run.** {_lengths(steps(records))}: levels of loss cannot be compared with the published ones, orderings of "
-        "the methods and early learning rates can, with care."
+        f"run.** {_lengths(steps(records))}: {told}."
     )
 
 
@@ -87,7 +102,7 @@ def levels(records: Sequence[Record]) -> Table:
                 "training loss, end": spread(finals["train_loss"]),
                 "validation loss, end": spread(finals["valid_loss"]),
                 "validation loss, best": spread(finals["best_valid_loss"]),
-                "validation accuracy, end": _accuracy(group),
+                "accuracy, end": _accuracy(group),
                 "largest α": spread([_peak(r) for r in group], 4) if method in BASELINE else "",
             }
         )
@@ -100,13 +115,48 @@ def levels(records: Sequence[Record]) -> Table:
                 "training loss, end": significant(row.train_end),
                 "validation loss, end": significant(row.valid_end),
                 "validation loss, best": significant(row.valid_best),
-                "validation accuracy, end": "",
+                "accuracy, end": "",
                 "largest α": "" if np.isnan(row.alpha_max) else significant(row.alpha_max, 4),
             }
         )
     table = pd.DataFrame(rows).sort_values("method", key=lambda names: names.map(METHODS.index), kind="stable")
     table = table.assign(method=table["method"].map(LABELS))
     return Table(table, f"Ours: {frames.note(records)} The published runs have one seed each.")
+
+
+def early(records: Sequence[Record]) -> Table:
+    """Return the training losses of the first epochs: the whole network on all images beside the published runs."""
+    frame = _early(records)
+    columns = [*(f"ours, as in {name}" for name in VARIANTS.values()), *SOURCES.values()]
+    rows = []
+    for (epoch, method), group in frame.groupby(["epoch", "method"], sort=False):
+        told = {column: spread(values) for column, values in group.groupby("column")["loss"]}
+        rows.append({"epoch": epoch, "method": LABELS[method]} | {c: told.get(c, "") for c in columns})
+    table = pd.DataFrame(rows)
+    note = "Theirs have one seed each; of the authors' runs the first epoch is known here."
+    return Table(table.loc[:, (table != "").any()], f"Ours: {frames.note(whole(records))} {note}")
+
+
+def early_sentence(records: Sequence[Record]) -> str:
+    """Say how far the training losses of the first epochs are from the published ones, for each variant."""
+    frame = _early(records)
+    ours = sorted({column for column in frame["column"] if column.startswith("ours")})
+    losses = frame.groupby(["column", "epoch", "method"])["loss"].mean().unstack("column")
+    lines = []
+    for label in SOURCES.values():
+        both = losses[[*ours, label]].dropna() if label in losses else losses[:0]
+        both = both[np.isfinite(both).all(axis=1)]
+        if both.empty:
+            continue
+        apart = both[ours].sub(both[label], axis=0).abs()
+        told = [
+            f"{column.removeprefix('ours, ')} {significant(apart[column].mean(), 2)} away on average "
+            f"({significant(apart[column].max(), 2)} at most)"
+            for column in ours
+        ]
+        both_have = f"{len(both)} training loss{'es' if len(both) > 1 else ''} that all have"
+        lines.append(f"- {label}: of {both_have}, ours lie {', '.join(told)}.")
+    return "\n".join([*lines, *(f"- {said}" for said in _lost(whole(records)))])
 
 
 def agreement(records: Sequence[Record]) -> Table:
@@ -170,6 +220,8 @@ def published() -> str:
 
 def variant(records: Sequence[Record]) -> str:
     """Say which variant of the model ends nearer to the published losses, where the runs are the whole experiment."""
+    if not complete(records) and whole(records):
+        return _speaks_for(whole(records)).strip()
     if not complete(records):
         return (
             "Which variant of the model explains the published levels is left open here: that takes the whole "
@@ -185,6 +237,32 @@ def variant(records: Sequence[Record]) -> str:
             told.append(f"as in {VARIANTS[name]} by a factor of {significant(apart, 2)}")
         lines.append(f"- From {label}, the training losses at the end differ {', '.join(told)} (geometric mean).")
     return "\n".join(lines)
+
+
+def _early(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the losses of the first epochs, ours and theirs: epoch, method, column of a table, seed, loss.
+
+    What diverged has infinite losses from the epoch on in which it did.
+    """
+    runs, rows = whole(records), []
+    last = min(EARLY, max(record.spec.epochs for record in runs))
+    for record in runs:
+        known = dict(zip(record.epochs["epoch"], record.epochs["train_loss"], strict=True))
+        for epoch in range(1, min(EARLY, record.spec.epochs) + 1):
+            row = dict(epoch=epoch, method=record.spec.method, column=f"ours, as in {VARIANTS[record.spec.variant]}")
+            rows.append(row | dict(seed=record.spec.seed, loss=known.get(epoch, np.inf)))
+    figure = paper.figure3()
+    figure = figure[(figure["model"] == "vgg") & (figure["quantity"] == "train_loss")]
+    figure = figure[figure["epoch"].between(1, last)]
+    published = _published()
+    published = published[published["source"] == "authors"]
+    theirs = [
+        figure.assign(column=SOURCES["paper"], loss=figure["value"]),
+        published.assign(epoch=1, column=SOURCES["authors"], loss=published["train_first"]),
+    ]
+    frame = pd.concat([pd.DataFrame(rows), *theirs])[["epoch", "method", "column", "seed", "loss"]]
+    order = frame["method"].map(METHODS.index)
+    return frame.assign(order=order).sort_values(["epoch", "order"], kind="stable")
 
 
 def _speaks_for(records: Sequence[Record]) -> str:
@@ -257,15 +335,20 @@ def times(records: Sequence[Record]) -> Table:
     return Table(pd.DataFrame(rows), f"Ours: {frames.note(records)} {note}")
 
 
-def precisions(records: Sequence[Record]) -> Table | str:
-    """Return, for runs that are recorded in float32 and in another precision, how far their curves are apart.
+def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | None:
+    """Return, for runs in float32 and in another precision, how far their curves are apart; None if there are none.
 
     The distance of two precisions is the largest difference of their mean training losses over the epochs; the spread
     of seeds is the largest range of the float32 losses of an epoch.
+
+    Args:
+        records: runs of the experiment.
+        known: all that there are, of which those of the same networks on as many images are compared.
     """
     groups: dict[str, dict[str, list[Record]]] = {}
-    for record in records:
-        if record.spec.model == "vgg":
+    alike = {(record.spec.variant, *_scale(record)) for record in records}
+    for record in known:
+        if record.spec.model == "vgg" and (record.spec.variant, *_scale(record)) in alike:
             same = record.spec.with_(precision="float32", seed=0)
             groups.setdefault(same.key, {}).setdefault(record.spec.precision, []).append(record)
     rows = []
@@ -293,9 +376,7 @@ def precisions(records: Sequence[Record]) -> Table | str:
                     "within the spread of seeds": "yes" if distance <= between else "no",
                 }
             )
-    if not rows:
-        return "No run is recorded in two precisions with two seeds or more."
-    return Table(pd.DataFrame(rows), frames.note(compared))
+    return Table(pd.DataFrame(rows), frames.note(compared)) if rows else None
 
 
 def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:

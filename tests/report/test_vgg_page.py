@@ -66,7 +66,7 @@ def test_a_diverged_seed_is_told_and_not_averaged_away():
     assert "SGDN-HD below SGDN in training loss at the end" in said  # among the orderings that are not the same
     table = vgg.levels(runs).data
     ours = table[(table["method"] == "SGDN-HD") & table["source"].str.startswith("ours")].iloc[0]
-    assert ours["training loss, end"] == ours["validation accuracy, end"] == ours["largest α"] == "1 of 2 diverged"
+    assert ours["training loss, end"] == ours["accuracy, end"] == ours["largest α"] == "1 of 2 diverged"
     [told] = [line for line in vgg.rates(runs).splitlines() if line.startswith("- SGDN-HD")]
     assert "α rises to 0.02000 (iteration 2)" in told and "1 of 2 runs diverged" in told
     assert vgg.agreement(runs).data.iloc[2, 3] == "in 1 of 2 seeds (diverged, 0.300)"
@@ -110,9 +110,36 @@ def test_precisions_are_compared_seed_by_seed():
     exact = [record("adam", train, seed=seed) for seed, train in enumerate((0.50, 0.54))]
     near = [record("adam", train, seed=seed, precision="bf16") for seed, train in enumerate((0.51, 0.55))]
     far = [record("adam", train, seed=seed, precision="bf16") for seed, train in enumerate((0.7, 0.8))]
-    assert vgg.precisions(exact + near).data.iloc[0, -1] == "yes"
-    assert vgg.precisions(exact + far).data.iloc[0, -1] == "no"
-    assert "No run is recorded in two precisions" in vgg.precisions(exact + near[:1])
+    assert vgg.precisions(near, exact + near).data.iloc[0, -1] == "yes"
+    assert vgg.precisions(near, exact + far).data.iloc[0, -1] == "no"
+    assert vgg.precisions(near, exact + near[:1]) is None
+    assert vgg.precisions([record("adam", width_factor=1 / 8)], exact + near) is None
+
+
+def begun(method, losses, **fields):
+    """Return a run of the whole network over its first epochs."""
+    run = record(method, epochs=2, **fields)
+    epochs = pd.DataFrame([[i, 391 * i, loss, 1e-3, 2.0, 0.3] for i, loss in enumerate(losses)], columns=EPOCH_COLUMNS)
+    return replace(run, epochs=epochs, outcome="finished" if len(losses) == 3 else "diverged", iterations=190)
+
+
+def test_first_epochs_of_the_whole_network_are_set_beside_the_published_ones():
+    runs = [begun("adam", (2.3, 1.85, 1.40)), begun("sgdn_hd", (2.3, 1.79, 1.42))]
+    runs += [begun("adam", (2.3, 2.05, 1.80), variant="paper"), begun("sgdn_hd", (2.3,), variant="paper")]
+    assert not vgg.has_ends(runs) and vgg.has_ends([record("adam", width_factor=1 / 8)])
+    assert vgg.has_ends([record(method, epochs=200) for method in METHODS])
+    assert "can be compared with the published ones epoch by epoch" in vgg.scale(runs)
+    table = vgg.early(runs).data.set_index(["epoch", "method"])
+    assert table.loc[(1, "Adam"), "ours, as in the authors' code"] == "1.85"
+    assert table.loc[(1, "Adam"), "authors' repository"] == "1.85"
+    assert table.loc[(2, "Adam"), "authors' repository"] == ""
+    assert table.loc[(2, "Adam"), "paper, Figure 3"] == "1.32"
+    assert table.loc[(1, "SGDN-HD"), "ours, as in the paper's text"] == "diverged"
+    said = vgg.early_sentence(runs)
+    assert "- paper, Figure 3: of 2 training losses that all have, ours lie as in the authors' code 0.057 away" in said
+    assert "- authors' repository: of 1 training loss that all have" in said
+    assert "SGDN-HD diverged in 1 of its 2 runs, at iteration 190." in said
+    assert "SGDN-HD diverged as in the paper's text" in vgg.variant(runs)
 
 
 def test_the_experiments_beta_is_set_against_the_critical_one_of_the_widest_network():
