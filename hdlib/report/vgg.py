@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Table, power_of_ten, scientific, significant, spread
+from hdlib.report.style import LABELS, QUANTITIES, Table, power_of_ten, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
 STEPS = -(-IMAGES // 128)  # of an epoch of it
+GUESSING = float(np.log(10))  # the loss of one who gives each class the same probability
 EARLY = 5  # epochs that are set beside the published ones one by one
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
@@ -29,7 +30,7 @@ ORDERINGS = (  # quantity, the method that ends lower, the other
     ("valid_best", "adam", "adam_hd"),
     ("valid_end", "adam", "adam_hd"),
 )
-QUANTITIES = {
+ENDS = {
     "train_end": "training loss at the end",
     "valid_end": "validation loss at the end",
     "valid_best": "best validation loss",
@@ -124,22 +125,23 @@ def levels(records: Sequence[Record]) -> Table:
     return Table(table, f"Ours: {frames.note(records)} The published runs have one seed each.")
 
 
-def early(records: Sequence[Record]) -> Table:
-    """Return the training losses of the first epochs: the whole network on all images beside the published runs."""
-    frame = _early(records)
+def early(records: Sequence[Record], quantity: str = "train_loss") -> Table:
+    """Return the losses of the first epochs: the whole network on all images beside the published runs."""
+    frame = _early(records, quantity)
     columns = [*(f"ours, as in {name}" for name in VARIANTS.values()), *SOURCES.values()]
     rows = []
     for (epoch, method), group in frame.groupby(["epoch", "method"], sort=False):
         told = {column: spread(values) for column, values in group.groupby("column")["loss"]}
         rows.append({"epoch": epoch, "method": LABELS[method]} | {c: told.get(c, "") for c in columns})
     table = pd.DataFrame(rows)
-    note = "Theirs have one seed each; of the authors' runs the first epoch is known here."
-    return Table(table.loc[:, (table != "").any()], f"Ours: {frames.note(whole(records))} {note}")
+    note = "Theirs have one seed each; of the authors' runs the first epoch's training loss is known here."
+    title = f"{QUANTITIES[quantity]} after the first epochs.".capitalize()
+    return Table(table.loc[:, (table != "").any()], f"{title} Ours: {frames.note(whole(records))} {note}")
 
 
 def early_sentence(records: Sequence[Record]) -> str:
-    """Say how far the training losses of the first epochs are from the published ones, for each variant."""
-    frame = _early(records)
+    """Say how far the losses of the first epochs are from the published ones, for each variant."""
+    frame = _early(records, "train_loss")
     ours = sorted({column for column in frame["column"] if column.startswith("ours")})
     losses = frame.groupby(["column", "epoch", "method"])["loss"].mean().unstack("column")
     lines = []
@@ -156,7 +158,21 @@ def early_sentence(records: Sequence[Record]) -> str:
         ]
         both_have = f"{len(both)} training loss{'es' if len(both) > 1 else ''} that all have"
         lines.append(f"- {label}: of {both_have}, ours lie {', '.join(told)}.")
-    return "\n".join([*lines, *(f"- {said}" for said in _lost(whole(records)))])
+    for (name,), group in _groups(whole(records), "variant"):
+        lines += [f"- As in {VARIANTS[name]}, {said}" for said in _lost(group)]
+    frame = _early(records, "valid_loss").query("loss > @GUESSING and loss < inf")
+    above = {
+        column: [method for method in METHODS if (group["method"] == method).any()]
+        for column, group in frame.groupby("column")
+    }
+    if SOURCES["paper"] in above:
+        methods = _several(above.pop(SOURCES["paper"]), LABELS.get)
+        ours = [f"{_several(these, LABELS.get)} in {column}" for column, these in above.items()]
+        lines.append(
+            f"- The paper's validation losses of {methods} lie above ln 10 = {GUESSING:.3f}, the loss of guessing, in "
+            f"these epochs; of all runs here, {' and '.join(ours) or 'none'} {'do' if ours else 'does'}."
+        )
+    return "\n".join(lines)
 
 
 def agreement(records: Sequence[Record]) -> Table:
@@ -165,7 +181,7 @@ def agreement(records: Sequence[Record]) -> Table:
     groups = dict(_groups(records, "variant"))
     rows = []
     for quantity, lower, higher in ORDERINGS:
-        row = {"is it so?": f"{LABELS[lower]} has a lower {QUANTITIES[quantity]} than {LABELS[higher]}"}
+        row = {"is it so?": f"{LABELS[lower]} has a lower {ENDS[quantity]} than {LABELS[higher]}"}
         for source, label in SOURCES.items():
             pair = [published.loc[(source, method), quantity] for method in (lower, higher)]
             row[label] = _verdict([pair])
@@ -195,7 +211,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
                     everywhere += all((x < y) == theirs for x, y in pairs)
                 else:
                     lower, higher = (first, second) if theirs else (second, first)
-                    lost.append(f"{LABELS[lower]} below {LABELS[higher]} in {QUANTITIES[quantity]}")
+                    lost.append(f"{LABELS[lower]} below {LABELS[higher]} in {ENDS[quantity]}")
             said = f"{label}: {kept} of {kept + len(lost)} orderings are the same"
             if len({r.spec.seed for r in group}) > 1:
                 said += f" in the means over seeds, {everywhere} of them in every seed"
@@ -221,12 +237,12 @@ def published() -> str:
 def variant(records: Sequence[Record]) -> str:
     """Say which variant of the model ends nearer to the published losses, where the runs are the whole experiment."""
     if not complete(records) and whole(records):
-        return _speaks_for(whole(records)).strip()
+        return _speaks_for(whole(records), "at full size")
     if not complete(records):
         return (
             "Which variant of the model explains the published levels is left open here: that takes the whole "
-            "experiment in both variants." + _speaks_for(records)
-        )
+            f"experiment in both variants. {_speaks_for(records, 'at this scale')}"
+        ).strip()
     theirs = _published().set_index(["source", "method"])
     lines = []
     for source, label in SOURCES.items():
@@ -239,7 +255,7 @@ def variant(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _early(records: Sequence[Record]) -> pd.DataFrame:
+def _early(records: Sequence[Record], quantity: str) -> pd.DataFrame:
     """Return the losses of the first epochs, ours and theirs: epoch, method, column of a table, seed, loss.
 
     What diverged has infinite losses from the epoch on in which it did.
@@ -247,25 +263,24 @@ def _early(records: Sequence[Record]) -> pd.DataFrame:
     runs, rows = whole(records), []
     last = min(EARLY, max(record.spec.epochs for record in runs))
     for record in runs:
-        known = dict(zip(record.epochs["epoch"], record.epochs["train_loss"], strict=True))
+        known = dict(zip(record.epochs["epoch"], record.epochs[quantity], strict=True))
         for epoch in range(1, min(EARLY, record.spec.epochs) + 1):
             row = dict(epoch=epoch, method=record.spec.method, column=f"ours, as in {VARIANTS[record.spec.variant]}")
             rows.append(row | dict(seed=record.spec.seed, loss=known.get(epoch, np.inf)))
     figure = paper.figure3()
-    figure = figure[(figure["model"] == "vgg") & (figure["quantity"] == "train_loss")]
+    figure = figure[(figure["model"] == "vgg") & (figure["quantity"] == quantity)]
     figure = figure[figure["epoch"].between(1, last)]
-    published = _published()
-    published = published[published["source"] == "authors"]
-    theirs = [
-        figure.assign(column=SOURCES["paper"], loss=figure["value"]),
-        published.assign(epoch=1, column=SOURCES["authors"], loss=published["train_first"]),
-    ]
+    theirs = [figure.assign(column=SOURCES["paper"], loss=figure["value"])]
+    if quantity == "train_loss":
+        published = _published()
+        published = published[published["source"] == "authors"]
+        theirs.append(published.assign(epoch=1, column=SOURCES["authors"], loss=published["train_first"]))
     frame = pd.concat([pd.DataFrame(rows), *theirs])[["epoch", "method", "column", "seed", "loss"]]
     order = frame["method"].map(METHODS.index)
     return frame.assign(order=order).sort_values(["epoch", "order"], kind="stable")
 
 
-def _speaks_for(records: Sequence[Record]) -> str:
+def _speaks_for(records: Sequence[Record], where: str) -> str:
     """Say of which variant methods diverge that diverge in no published run, where those of the other do not."""
     lost = {
         name: {r.spec.method for r in group if r.outcome == "diverged"}
@@ -275,8 +290,8 @@ def _speaks_for(records: Sequence[Record]) -> str:
         if lost[name] and not lost[other]:
             methods = _several([m for m in METHODS if m in lost[name]], LABELS.get)
             return (
-                f" But {methods} diverged as in {VARIANTS[name]}, which it did in neither published run, and no run "
-                f"did as in {VARIANTS[other]}, with the same β: at this scale that speaks for {VARIANTS[other]}."
+                f"{methods} diverged as in {VARIANTS[name]}, which it did in neither published run, and no run "
+                f"did as in {VARIANTS[other]}, with the same β: {where} that speaks for {VARIANTS[other]}."
             )
     return ""
 

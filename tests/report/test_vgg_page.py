@@ -77,7 +77,9 @@ def test_a_variant_that_diverges_where_nobody_else_did_speaks_for_the_other():
     assert "speaks for" not in vgg.variant(runs)
     runs[-1] = replace(runs[-1], outcome="diverged")
     assert "Adam-HD diverged as in the paper's text" in vgg.variant(runs)
-    assert "at this scale that speaks for the authors' code" in vgg.variant(runs)
+    assert "at full size that speaks for the authors' code" in vgg.variant(runs)
+    narrow = [replace(r, spec=r.spec.with_(width_factor=1 / 8)) for r in runs]
+    assert "at this scale that speaks for the authors' code" in vgg.variant(narrow)
     both = [replace(r, outcome="diverged") if r.spec.method == "adam_hd" else r for r in runs]
     assert "speaks for" not in vgg.variant(both)
 
@@ -138,7 +140,8 @@ def test_first_epochs_of_the_whole_network_are_set_beside_the_published_ones():
     said = vgg.early_sentence(runs)
     assert "- paper, Figure 3: of 2 training losses that all have, ours lie as in the authors' code 0.057 away" in said
     assert "- authors' repository: of 1 training loss that all have" in said
-    assert "SGDN-HD diverged in 1 of its 2 runs, at iteration 190." in said
+    assert "- As in the paper's text, SGDN-HD diverged in its one run, at iteration 190." in said
+    assert "validation losses of SGD-HD, SGDN and SGDN-HD lie above ln 10 = 2.303" in said and "none does" in said
     assert "SGDN-HD diverged as in the paper's text" in vgg.variant(runs)
 
 
