@@ -76,7 +76,12 @@ class RunSpec(BaseModel):
     transition: float = Field(1.0, description="steps that the passing over takes")
     input_scale: float = Field(1.0, gt=0, allow_inf_nan=False, description="factor on the normalised inputs")
     early: int = Field(1000, ge=0, description="iterations of which every one is traced; later ones log-spaced")
-    variant: Literal["authors", "paper"] = Field("authors", description="VGG as the authors' code or the paper has it")
+    variant: Literal["authors", "paper", "blog"] = Field(
+        "authors", description="VGG as the authors' code, the paper's text, or the blog post that it follows has it"
+    )
+    norm_start: Literal["ones", "uniform"] = Field(
+        "ones", description="how VGG's batch normalisation starts: at ones, or uniform in [0, 1] as in old versions"
+    )
     width_factor: float = Field(1.0, gt=0, allow_inf_nan=False, description="VGG's channels and units over the paper's")
     train_images: int | None = Field(None, ge=1, description="of CIFAR-10: a fixed part of the images; None for all")
 
@@ -118,10 +123,14 @@ class RunSpec(BaseModel):
             raise ValueError(
                 f"model is {self.model!r} with task {self.task!r}: vgg goes with cifar10, and only with it."
             )
+        if self.variant == "paper" and self.norm_start != "ones":
+            raise ValueError(
+                f"norm_start is {self.norm_start!r} but variant 'paper' has no batch normalisation: leave it out."
+            )
         if self.model == "vgg" and self.input_scale != 1:
             raise ValueError(f"input_scale is {self.input_scale} but the model is vgg: it is for logreg and mlp.")
         if self.model != "vgg":
-            for name in ("variant", "width_factor", "train_images"):
+            for name in ("variant", "norm_start", "width_factor", "train_images"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is {getattr(self, name)!r} but the model is {self.model}: it is for vgg.")
             if self.precision in ("tf32", "bf16"):

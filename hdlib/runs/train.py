@@ -101,6 +101,7 @@ class Training:
             depth=spec.depth,
             variant=spec.variant,
             width_factor=spec.width_factor,
+            norm_start=spec.norm_start,
             dtype=dtype,
         ).to(device)
         self.optimizer = make_optimizer(spec, self.model)

@@ -20,6 +20,7 @@ def build_model(
     depth: int = 2,
     variant: str = "authors",
     width_factor: float = 1.0,
+    norm_start: str = "ones",
     dtype=torch.float32,
 ) -> nn.Module:
     """Return logistic regression (one linear layer), an MLP of `depth` hidden ReLU layers of `width` units, or VGG-16.
@@ -31,7 +32,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if model == "vgg":
-            return vgg16(classes, variant, width_factor).to(dtype)
+            return vgg16(classes, variant, width_factor, norm_start).to(dtype)
         sizes = [features, *([width] * depth if model == "mlp" else []), classes]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(sizes):
@@ -39,19 +40,27 @@ def build_model(
     return nn.Sequential(*layers[:-1]).to(dtype)
 
 
-def vgg16(classes: int, variant: str = "authors", width_factor: float = 1.0) -> nn.Sequential:
+def vgg16(
+    classes: int, variant: str = "authors", width_factor: float = 1.0, norm_start: str = "ones"
+) -> nn.Sequential:
     """Return VGG-16 for images of 32 x 32 pixels, in channels-last memory.
 
-    Both variants have 13 convolutions of 3 x 3, (64)x2, (128)x2, (256)x3, (512)x3, (512)x3, a 2 x 2 max-pool after
+    All variants have 13 convolutions of 3 x 3, (64)x2, (128)x2, (256)x3, (512)x3, (512)x3, a 2 x 2 max-pool after
     each group, ReLU after each layer, convolutions from He's normal distribution (fan out) without bias at the
     start, and torch's default linear layers:
 
     - "paper": the text's fc512 and fc10 and nothing else. The text does not say how weights start.
     - "authors": as their code, batch normalisation after each convolution, and a dropout of 0.5 before each of two
       fc512, then fc10.
+    - "blog": as the code of the blog post that the paper says it follows (torch.ch/blog/2015/07/30/cifar.html, the
+      repository szagoruyko/cifar.torch, models/vgg_bn_drop.lua): batch normalisation after each convolution and after
+      fc512, a dropout of 0.3 after the first convolution and of 0.4 after each other that no pooling follows, and of
+      0.5 before fc512 and before fc10.
 
     Args:
         width_factor: multiplies all channels and units (rounded, at least 1), for a machine that is not a GPU.
+        norm_start: of the scales of batch normalisation: "ones", torch's default, or "uniform" in [0, 1], torch's
+            default up to 1.1 and Lua Torch's, with which the published runs were made.
     """
     from torchvision.models.vgg import cfgs, make_layers
 
@@ -59,7 +68,7 @@ def vgg16(classes: int, variant: str = "authors", width_factor: float = 1.0) -> 
         return max(1, round(units * width_factor))
 
     units = scaled(512)
-    layers = make_layers([n if n == "M" else scaled(n) for n in cfgs["D"]], batch_norm=variant == "authors")
+    layers = make_layers([n if n == "M" else scaled(n) for n in cfgs["D"]], batch_norm=variant != "paper")
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -67,5 +76,24 @@ def vgg16(classes: int, variant: str = "authors", width_factor: float = 1.0) -> 
     head: list[nn.Module] = [nn.Linear(units, units), nn.ReLU(inplace=True)]
     if variant == "authors":
         head = [nn.Dropout(), *head, nn.Dropout(), nn.Linear(units, units), nn.ReLU(inplace=True)]
+    elif variant == "blog":
+        layers = _with_dropout(layers)
+        head = [nn.Dropout(), head[0], nn.BatchNorm1d(units), head[1], nn.Dropout()]
     model = nn.Sequential(layers, nn.Flatten(), *head, nn.Linear(units, classes))
+    if norm_start == "uniform":
+        for layer in model.modules():
+            if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                nn.init.uniform_(layer.weight)
     return model.to(memory_format=torch.channels_last)
+
+
+def _with_dropout(layers: nn.Sequential) -> nn.Sequential:
+    """Return the layers with the blog post's dropout, and its batch normalisation's eps."""
+    result: list[nn.Module] = []
+    for layer, following in itertools.pairwise([*layers, None]):
+        result.append(layer)
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 1e-3
+        if isinstance(layer, nn.ReLU) and not isinstance(following, nn.MaxPool2d):
+            result.append(nn.Dropout(0.4 if len(result) > 3 else 0.3))
+    return nn.Sequential(*result)

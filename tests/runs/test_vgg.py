@@ -31,7 +31,7 @@ def test_a_narrow_vgg_learns_coloured_images(tiny_vgg):
     assert record.provenance["epoch_seconds"] > 0
 
 
-@pytest.mark.parametrize("variant", ["authors", "paper"])
+@pytest.mark.parametrize("variant", ["authors", "paper", "blog"])
 def test_a_vgg_run_repeats_itself_exactly(tiny_vgg, variant):
     spec = tiny_vgg.with_(variant=variant, epochs=2)
     torch.manual_seed(1)
@@ -90,6 +90,7 @@ def test_bf16_keeps_parameters_and_hypergradients_in_float32(tiny_vgg, tmp_path)
         (dict(width_factor=0), "width_factor is 0"),
         (dict(train_images=0), "train_images is 0"),
         (dict(variant="vgg19"), "variant is 'vgg19'"),
+        (dict(variant="paper", norm_start="uniform"), "norm_start is 'uniform' but variant 'paper' has no batch"),
         (
             dict(task="mnist", model="mlp", precision="bf16", width_factor=1.0),
             "precision is 'bf16' but the model is mlp",

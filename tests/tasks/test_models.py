@@ -1,4 +1,4 @@
-"""VGG-16 in both variants is what the paper's text and the authors' code describe."""
+"""VGG-16 in all its variants is what the paper's text, the authors' code and the blog post describe."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ def layers(model, kind):
     return [module for module in model.modules() if isinstance(module, kind)]
 
 
-@pytest.mark.parametrize("variant", ["paper", "authors"])
-def test_both_variants_have_the_papers_convolutions(variant):
+@pytest.mark.parametrize("variant", ["paper", "authors", "blog"])
+def test_all_variants_have_the_papers_convolutions(variant):
     model = vgg(variant=variant)
     sizes = [convolution.out_channels for convolution in layers(model, nn.Conv2d)]
     assert sizes == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
@@ -31,6 +31,30 @@ def test_the_variants_differ_in_what_the_text_does_not_mention():
     assert len(layers(authors, nn.BatchNorm2d)) == 13 and len(layers(authors, nn.Dropout)) == 2
     shapes = [[(layer.in_features, layer.out_features) for layer in layers(m, nn.Linear)] for m in (paper, authors)]
     assert shapes == [[(512, 512), (512, 10)], [(512, 512), (512, 512), (512, 10)]]
+
+
+def test_the_blog_posts_network_normalises_and_drops_where_its_code_does():
+    model = vgg(variant="blog")
+    body = [type(layer).__name__ for layer in model[0]]
+    block, dropped = ["Conv2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d", "ReLU", "Dropout"]
+    two, three = [*dropped, *block, "MaxPool2d"], [*dropped, *dropped, *block, "MaxPool2d"]
+    assert body == [*two, *two, *three, *three, *three]
+    assert [layer.p for layer in layers(model, nn.Dropout)] == [0.3] + [0.4] * 7 + [0.5, 0.5]
+    assert {layer.eps for layer in layers(model, nn.BatchNorm2d)} == {1e-3}
+    assert [type(layer).__name__ for layer in model[1:]] == [
+        "Flatten", "Dropout", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"
+    ]  # fmt: skip
+    assert [(layer.in_features, layer.out_features) for layer in layers(model, nn.Linear)] == [(512, 512), (512, 10)]
+
+
+@pytest.mark.parametrize("variant", ["authors", "blog"])
+def test_batch_normalisation_starts_at_ones_or_uniform_and_the_rest_alike(variant):
+    ones, uniform = (vgg(variant=variant, width_factor=1 / 4, norm_start=start) for start in ("ones", "uniform"))
+    scales = torch.cat([layer.weight for layer in layers(uniform, nn.BatchNorm2d)])
+    assert 0 <= scales.min() < 0.01 and 0.99 < scales.max() <= 1 and abs(scales.mean() - 0.5) < 0.03
+    assert all((layer.weight == 1).all() for layer in layers(ones, (nn.BatchNorm2d, nn.BatchNorm1d)))
+    for a, b in zip(layers(ones, (nn.Conv2d, nn.Linear)), layers(uniform, (nn.Conv2d, nn.Linear)), strict=True):
+        assert torch.equal(a.weight, b.weight)
 
 
 def test_convolutions_start_from_hes_normal_distribution():
