@@ -42,7 +42,9 @@ class Job:
 
 TINY_VGG = dict(width_factor=0.03125, train_images=128, epochs=1, precision="float32", critical_factors=[],
                 automatic_rates=[])
-SHORT_VGG = dict(variants=["authors"], seeds=2, epochs=30, critical_factors=[], automatic_rates=[])
+ALONE = dict(critical_factors=[], automatic_rates=[])
+AUTHORS, BLOG = (dict(variants=[variant], norm_start="uniform") for variant in ("authors", "blog"))
+SHORT_VGG = AUTHORS | ALONE | dict(seeds=2, epochs=30)
 TINY_MNIST = dict(task="digits", epochs=1, seeds=1)
 TINY_GRID = dict(task="digits", cap=30, seeds=2, betas=[1e-3])
 TINY_DIVERGENCE = dict(task="digits", width=8, seeds=1, points=3, phase_seeds=1, phase_widths=[30],
@@ -51,7 +53,8 @@ TINY_DIVERGENCE = dict(task="digits", width=8, seeds=1, points=3, phase_seeds=1,
                        wide_guard_width=9, long_epochs=2, fit_epochs=1, mlp_fit_epochs=1)
 JOBS = [
     Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125, "compile": False}, 90),
-    Job("vgg", "vgg", dict(variants=["authors"], seeds=1, automatic_rates=[]), TINY_VGG),
+    Job("vgg", "vgg", AUTHORS | dict(seeds=1, automatic_rates=[]), TINY_VGG),
+    Job("vgg-blog", "vgg", BLOG | ALONE | dict(seeds=1), TINY_VGG),
     Job("online-tuning-paper", "online_tuning",
         dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-4, adam_beta=1e-4), TINY_MNIST),
     Job("online-tuning-report", "online_tuning",
@@ -63,12 +66,9 @@ JOBS = [
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST),
     Job("divergence", "divergence", dict(points=25, wide_guard_seeds=3, long_seeds=3), TINY_DIVERGENCE),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
-    Job("vgg-seeds", "vgg", dict(variants=["authors"], seeds=3, critical_factors=[], automatic_rates=[]),
-        TINY_VGG | dict(seeds=2)),
-    Job("vgg-paper", "vgg", dict(variants=["paper"], seeds=1, critical_factors=[], automatic_rates=[]),
-        TINY_VGG | dict(variants=["paper"])),
-    Job("vgg-automatic", "vgg", dict(variants=["authors"], seeds=1, critical_factors=[]),
-        TINY_VGG | dict(automatic_rates=[1e-3])),
+    Job("vgg-seeds", "vgg", AUTHORS | ALONE | dict(seeds=3), TINY_VGG | dict(seeds=2)),
+    Job("vgg-paper", "vgg", ALONE | dict(variants=["paper"], seeds=1), TINY_VGG),
+    Job("vgg-automatic", "vgg", AUTHORS | dict(seeds=1, critical_factors=[]), TINY_VGG | dict(automatic_rates=[1e-3])),
     Job("vgg-float32", "vgg", SHORT_VGG | dict(precision="float32"), TINY_VGG),
     Job("vgg-bf16", "vgg", SHORT_VGG | dict(precision="bf16"), TINY_VGG),
 ]  # fmt: skip

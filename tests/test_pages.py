@@ -72,6 +72,12 @@ TINY = {
         "critical_iterations": 3,
         "automatic_rates": [1e-1, 1e-3],
     },
+    "vgg_network.md": {
+        "width_factor": 1 / 32,
+        "batch_size": 64,
+        "precision": "float32",
+        "experiments": [["authors", "uniform", 2, ["sgd", "adam_hd"]], ["blog", "uniform", 1, ["sgd"]]],
+    },
 }
 
 

@@ -22,7 +22,7 @@ from hdlib.runs import BASELINE, PAPERS, RECORDING, Record
 
 Cases = dict[str, pd.Series]  # of scores, indexed by seed
 VERDICTS = ("reproduced", "partly", "not reproduced", "not tested")
-VGGS = frozenset(("variant", "width_factor", "train_images"))  # what runs of VGG differ in besides
+VGGS = frozenset(("variant", "norm_start", "width_factor", "train_images"))  # what runs of VGG differ in besides
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
@@ -194,17 +194,22 @@ def outperforms(
     def cases(records: Sequence[Record]) -> Cases:
         found = {}
         for task, model in tasks:
-            kinds = itertools.product(vgg.VARIANTS, PRECISIONS) if model == "vgg" else [("authors", "float32")]
-            for method, (variant, precision) in itertools.product(methods, kinds):
+            kinds: Iterable[tuple[str, str, str]] = [("authors", "ones", "float32")]
+            if model == "vgg":
+                kinds = itertools.product(vgg.VARIANTS, ("ones", "uniform"), PRECISIONS)
+            for method, (variant, norm_start, precision) in itertools.product(methods, kinds):
                 beta = {"adam_hd": 1e-8 if model == "vgg" else 1e-7}.get(method, 1e-3)
                 size = dict(width_factor=1.0, train_images=None)  # a smaller VGG tests nothing
-                same = dict(task=task, model=model, variant=variant, precision=precision, alpha0=1e-3, **size)
+                network = dict(variant=variant, norm_start=norm_start, precision=precision)
+                same = dict(task=task, model=model, alpha0=1e-3) | network | size
                 ours = _longest(records, method=method, beta=beta, **same)
                 if not ours or ours[0].spec.epochs < at_least:
                     continue
                 epochs = ours[0].spec.epochs
                 theirs = select(records, method=BASELINE[method], decay="none", epochs=epochs, **same)
-                of = _model(model) + (f" as in {vgg.VARIANTS[variant]}, {precision}" if model == "vgg" else "")
+                of = _model(model) + (
+                    f" as in {vgg.network_name(variant, norm_start)}, {precision}" if model == "vgg" else ""
+                )
                 name = f"{LABELS[method]} on {of}, {epochs} epochs"
                 found[name] = log_ratio(finals(ours, column) * by, finals(theirs, column))
         return found

@@ -11,15 +11,13 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, QUANTITIES, Table, power_of_ten, scientific, significant, spread
+from hdlib.report.style import LABELS, Table, power_of_ten, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
 STEPS = -(-IMAGES // 128)  # of an epoch of it
-GUESSING = float(np.log(10))  # the loss of one who gives each class the same probability
-EARLY = 5  # epochs that are set beside the published ones one by one
-VARIANTS = {"authors": "the authors' code", "paper": "the paper's text"}
+VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
 ORDERINGS = (  # quantity, the method that ends lower, the other
     ("train_end", "sgd_hd", "sgd"),
@@ -47,15 +45,10 @@ def whole(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if _scale(record) == (1.0, IMAGES)]
 
 
-def has_ends(records: Sequence[Record]) -> bool:
-    """Say whether the ends of the runs belong beside the published ones: not if they only began the experiment."""
-    return complete(records) or not whole(records)
-
-
 def scale(records: Sequence[Record]) -> str:
     """Say what was run where, and whether it is the paper's experiment."""
     specs = [record.spec for record in records]
-    variants = " and ".join(VARIANTS[v] for v in VARIANTS if v in {spec.variant for spec in specs})
+    networks = _several([name for (name,), _ in _groups(records, "network")])
     widths = _several(sorted({spec.width_factor for spec in specs}), _fraction)
     images = sorted({_scale(record)[1] for record in records})
     some = f"{_several(images, '{:,}'.format)} of CIFAR-10's {IMAGES:,}" if images != [IMAGES] else f"all {IMAGES:,}"
@@ -63,7 +56,7 @@ def scale(records: Sequence[Record]) -> str:
     seeds = len({spec.seed for spec in specs})
     methods = len({spec.method for spec in specs})
     text = (
-        f"**Run here:** VGG-16 as in {variants}, {widths} of the channels, {some} training images, "
+        f"**Run here:** VGG-16 as in {networks}, {widths} of the channels, {some} training images, "
         f"{lengths} of the paper's {EPOCHS} epochs, {_count(methods, 'method')}, {_count(seeds, 'seed')} each, "
         f"in {_several(sorted({spec.precision for spec in specs}))}, on "
         f"{_several(sorted({r.provenance['device'] for r in records}))}. "
@@ -84,6 +77,16 @@ def scale(records: Sequence[Record]) -> str:
     )
 
 
+def network_name(variant: str, norm_start: str) -> str:
+    """Return what a network is like: "the authors' code", or "the blog post, uniform start"."""
+    return VARIANTS[variant] + (", uniform start" if norm_start == "uniform" else "")
+
+
+def network(record: Record) -> str:
+    """Return what a run's network is like."""
+    return network_name(record.spec.variant, record.spec.norm_start)
+
+
 def steps(records: Sequence[Record]) -> int:
     """Return how many iterations an epoch has."""
     spec = records[0].spec
@@ -93,12 +96,12 @@ def steps(records: Sequence[Record]) -> int:
 def levels(records: Sequence[Record]) -> Table:
     """Return losses, accuracy and the largest alpha of each method: ours beside the published ones."""
     rows = []
-    for (method, variant), group in _groups(records, "method", "variant"):
+    for (method, name), group in _groups(records, "method", "network"):
         finals = frames.finals(group)
         rows.append(
             {
                 "method": method,
-                "source": f"ours, as in {VARIANTS[variant]}",
+                "source": f"ours, as in {name}",
                 "epochs": _several(sorted({r.spec.epochs for r in group})),
                 "training loss, end": spread(finals["train_loss"]),
                 "validation loss, end": spread(finals["valid_loss"]),
@@ -125,78 +128,28 @@ def levels(records: Sequence[Record]) -> Table:
     return Table(table, f"Ours: {frames.note(records)} The published runs have one seed each.")
 
 
-def early(records: Sequence[Record], quantity: str = "train_loss") -> Table:
-    """Return the losses of the first epochs: the whole network on all images beside the published runs."""
-    frame = _early(records, quantity)
-    columns = [*(f"ours, as in {name}" for name in VARIANTS.values()), *SOURCES.values()]
-    rows = []
-    for (epoch, method), group in frame.groupby(["epoch", "method"], sort=False):
-        told = {column: spread(values) for column, values in group.groupby("column")["loss"]}
-        rows.append({"epoch": epoch, "method": LABELS[method]} | {c: told.get(c, "") for c in columns})
-    table = pd.DataFrame(rows)
-    note = "Theirs have one seed each; of the authors' runs the first epoch's training loss is known here."
-    title = f"{QUANTITIES[quantity]} after the first epochs.".capitalize()
-    return Table(table.loc[:, (table != "").any()], f"{title} Ours: {frames.note(whole(records))} {note}")
-
-
-def early_sentence(records: Sequence[Record]) -> str:
-    """Say how far the losses of the first epochs are from the published ones, for each variant."""
-    frame = _early(records, "train_loss")
-    ours = sorted({column for column in frame["column"] if column.startswith("ours")})
-    losses = frame.groupby(["column", "epoch", "method"])["loss"].mean().unstack("column")
-    lines = []
-    for label in SOURCES.values():
-        both = losses[[*ours, label]].dropna() if label in losses else losses[:0]
-        both = both[np.isfinite(both).all(axis=1)]
-        if both.empty:
-            continue
-        apart = both[ours].sub(both[label], axis=0).abs()
-        told = [
-            f"{column.removeprefix('ours, ')} {significant(apart[column].mean(), 2)} away on average "
-            f"({significant(apart[column].max(), 2)} at most)"
-            for column in ours
-        ]
-        both_have = f"{len(both)} training loss{'es' if len(both) > 1 else ''} that all have"
-        lines.append(f"- {label}: of {both_have}, ours lie {', '.join(told)}.")
-    for (name,), group in _groups(whole(records), "variant"):
-        lines += [f"- As in {VARIANTS[name]}, {said}" for said in _lost(group)]
-    frame = _early(records, "valid_loss").query("loss > @GUESSING and loss < inf")
-    above = {
-        column: [method for method in METHODS if (group["method"] == method).any()]
-        for column, group in frame.groupby("column")
-    }
-    if SOURCES["paper"] in above:
-        methods = _several(above.pop(SOURCES["paper"]), LABELS.get)
-        ours = [f"{_several(these, LABELS.get)} in {column}" for column, these in above.items()]
-        lines.append(
-            f"- The paper's validation losses of {methods} lie above ln 10 = {GUESSING:.3f}, the loss of guessing, in "
-            f"these epochs; of all runs here, {' and '.join(ours) or 'none'} {'do' if ours else 'does'}."
-        )
-    return "\n".join(lines)
-
-
 def agreement(records: Sequence[Record]) -> Table:
     """Return, for each ordering of two methods that the paper shows, whether the published runs and ours have it."""
     published = _published().set_index(["source", "method"])
-    groups = dict(_groups(records, "variant"))
+    groups = dict(_groups(records, "network"))
     rows = []
     for quantity, lower, higher in ORDERINGS:
         row = {"is it so?": f"{LABELS[lower]} has a lower {ENDS[quantity]} than {LABELS[higher]}"}
         for source, label in SOURCES.items():
             pair = [published.loc[(source, method), quantity] for method in (lower, higher)]
             row[label] = _verdict([pair])
-        for (variant,), group in groups.items():
-            row[f"ours, as in {VARIANTS[variant]}"] = _verdict(_pairs(group, quantity, lower, higher))
+        for (name,), group in groups.items():
+            row[f"ours, as in {name}"] = _verdict(_pairs(group, quantity, lower, higher))
         rows.append(row)
     return Table(pd.DataFrame(rows), "In brackets the two losses, means over seeds.")
 
 
 def agreement_sentence(records: Sequence[Record]) -> str:
-    """Say which orderings of the published runs hold in ours, for each variant of the model, and which do not."""
+    """Say which orderings of the published runs hold in ours, for each network, and which do not."""
     published = _published().set_index(["source", "method"])
     lines = []
-    for (variant,), group in _groups(records, "variant"):
-        lines.append(f"As in {VARIANTS[variant]}:")
+    for (name,), group in _groups(records, "network"):
+        lines.append(f"As in {name}:")
         lines += [f"- {said}" for said in _lost(group)]
         for source, label in SOURCES.items():
             kept, everywhere, lost = 0, 0, []
@@ -235,63 +188,37 @@ def published() -> str:
 
 
 def variant(records: Sequence[Record]) -> str:
-    """Say which variant of the model ends nearer to the published losses, where the runs are the whole experiment."""
-    if not complete(records) and whole(records):
-        return _speaks_for(whole(records), "at full size")
+    """Say which network ends nearer to the published losses, where the runs are the whole experiment."""
     if not complete(records):
+        where = "at full size" if whole(records) else "at this scale"
         return (
-            "Which variant of the model explains the published levels is left open here: that takes the whole "
-            f"experiment in both variants. {_speaks_for(records, 'at this scale')}"
+            "Which network explains the published levels is left open here; [its first epochs](vgg-network) tell more. "
+            f"{_speaks_for(records, where)}"
         ).strip()
     theirs = _published().set_index(["source", "method"])
     lines = []
     for source, label in SOURCES.items():
         told = []
-        for (name,), group in _groups(records, "variant"):
+        for (name,), group in _groups(records, "network"):
             ours = frames.finals(group).groupby("method")["train_loss"].mean()
             apart = np.exp(np.abs(np.log(ours / theirs.loc[source, "train_end"][ours.index])).mean())
-            told.append(f"as in {VARIANTS[name]} by a factor of {significant(apart, 2)}")
+            told.append(f"as in {name} by a factor of {significant(apart, 2)}")
         lines.append(f"- From {label}, the training losses at the end differ {', '.join(told)} (geometric mean).")
     return "\n".join(lines)
 
 
-def _early(records: Sequence[Record], quantity: str) -> pd.DataFrame:
-    """Return the losses of the first epochs, ours and theirs: epoch, method, column of a table, seed, loss.
-
-    What diverged has infinite losses from the epoch on in which it did.
-    """
-    runs, rows = whole(records), []
-    last = min(EARLY, max(record.spec.epochs for record in runs))
-    for record in runs:
-        known = dict(zip(record.epochs["epoch"], record.epochs[quantity], strict=True))
-        for epoch in range(1, min(EARLY, record.spec.epochs) + 1):
-            row = dict(epoch=epoch, method=record.spec.method, column=f"ours, as in {VARIANTS[record.spec.variant]}")
-            rows.append(row | dict(seed=record.spec.seed, loss=known.get(epoch, np.inf)))
-    figure = paper.figure3()
-    figure = figure[(figure["model"] == "vgg") & (figure["quantity"] == quantity)]
-    figure = figure[figure["epoch"].between(1, last)]
-    theirs = [figure.assign(column=SOURCES["paper"], loss=figure["value"])]
-    if quantity == "train_loss":
-        published = _published()
-        published = published[published["source"] == "authors"]
-        theirs.append(published.assign(epoch=1, column=SOURCES["authors"], loss=published["train_first"]))
-    frame = pd.concat([pd.DataFrame(rows), *theirs])[["epoch", "method", "column", "seed", "loss"]]
-    order = frame["method"].map(METHODS.index)
-    return frame.assign(order=order).sort_values(["epoch", "order"], kind="stable")
-
-
 def _speaks_for(records: Sequence[Record], where: str) -> str:
-    """Say of which variant methods diverge that diverge in no published run, where those of the other do not."""
+    """Say of which network methods diverge that diverge in no published run, where those of the other do not."""
     lost = {
         name: {r.spec.method for r in group if r.outcome == "diverged"}
-        for (name,), group in _groups(records, "variant")
+        for (name,), group in _groups(records, "network")
     }
     for name, other in itertools.permutations(lost, 2):
         if lost[name] and not lost[other]:
             methods = _several([m for m in METHODS if m in lost[name]], LABELS.get)
             return (
-                f"{methods} diverged as in {VARIANTS[name]}, which it did in neither published run, and no run "
-                f"did as in {VARIANTS[other]}, with the same β: {where} that speaks for {VARIANTS[other]}."
+                f"{methods} diverged as in {name}, which it did in neither published run, and no run "
+                f"did as in {other}, with the same β: {where} that speaks for {other}."
             )
     return ""
 
@@ -300,7 +227,7 @@ def rates(records: Sequence[Record]) -> str:
     """Say how far each method's alpha goes, beside the published runs."""
     published = _published().set_index(["source", "method"])["alpha_max"]
     lines = []
-    for (method, variant), group in _groups(records, "method", "variant"):
+    for (method, name), group in _groups(records, "method", "network"):
         if method not in BASELINE:
             continue
         kept = [r for r in group if r.outcome != "diverged"]
@@ -315,7 +242,7 @@ def rates(records: Sequence[Record]) -> str:
             told = "α grows until nothing is finite"
         lost = f"; {len(group) - len(kept)} of {_count(len(group), 'run')} diverged" if len(kept) < len(group) else ""
         lines.append(
-            f"- {LABELS[method]}, as in {VARIANTS[variant]}: {told}{lost}. The paper's rises to "
+            f"- {LABELS[method]}, as in {name}: {told}{lost}. The paper's rises to "
             f"{significant(published['paper', method], 4)}, the authors' to "
             f"{significant(published['authors', method], 4)}."
         )
@@ -327,19 +254,19 @@ def times(records: Sequence[Record]) -> Table:
     published = _published()
     theirs = published[published["source"] == "authors"].set_index("method")
     per_epoch = theirs["seconds"] / theirs["epochs"]
-    groups = dict(_groups(records, "variant", "method"))
+    groups = dict(_groups(records, "network", "method"))
     ours = {key: np.median([r.provenance["epoch_seconds"] for r in group]) for key, group in groups.items()}
     gpu = not any(record.provenance["device"].endswith("cores)") for record in records)
     rows = []
-    for (variant, method), group in groups.items():
+    for (name, method), group in groups.items():
         base = BASELINE.get(method)
         rows.append(
             {
                 "method": LABELS[method],
-                "model as in": VARIANTS[variant],
-                "seconds an epoch": significant(ours[variant, method]),
+                "model as in": name,
+                "seconds an epoch": significant(ours[name, method]),
                 "minutes a run": significant(np.median([r.provenance["seconds"] for r in group]) / 60),
-                "over its baseline": _more(ours[variant, method], ours.get((variant, base))) if base and gpu else "",
+                "over its baseline": _more(ours[name, method], ours.get((name, base))) if base and gpu else "",
                 "authors: seconds an epoch": significant(per_epoch[method]),
                 "authors: over its baseline": _more(per_epoch[method], per_epoch[base]) if base else "",
             }
@@ -361,9 +288,9 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
         known: all that there are, of which those of the same networks on as many images are compared.
     """
     groups: dict[str, dict[str, list[Record]]] = {}
-    alike = {(record.spec.variant, *_scale(record)) for record in records}
+    alike = {(network(record), *_scale(record)) for record in records}
     for record in known:
-        if record.spec.model == "vgg" and (record.spec.variant, *_scale(record)) in alike:
+        if record.spec.model == "vgg" and (network(record), *_scale(record)) in alike:
             same = record.spec.with_(precision="float32", seed=0)
             groups.setdefault(same.key, {}).setdefault(record.spec.precision, []).append(record)
     rows = []
@@ -404,8 +331,8 @@ def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
     lines = []
     for method, base in BASELINE.items():
         ours, theirs = ([r for r in records if r.spec.method == m] for m in (method, base))
-        variants = {r.spec.variant for r in ours}
-        known = [r for r in fixed if r.spec.method == method and r.spec.variant in variants]
+        networks = {network(r) for r in ours}
+        known = [r for r in fixed if r.spec.method == method and network(r) in networks]
         rates = _several(sorted({r.spec.alpha0 for r in ours}, reverse=True), power_of_ten)
         lines.append(
             f"- {LABELS[method]} with an automatic β, from α₀ = {rates}: {_ends(ours)}. {LABELS[base]} from there: "
@@ -490,10 +417,14 @@ def _published() -> pd.DataFrame:
 
 
 def _groups(records: Sequence[Record], *fields: str) -> list[tuple[tuple, list[Record]]]:
-    """Return the records by fields of their specs, in the order of methods and variants."""
+    """Return the records by their network or fields of their specs, in the order of networks and methods."""
     groups: dict[tuple, list[Record]] = {}
-    for record in sorted(records, key=lambda r: (list(VARIANTS).index(r.spec.variant), METHODS.index(r.spec.method))):
-        groups.setdefault(tuple(getattr(record.spec, name) for name in fields), []).append(record)
+    order = list(VARIANTS)
+    for record in sorted(
+        records, key=lambda r: (order.index(r.spec.variant), r.spec.norm_start, METHODS.index(r.spec.method))
+    ):
+        key = tuple(network(record) if name == "network" else getattr(record.spec, name) for name in fields)
+        groups.setdefault(key, []).append(record)
     return list(groups.items())
 
 

@@ -1,0 +1,125 @@
+"""Which VGG network the published runs trained: first epochs of several, whole and on all images, beside theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hdlib.report import frames, paper
+from hdlib.report.style import LABELS, QUANTITIES, Table, significant, spread
+from hdlib.report.vgg import SOURCES, network
+from hdlib.runs import METHODS, Record
+
+GUESSING = float(np.log(10))  # the loss of one who gives each of ten classes the same probability
+LAST = 2  # epochs that are set beside the published ones one by one
+
+
+def beside(records: Sequence[Record], quantity: str) -> Table:
+    """Return losses at the start and after each of the first epochs, ours beside the published ones.
+
+    Args:
+        records: runs of the whole network on all images.
+        quantity: "train_loss", at epoch 0 that of the first minibatch, or "valid_loss".
+    """
+    frame = losses(records, quantity)
+    columns = [name for name in (*map(network, records), *SOURCES.values()) if (frame["network"] == name).any()]
+    columns = list(dict.fromkeys(columns))
+    rows = []
+    for (epoch, method), group in frame.groupby(["epoch", "method"], sort=False):
+        told = {column: spread(values) for column, values in group.groupby("network")["loss"]}
+        rows.append({"epoch": epoch, "method": LABELS[method]} | {column: told.get(column, "") for column in columns})
+    note = f"{QUANTITIES[quantity].capitalize()}. Ours: {frames.note(records)} Theirs have one seed each."
+    return Table(pd.DataFrame(rows), note)
+
+
+def distances(records: Sequence[Record]) -> Table:
+    """Return how far each network's losses after the first epoch are from the published ones."""
+    rows = []
+    for (source, quantity), apart in _apart(records).groupby(["source", "quantity"], sort=False):
+        row = {"": f"{source}, {QUANTITIES[quantity]}"}
+        for name, values in apart.groupby("network", sort=False)["apart"]:
+            lost = int((~np.isfinite(values)).sum())
+            kept = values[np.isfinite(values)]
+            told = f"{significant(kept.mean(), 2)} of {len(kept)}" if len(kept) else ""
+            row[name] = f"{told}{'; ' if told and lost else ''}{f'{lost} diverged' if lost else ''}"
+        rows.append(row)
+    return Table(
+        pd.DataFrame(rows).fillna(""),
+        "Mean absolute difference of the losses after one epoch, and of how many methods. A network that was run with "
+        "fewer methods is compared in these alone.",
+    )
+
+
+def nearest(records: Sequence[Record]) -> str:
+    """Say which network is nearest to each published experiment, among those that ran with all methods that it has."""
+    lines = []
+    for (source, quantity), apart in _apart(records).groupby(["source", "quantity"], sort=False):
+        counts = apart.groupby("network", sort=False)["method"].nunique()
+        full = apart[apart["network"].isin(counts.index[counts == counts.max()])]
+        means = full.groupby("network", sort=False)["apart"].mean().sort_values()
+        if len(means) < 2:
+            continue
+        told = f"{means.index[0]} ({significant(means.iloc[0], 2)} on average)"
+        others = ", ".join(f"{name} {significant(value, 2)}" for name, value in means.iloc[1:].items())
+        lines.append(f"- To the {QUANTITIES[quantity]} of the {source}, {told} is nearest; {others}.")
+    return "\n".join(lines)
+
+
+def guessing(records: Sequence[Record]) -> str:
+    """Say whose validation losses lie above those of guessing after the first epochs, though their network learns."""
+    frame = losses(records, "valid_loss")
+    frame = frame[(frame["loss"] > GUESSING) & np.isfinite(frame["loss"]) & (frame["epoch"] > 0)]
+    told = [
+        f"{', '.join(LABELS[m] for m in METHODS if (group['method'] == m).any())} ({name})"
+        for name, group in frame.groupby("network", sort=False)
+    ]
+    return f"Above ln 10 = {GUESSING:.3f}, the loss of guessing, lie those of {'; '.join(told) or 'no method'}."
+
+
+def lost(records: Sequence[Record]) -> str:
+    """Say which runs diverged, and when."""
+    told = [
+        f"{LABELS[r.spec.method]} as in {network(r)} diverged at iteration {r.iterations}"
+        for r in records
+        if r.outcome == "diverged"
+    ]
+    return f"{'; '.join(told)}." if told else "No run diverged."
+
+
+def losses(records: Sequence[Record], quantity: str) -> pd.DataFrame:
+    """Return losses of the first epochs, ours and theirs: epoch, method, network or source, seed, loss.
+
+    What diverged has infinite losses from the epoch on in which it did.
+    """
+    rows = []
+    for record in records:
+        known = dict(zip(record.epochs["epoch"], record.epochs[quantity], strict=True))
+        for epoch in range(min(LAST, record.spec.epochs) + 1):
+            row = dict(epoch=epoch, method=record.spec.method, network=network(record), seed=record.spec.seed)
+            rows.append(row | dict(loss=known.get(epoch, np.inf)))
+    figure = paper.figure3()
+    figure = figure[(figure["model"] == "vgg") & (figure["quantity"] == quantity) & (figure["epoch"] <= LAST)]
+    theirs = [figure.assign(network=SOURCES["paper"], loss=figure["value"])]
+    if quantity == "train_loss":
+        runs = paper.tuning()
+        runs = runs[(runs["model"] == "vgg") & (runs["source"] == "authors")].assign(network=SOURCES["authors"])
+        theirs += [runs.assign(epoch=0, loss=runs["train_start"]), runs.assign(epoch=1, loss=runs["train_first"])]
+    frame = pd.concat([pd.DataFrame(rows), *theirs])[["epoch", "method", "network", "seed", "loss"]]
+    place = frame["epoch"] * len(METHODS) + frame["method"].map(METHODS.index)
+    return frame.assign(place=place).sort_values("place", kind="stable").drop(columns="place")
+
+
+def _apart(records: Sequence[Record]) -> pd.DataFrame:
+    """Return how far losses after the first epoch, means over seeds, are from each source's."""
+    found = []
+    for quantity in ("train_loss", "valid_loss"):
+        frame = losses(records, quantity)
+        after = frame[frame["epoch"] == 1].groupby(["network", "method"], sort=False)["loss"].mean().reset_index()
+        ours = after[~after["network"].isin(SOURCES.values())]
+        for source in SOURCES.values():
+            theirs = after[after["network"] == source].set_index("method")["loss"]
+            apart = (ours["loss"] - ours["method"].map(theirs)).abs()
+            found.append(ours.assign(source=source, quantity=quantity, apart=apart).dropna(subset="apart"))
+    return pd.concat(found)

@@ -1,0 +1,56 @@
+"""The networks that may have been the paper's are compared with it by their runs' first epochs."""
+
+import pandas as pd
+
+from hdlib.report import vgg_network
+from hdlib.runs import BASELINE, Record, RunSpec
+from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
+
+
+def begun(method, train, valid=2.0, outcome="finished", **fields):
+    """Return a made-up run with these training losses at the start and after each epoch."""
+    beta = 1e-3 if method in BASELINE else 0.0
+    spec = RunSpec(task="cifar10", model="vgg", method=method, alpha0=1e-3, beta=beta, epochs=2, **fields)
+    rows = [[i, 391 * i, loss, 1e-3, valid, 0.3] for i, loss in enumerate(train)]
+    trace = pd.DataFrame([[1, 2.3, 1e-3, 0.0]], columns=TRACE_COLUMNS)
+    made = dict(device="a device", data="CIFAR-10", seconds=100.0)
+    return Record(spec, outcome, 190, pd.DataFrame(rows, columns=EPOCH_COLUMNS), trace, made)
+
+
+AUTHORS = [begun("adam", (2.31, 1.85, 1.40), 1.7), begun("sgdn_hd", (2.31, 1.79, 1.42), 1.4)]
+BLOG = [begun(r.spec.method, (2.38, loss, 1.9), valid, variant="blog", norm_start="uniform")
+        for r, loss, valid in zip(AUTHORS, (1.9, 2.0), (1.8, 3.3), strict=True)]  # fmt: skip
+PAPER = [begun("sgdn_hd", (2.3,), outcome="diverged", variant="paper")]
+
+
+def test_losses_stand_beside_the_published_ones_epoch_by_epoch():
+    table = vgg_network.beside(AUTHORS + BLOG + PAPER, "train_loss").data.set_index(["epoch", "method"])
+    assert table.columns.tolist() == [
+        "the authors' code", "the blog post, uniform start", "the paper's text", "paper, Figure 3",
+        "authors' repository",
+    ]  # fmt: skip
+    assert table.loc[(0, "Adam")].tolist() == ["2.31", "2.38", "", "2.30", "2.31"]
+    assert table.loc[(1, "Adam")].tolist() == ["1.85", "1.90", "", "1.81", "1.85"]
+    assert table.loc[(1, "SGDN-HD")].tolist() == ["1.79", "2.00", "diverged", "2.00", "1.79"]
+    assert table.loc[(2, "Adam")].tolist() == ["1.40", "1.90", "", "1.32", ""]
+    valid = vgg_network.beside(AUTHORS, "valid_loss").data
+    assert "authors' repository" not in valid.columns
+    assert max(valid["epoch"]) == vgg_network.LAST
+
+
+def test_the_nearest_network_is_named_for_each_source():
+    said = vgg_network.nearest(AUTHORS + BLOG + PAPER)
+    assert "- To the training loss of the authors' repository, the authors' code (0.0016 on average) is nearest" in said
+    assert "- To the validation loss of the paper, Figure 3, the blog post, uniform start (0.031 on average)" in said
+    assert "the paper's text" not in said  # which was not run with all methods that the others were
+    table = vgg_network.distances(AUTHORS + BLOG + PAPER).data.set_index("")
+    row = table.loc["authors' repository, training loss"]
+    assert row.tolist() == ["0.0016 of 2", "0.13 of 2", "1 diverged"]
+
+
+def test_losses_above_guessing_and_divergence_are_told():
+    said = vgg_network.guessing(AUTHORS + BLOG + PAPER)
+    assert "SGDN-HD (the blog post, uniform start)" in said and "SGD-HD, SGDN, SGDN-HD (paper, Figure 3)" in said
+    assert "authors" not in said
+    assert vgg_network.lost(PAPER) == "SGDN-HD as in the paper's text diverged at iteration 190."
+    assert vgg_network.lost(AUTHORS) == "No run diverged."
