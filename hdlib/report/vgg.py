@@ -78,8 +78,8 @@ def scale(records: Sequence[Record]) -> str:
 
 
 def network_name(variant: str, norm_start: str) -> str:
-    """Return what a network is like: "the authors' code", or "the blog post, uniform start"."""
-    return VARIANTS[variant] + (", uniform start" if norm_start == "uniform" else "")
+    """Return what a network is like: "the authors' code", or "the blog post (uniform start)"."""
+    return VARIANTS[variant] + (" (uniform start)" if norm_start == "uniform" else "")
 
 
 def network(record: Record) -> str:
@@ -240,7 +240,7 @@ def rates(records: Sequence[Record]) -> str:
             )
         else:
             told = "α grows until nothing is finite"
-        lost = f"; {len(group) - len(kept)} of {_count(len(group), 'run')} diverged" if len(kept) < len(group) else ""
+        lost = f"; {len(group) - len(kept)} of {len(group)} runs diverged" if 0 < len(kept) < len(group) else ""
         lines.append(
             f"- {LABELS[method]}, as in {name}: {told}{lost}. The paper's rises to "
             f"{significant(published['paper', method], 4)}, the authors' to "

@@ -53,29 +53,36 @@ def distances(records: Sequence[Record]) -> Table:
 
 
 def nearest(records: Sequence[Record]) -> str:
-    """Say which network is nearest to each published experiment, among those that ran with all methods that it has."""
+    """Say which network is nearest to each published experiment, in the methods that all networks were run with."""
     lines = []
     for (source, quantity), apart in _apart(records).groupby(["source", "quantity"], sort=False):
-        counts = apart.groupby("network", sort=False)["method"].nunique()
-        full = apart[apart["network"].isin(counts.index[counts == counts.max()])]
-        means = full.groupby("network", sort=False)["apart"].mean().sort_values()
+        networks = apart.groupby("method")["network"].nunique()
+        common = apart[apart["method"].isin(networks.index[networks == apart["network"].nunique()])]
+        means = common.groupby("network", sort=False)["apart"].mean().sort_values(kind="stable")
         if len(means) < 2:
             continue
-        told = f"{means.index[0]} ({significant(means.iloc[0], 2)} on average)"
-        others = ", ".join(f"{name} {significant(value, 2)}" for name, value in means.iloc[1:].items())
-        lines.append(f"- To the {QUANTITIES[quantity]} of the {source}, {told} is nearest; {others}.")
+        first, *others = (
+            f"{name}, {significant(value, 2) + ' away' if np.isfinite(value) else 'which diverges'}"
+            for name, value in means.items()
+        )
+        methods = ", ".join(LABELS[m] for m in METHODS if (common["method"] == m).any())
+        told = f"{first}; then {'; '.join(others)}"
+        lines.append(f"- In the {QUANTITIES[quantity]} of {methods}, nearest to the {source} is {told}.")
     return "\n".join(lines)
 
 
 def guessing(records: Sequence[Record]) -> str:
     """Say whose validation losses lie above those of guessing after the first epochs, though their network learns."""
     frame = losses(records, "valid_loss")
-    frame = frame[(frame["loss"] > GUESSING) & np.isfinite(frame["loss"]) & (frame["epoch"] > 0)]
+    frame = frame[(frame["loss"] > 1.01 * GUESSING) & np.isfinite(frame["loss"]) & (frame["epoch"] > 0)]
     told = [
         f"{', '.join(LABELS[m] for m in METHODS if (group['method'] == m).any())} ({name})"
         for name, group in frame.groupby("network", sort=False)
     ]
-    return f"Above ln 10 = {GUESSING:.3f}, the loss of guessing, lie those of {'; '.join(told) or 'no method'}."
+    return (
+        f"More than a hundredth above ln 10 = {GUESSING:.3f}, the loss of guessing, lie those of "
+        f"{'; '.join(told) or 'no method'}."
+    )
 
 
 def lost(records: Sequence[Record]) -> str:

@@ -26,7 +26,7 @@ PAPER = [begun("sgdn_hd", (2.3,), outcome="diverged", variant="paper")]
 def test_losses_stand_beside_the_published_ones_epoch_by_epoch():
     table = vgg_network.beside(AUTHORS + BLOG + PAPER, "train_loss").data.set_index(["epoch", "method"])
     assert table.columns.tolist() == [
-        "the authors' code", "the blog post, uniform start", "the paper's text", "paper, Figure 3",
+        "the authors' code", "the blog post (uniform start)", "the paper's text", "paper, Figure 3",
         "authors' repository",
     ]  # fmt: skip
     assert table.loc[(0, "Adam")].tolist() == ["2.31", "2.38", "", "2.30", "2.31"]
@@ -39,10 +39,14 @@ def test_losses_stand_beside_the_published_ones_epoch_by_epoch():
 
 
 def test_the_nearest_network_is_named_for_each_source():
-    said = vgg_network.nearest(AUTHORS + BLOG + PAPER)
-    assert "- To the training loss of the authors' repository, the authors' code (0.0016 on average) is nearest" in said
-    assert "- To the validation loss of the paper, Figure 3, the blog post, uniform start (0.031 on average)" in said
-    assert "the paper's text" not in said  # which was not run with all methods that the others were
+    said = vgg_network.nearest(AUTHORS + BLOG).splitlines()
+    assert said[1] == (
+        "- In the training loss of SGDN-HD, Adam, nearest to the authors' repository is the authors' code, 0.0016 away; "
+        "then the blog post (uniform start), 0.13 away."
+    )
+    assert "nearest to the paper, Figure 3 is the blog post (uniform start), 0.031 away; then" in said[2]
+    with_paper = vgg_network.nearest(AUTHORS + BLOG + PAPER)  # which was run with one method alone, and was lost
+    assert "0.00070 away; then the blog post (uniform start), 0.21 away; the paper's text, which diverges." in with_paper
     table = vgg_network.distances(AUTHORS + BLOG + PAPER).data.set_index("")
     row = table.loc["authors' repository, training loss"]
     assert row.tolist() == ["0.0016 of 2", "0.13 of 2", "1 diverged"]
@@ -50,7 +54,7 @@ def test_the_nearest_network_is_named_for_each_source():
 
 def test_losses_above_guessing_and_divergence_are_told():
     said = vgg_network.guessing(AUTHORS + BLOG + PAPER)
-    assert "SGDN-HD (the blog post, uniform start)" in said and "SGD-HD, SGDN, SGDN-HD (paper, Figure 3)" in said
+    assert "SGDN-HD (the blog post (uniform start))" in said and "SGD-HD, SGDN, SGDN-HD (paper, Figure 3)" in said
     assert "authors" not in said
     assert vgg_network.lost(PAPER) == "SGDN-HD as in the paper's text diverged at iteration 190."
     assert vgg_network.lost(AUTHORS) == "No run diverged."
