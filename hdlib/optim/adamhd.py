@@ -296,7 +296,9 @@ def _place_step(step: float | Tensor, p: Tensor) -> Tensor:
 
 def _at_hand(group: Group, step: Tensor) -> bool:
     """Whether to look at a count costs no wait for a device and no break of a graph."""
-    return step.device.type == "cpu" and not group["capturable"] and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():  # by itself: the compiler cannot return its negation
+        return False
+    return step.device.type == "cpu" and not group["capturable"]
 
 
 def _time(group: Group, step: Tensor) -> float | Tensor:

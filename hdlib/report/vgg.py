@@ -192,7 +192,7 @@ def variant(records: Sequence[Record]) -> str:
     if not complete(records):
         where = "at full size" if whole(records) else "at this scale"
         return (
-            "Which network explains the published levels is left open here; [its first epochs](vgg-network) tell more. "
+            "Which network explains the published levels is left open here: that takes the whole network. "
             f"{_speaks_for(records, where)}"
         ).strip()
     theirs = _published().set_index(["source", "method"])

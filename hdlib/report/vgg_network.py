@@ -38,7 +38,7 @@ def distances(records: Sequence[Record]) -> Table:
     """Return how far each network's losses after the first epoch are from the published ones."""
     rows = []
     for (source, quantity), apart in _apart(records).groupby(["source", "quantity"], sort=False):
-        row = {"": f"{source}, {QUANTITIES[quantity]}"}
+        row = {"from": f"{source}, {QUANTITIES[quantity]}"}
         for name, values in apart.groupby("network", sort=False)["apart"]:
             lost = int((~np.isfinite(values)).sum())
             kept = values[np.isfinite(values)]

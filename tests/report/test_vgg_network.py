@@ -47,7 +47,7 @@ def test_the_nearest_network_is_named_for_each_source():
     assert "nearest to the paper, Figure 3 is the blog post (uniform start), 0.031 away; then" in said[2]
     with_paper = vgg_network.nearest(AUTHORS + BLOG + PAPER)  # which was run with one method alone, and was lost
     assert "then the blog post (uniform start), 0.21 away; the paper's text, which diverges." in with_paper
-    table = vgg_network.distances(AUTHORS + BLOG + PAPER).data.set_index("")
+    table = vgg_network.distances(AUTHORS + BLOG + PAPER).data.set_index("from")
     row = table.loc["authors' repository, training loss"]
     assert row.tolist() == ["0.0016 of 2", "0.13 of 2", "1 diverged"]
 
