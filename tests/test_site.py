@@ -136,6 +136,7 @@ def test_pages_are_accessible(site, address, browser, scheme):
     faults = []
     for name in PAGES:
         page.goto(f"{address}/{name}.html", wait_until="networkidle")
+        page.wait_for_timeout(500)  # the theme looks for what scrolls 0.3 s after the layout, and fades its colours
         for violation in Axe().run(page).response["violations"]:
             if violation["id"] not in THEME_FAULTS:
                 places = [node["html"][:100] for node in violation["nodes"][:3]]

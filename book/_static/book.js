@@ -1,5 +1,6 @@
 // What the theme and docutils leave undone for screen readers: the folding arrows of the contents have no name, and
-// the entries of a bibliography carry roles that contradict one another.
+// the entries of a bibliography carry roles that contradict one another. The theme lets the keyboard reach what scrolls,
+// but may look before the page has its final layout: it looks again when told that the window has changed.
 document.addEventListener("DOMContentLoaded", () => {
   for (const summary of document.querySelectorAll("nav summary")) {
     const link = summary.parentElement.parentElement.querySelector("a");
@@ -9,3 +10,4 @@ document.addEventListener("DOMContentLoaded", () => {
     entry.removeAttribute("role");
   }
 });
+window.addEventListener("load", () => document.fonts.ready.then(() => window.dispatchEvent(new Event("resize"))));
