@@ -10,17 +10,19 @@
 #
 # A finished run is packed within a minute and never trained again. An unfinished one goes on from its checkpoint in
 # _build/gpu when the script runs again on the same machine; a checkpoint of VGG (180 MB) is too large to take along.
-# The commit that is recorded is that of the folder, or what HDLIB_COMMIT says where git does not. The machine needs Python 3.12 with torch 2.11 or
-# later, torchvision, pandas, pyarrow, scikit-learn, seaborn and tqdm, and no network. What comes back lies in OUT: at
-# most eight files below 16 MB, records*.tar to be unpacked into the project's folder, and a table of what ran.
+# The commit that is recorded is that of the folder, or what HDLIB_COMMIT says where git does not. The machine needs
+# Python 3.12 with torch 2.11 or later, torchvision, pandas, pyarrow, scikit-learn, seaborn, typer, psutil and tqdm, and
+# no network. What comes back lies in OUT: at most eight files below 16 MB, records*.tar to be unpacked into the
+# project's folder, and a table of what ran.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 
-# What is fetched: papermill, jupytext and ipykernel with all they need, and pydantic, in the versions that are pinned.
+# What is fetched: papermill, jupytext and ipykernel with all that running a notebook needs, and pydantic, in the
+# versions that are pinned. Completion and debugging (jedi, parso, debugpy), half of the weight, stay behind.
 packages="papermill jupytext ipykernel nbclient nbformat jupyter-client jupyter-core traitlets ipython
-ipython-pygments-lexers matplotlib-inline jedi parso pexpect ptyprocess prompt-toolkit wcwidth stack-data executing
-asttokens pure-eval tornado pyzmq nest-asyncio2 comm debugpy fastjsonschema jsonschema entrypoints
+ipython-pygments-lexers matplotlib-inline pexpect ptyprocess prompt-toolkit wcwidth stack-data executing
+asttokens pure-eval tornado pyzmq nest-asyncio2 comm fastjsonschema jsonschema entrypoints
 jsonschema-specifications referencing rpds-py tenacity platformdirs mdit-py-plugins pydantic pydantic-core
 annotated-types typing-inspection"
 

@@ -118,8 +118,9 @@ def test_no_file_names_a_package_registry(files):
     assert {name: hits for name, hits in found.items() if hits} == {}
 
 
-def test_no_file_is_large(files):
+def test_no_file_is_large_and_all_records_stay_small_enough_to_travel(files):
     assert [str(path.relative_to(ROOT)) for path in files if path.stat().st_size > 5e6] == []
+    assert sum(path.stat().st_size for path in files if path.suffix == ".parquet") < 30e6
 
 
 def test_notebooks_are_markdown_alone(files):
