@@ -1,0 +1,147 @@
+"""The GPU's kernel, without a GPU: interpreted it steps as the plain loop does, and it compiles for GPUs."""
+
+import functools
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_launches import watched
+
+from hdlib import AdamHD, AdamWHD
+from hdlib.optim import adamhd
+
+pytest.importorskip("triton", reason="torch comes without Triton here")
+
+CASES = {
+    f"{cls.__name__} {settings} {layout}": (cls, settings, layout)
+    for (cls, settings), layout in itertools.product(
+        [
+            (AdamHD, {}),
+            (AdamHD, {"weight_decay": 0.2, "maximize": True, "rule": "multiplicative", "hypergrad_lr": 0.1}),
+            (AdamHD, {"amsgrad": True, "rule": "auto", "hypergrad_lr": 1.0}),
+            (AdamWHD, {"weight_decay": 0.1}),
+        ],
+        ["contiguous", "channels_last"],
+    )
+}
+
+
+def alone(function, **environment):
+    """Run a function of this file in a process of its own: Triton asks the environment when it is imported."""
+    code = f"import test_gpu_kernel; test_gpu_kernel.{function}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def steps(cls, settings, layout, dtype=torch.float32, **more):
+    """Step on random gradients, one of which is missing once; return the parameters, and alpha and h of every step."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random(shape):
+        x = torch.randn(shape, generator=generator).to(dtype)
+        return x.to(memory_format=torch.channels_last) if layout == "channels_last" and len(shape) == 4 else x
+
+    shapes = [(90, 70), (17,), (), (0, 3), (40, 30, 3, 3)]
+    params = [random(shape).requires_grad_() for shape in shapes]
+    optimizer = cls(params, **({"lr": 0.01, "hypergrad_lr": 1e-7} | settings | more))
+    told = []
+    for t in range(5):
+        for p in params:
+            p.grad = random(p.shape)
+        if t == 2:
+            params[1].grad = None
+        optimizer.step()
+        told.append([float(optimizer.param_groups[0][name]) for name in ("lr", "hypergrad")])
+    return [p.detach() for p in params], torch.tensor(told)
+
+
+def compare():
+    """Step by the kernel, interpreted, and by the loop, or in half precision, where ways round apart, by torch's."""
+    from hdlib.optim import _base, _triton
+
+    asked = []
+
+    class Kernels:
+        @staticmethod
+        def adam_sums(rows, *numbers):
+            asked.append(len(rows))
+            return _triton.adam_sums(rows, *numbers)
+
+    torch_way = lambda self, group: ("torch" if group["foreach"] is None else "loop", True)  # noqa: E731
+    AdamHD._way, _base.is_small = torch_way, lambda tensor: tensor.numel() <= 100
+    for name, (cls, settings, layout) in CASES.items():
+        for dtype, tolerance, foreach in ((torch.float32, 1e-5, False), (torch.bfloat16, 1e-2, None)):
+            adamhd._triton = lambda device: None
+            expected, numbers = steps(cls, settings, layout, dtype, capturable=True, foreach=foreach)
+            adamhd._triton = lambda device: Kernels
+            asked.clear()
+            found, others = steps(cls, settings, layout, dtype, capturable=True)
+            assert asked == [3, 3, 3], name  # not in the first step, nor after a rest
+            torch.testing.assert_close(others, numbers, rtol=tolerance, atol=1e-7, msg=lambda m, name=name: name + m)
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def compile_for(capability):
+    """Compile every form of the kernel to a GPU's machine code."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hdlib.optim._triton import BLOCK, adam_sums_kernel
+
+    for precision, each, read_p in itertools.product(("fp32", "bf16", "fp16"), (False, True), (False, True)):
+        types = dict.fromkeys("gpmv", f"*{precision}") | dict.fromkeys(("floor", "scale", "sums"), "*fp32")
+        types |= {"n": "i32", "begin": "i32", "sign": "fp32", "l2": "fp32", "decay": "fp32"}
+        constants = {"EACH": each, "READ_P": read_p, "BLOCK": BLOCK}
+        source = ASTSource(adam_sums_kernel, types | dict.fromkeys(constants, "constexpr"), constants)
+        assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8}).asm["cubin"]
+
+
+def test_interpreted_the_kernel_steps_as_the_loop_does():
+    alone("compare()", TRITON_INTERPRET="1")
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernel_compiles_for_gpus_that_are_not_here(capability, tmp_path):
+    alone(f"compile_for({capability})", TRITON_CACHE_DIR=str(tmp_path))
+
+
+def test_a_step_starts_one_kernel_for_each_large_tensor(monkeypatch):
+    class Kernels:
+        @staticmethod
+        def adam_sums(rows, *numbers):
+            started.append(len(rows))
+            return [torch.zeros((), dtype=torch.float64, device=rows[0][0].device)] * 3
+
+    started, counts = [], []
+    monkeypatch.setattr(adamhd, "_triton", lambda device: Kernels)
+    for large in (4, 8):
+        shapes = [(1024, 1024)] * large + [(30, 20), (30,)] * 5
+        counts.append(watched(functools.partial(AdamHD, fused=True), shapes).count + started[-1])
+    assert started == [5, 5, 9, 9] and counts[1] - counts[0] == 4
+
+
+def test_where_triton_cannot_run_the_sums_are_torchs_and_a_warning_says_why(monkeypatch):
+    from hdlib.optim import _triton
+
+    def fail(*_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify it.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: None)
+    monkeypatch.setattr(_triton, "adam_sums", fail)
+    with pytest.warns(UserWarning, match="Triton cannot run here .Failed to find C compiler"):
+        assert adamhd._triton.__wrapped__(torch.device("cuda")) is None
