@@ -146,11 +146,20 @@ def finals(records: Sequence[Record], column: str = "train_loss") -> pd.Series:
     return pd.Series(ended, dtype=float).sort_index()
 
 
-def _longest(records: Sequence[Record], **fields) -> list[Record]:
-    """Return the runs of the largest number of epochs among those with these fields."""
-    found = select(records, **fields)
-    longest = max((r.spec.epochs for r in found), default=0)
-    return [r for r in found if r.spec.epochs == longest]
+def _lengths(records: Sequence[Record], **fields) -> list[list[Record]]:
+    """Return the runs with these fields by their number of epochs: the longest, and shorter ones with more seeds."""
+    groups: dict[int, list[Record]] = {}
+    for record in select(records, **fields):
+        groups.setdefault(record.spec.epochs, []).append(record)
+    found: list[list[Record]] = []
+    for _, runs in sorted(groups.items(), reverse=True):
+        if not found or len(_seeds(runs)) > len(_seeds(found[-1])):
+            found.append(runs)
+    return found
+
+
+def _seeds(runs: Sequence[Record]) -> set[int]:
+    return {r.spec.seed for r in runs}
 
 
 def log_ratio(ours: pd.Series, theirs: pd.Series) -> pd.Series:
@@ -202,16 +211,15 @@ def outperforms(
                 size = dict(width_factor=1.0, train_images=None)  # a smaller VGG tests nothing
                 network = dict(variant=variant, norm_start=norm_start, precision=precision)
                 same = dict(task=task, model=model, alpha0=1e-3) | network | size
-                ours = _longest(records, method=method, beta=beta, **same)
-                if not ours or ours[0].spec.epochs < at_least:
-                    continue
-                epochs = ours[0].spec.epochs
-                theirs = select(records, method=BASELINE[method], decay="none", epochs=epochs, **same)
                 of = _model(model) + (
                     f" as in {vgg.network_name(variant, norm_start)}, {precision}" if model == "vgg" else ""
                 )
-                name = f"{LABELS[method]} on {of}, {epochs} epochs"
-                found[name] = log_ratio(finals(ours, column) * by, finals(theirs, column))
+                for ours in _lengths(records, method=method, beta=beta, **same):
+                    epochs = ours[0].spec.epochs
+                    if epochs >= at_least:
+                        theirs = select(records, method=BASELINE[method], decay="none", epochs=epochs, **same)
+                        scores = log_ratio(finals(ours, column) * by, finals(theirs, column))
+                        found[f"{LABELS[method]} on {of}, {_told(ours)}"] = scores
         return found
 
     return cases
@@ -224,13 +232,13 @@ def rises(low: float, high: float, beta: float, methods: Sequence[str], models: 
         found = {}
         for model in models:
             for method in methods:
-                runs = _longest(records, model=model, method=method, alpha0=1e-3, beta=beta)
-                peak = pd.Series({r.spec.seed: r.trace["alpha"].max() for r in runs}, dtype=float)
-                last = pd.Series({r.spec.seed: abs(r.epochs["alpha"].iloc[-1]) for r in runs}, dtype=float)
-                name = f"{LABELS[method]} on {_model(model)}"
-                middle, half = (low * high) ** 0.5, np.log((high / low) ** 0.5)
-                found[f"{name}, the peak"] = np.log(peak / middle).abs() - half
-                found[f"{name}, the decay"] = np.log(last / (decays * peak))
+                for runs in _lengths(records, task="mnist", model=model, method=method, alpha0=1e-3, beta=beta):
+                    peak = pd.Series({r.spec.seed: r.trace["alpha"].max() for r in runs}, dtype=float)
+                    last = pd.Series({r.spec.seed: abs(r.epochs["alpha"].iloc[-1]) for r in runs}, dtype=float)
+                    name = f"{LABELS[method]} on {_model(model)}, {_told(runs)}"
+                    middle, half = (low * high) ** 0.5, np.log((high / low) ** 0.5)
+                    found[f"{name}: the peak"] = np.log(peak / middle).abs() - half
+                    found[f"{name}: the decay"] = np.log(last / (decays * peak))
         return found
 
     return cases
@@ -242,7 +250,8 @@ def earlier(records: Sequence[Record]) -> Cases:
     for model in ("logreg", "mlp"):
         at = {}
         for method in ("sgd_hd", "sgdn_hd"):
-            runs = _longest(records, model=model, method=method, alpha0=1e-3, beta=1e-3)
+            lengths = _lengths(records, task="mnist", model=model, method=method, alpha0=1e-3, beta=1e-3)
+            runs = lengths[-1] if lengths else []  # those with the most seeds
             peaks = {r.spec.seed: r.trace["iteration"][r.trace["alpha"].idxmax()] for r in runs}
             at[method] = pd.Series(peaks, dtype=float)
         found[_model(model)] = log_ratio(at["sgdn_hd"], at["sgd_hd"])
@@ -250,7 +259,7 @@ def earlier(records: Sequence[Record]) -> Cases:
 
 
 def insensitive(records: Sequence[Record]) -> Cases:
-    """The spread of HD's final losses over alpha_0, over 1.1, with the paper's beta."""
+    """The spread of final losses over alpha_0, over 1.1, with the paper's beta, in the longest runs from several."""
     found = {}
     for model, method, beta in (
         ("logreg", "sgd_hd", 1e-4),
@@ -258,11 +267,14 @@ def insensitive(records: Sequence[Record]) -> Cases:
         ("mlp", "sgd_hd", 1e-5),
         ("mlp", "adam_hd", 1e-7),
     ):
-        runs = _longest(records, task="mnist", model=model, method=method, beta=beta)
-        rates = {r.spec.alpha0 for r in runs}
-        if len(rates) > 2:
-            table = pd.concat([finals([r for r in runs if r.spec.alpha0 == rate]) for rate in rates], axis=1)
-            found[f"{LABELS[method]} on {_model(model)}"] = np.log(table.max(axis=1) / table.min(axis=1) / 1.1)
+        groups: dict[int, dict[float, list[Record]]] = {}
+        for r in select(records, task="mnist", model=model, method=method, beta=beta):
+            groups.setdefault(r.spec.epochs, {}).setdefault(r.spec.alpha0, []).append(r)
+        epochs = max((n for n, by_rate in groups.items() if len(by_rate) > 2), default=0)
+        if epochs:
+            table = pd.concat([finals(runs) for runs in groups[epochs].values()], axis=1)
+            name = f"{LABELS[method]} on {_model(model)}, {epochs} epochs"
+            found[name] = np.log(table.max(axis=1) / table.min(axis=1) / 1.1)
     return found
 
 
@@ -363,7 +375,8 @@ def same_beta(records: Sequence[Record]) -> Cases:
     for model in ("logreg", "mlp"):
         for method in ("sgd_hd", "adam_hd"):
             scores: dict[int, list[float]] = {}
-            for r in _longest(records, task="mnist", model=model, method=method, beta=1e-4):
+            longest = _lengths(records, task="mnist", model=model, method=method, beta=1e-4)[:1]
+            for r in itertools.chain.from_iterable(longest):
                 own = theirs[(theirs["model"] == model) & (theirs["method"] == method)]
                 own = own[np.isclose(own["alpha0"], r.spec.alpha0)]
                 if len(own):
@@ -390,6 +403,12 @@ def cost(store: str) -> Claim:
         "time of a training iteration on this machine's CPU, HD over no HD, below 1.1; rounds of a benchmark for seeds",
         cases,
     )
+
+
+def _told(runs: Sequence[Record]) -> str:
+    """Say how long the runs of a case are, and whether there is one seed alone."""
+    epochs = runs[0].spec.epochs
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}{', one seed' if len(_seeds(runs)) == 1 else ''}"
 
 
 def _model(name: str) -> str:

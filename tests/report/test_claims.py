@@ -61,6 +61,25 @@ def test_a_claim_comes_alive_with_its_runs():
     assert judge(claim, records).effect == pytest.approx(0.5)
 
 
+def test_long_runs_of_one_seed_stand_beside_shorter_ones_of_more():
+    [claim] = [c for c in CLAIMS if "lower training loss than its baseline on log" in c.text]
+    records = [run(0.5, method="sgd", alpha0=1e-3, seed=s, epochs=20) for s in range(3)]
+    records += [run(0.4, method="sgd_hd", beta=1e-3, alpha0=1e-3, seed=s, epochs=20) for s in range(3)]
+    records += [run(0.1, method="sgd", alpha0=1e-3, epochs=100), run(0.2, method="sgd", alpha0=1e-3, epochs=9)]
+    records += [run(0.2, method="sgd_hd", beta=1e-3, alpha0=1e-3, epochs=n) for n in (100, 9)]
+    verdict = judge(claim, records)
+    assert verdict.holds == ("SGD-HD on logistic regression, 20 epochs",)
+    assert verdict.fails == ("SGD-HD on logistic regression, 100 epochs, one seed",)
+
+
+def test_a_long_run_from_one_learning_rate_does_not_hide_that_others_end_elsewhere():
+    [claim] = [c for c in CLAIMS if c.text.startswith("With a good β it hardly matters")]
+    adam = dict(model="mlp", method="adam_hd", beta=1e-7)
+    records = [run(loss, alpha0=rate, epochs=10, **adam) for rate, loss in ((1e-2, 0.1), (1e-3, 0.2), (1e-4, 0.5))]
+    assert judge(claim, records).verdict == "not reproduced"
+    assert judge(claim, [*records, run(0.2, alpha0=1e-3, epochs=100, **adam)]).verdict == "not reproduced"
+
+
 def test_the_grid_search_is_judged_outside_the_papers_red_region_alone():
     [claim] = [c for c in CLAIMS if c.text.startswith("Outside the region")]
     base = [arrived(100, method="sgd", alpha0=1e-1)]
