@@ -168,11 +168,13 @@ def guards(rounds: int) -> dict[str, dict[str, float]]:
 def iterations(rounds: int) -> dict[str, list[float]]:
     """Return, for each model and method, a whole training iteration's time with hypergradients over without, by round.
 
-    Minibatches of 128 random images of MNIST's size; optimisers as they come.
+    Minibatches of 128 random images of MNIST's size, of CIFAR-10's for VGG, which has a tenth of the rounds;
+    optimisers as they come.
     """
     found = {}
-    x, y = torch.randn(128, 784), torch.randint(10, (128,))
-    for model in ("logreg", "mlp"):
+    y = torch.randint(10, (128,))
+    digits, images = torch.randn(128, 784), torch.randn(128, 3, 32, 32).to(memory_format=torch.channels_last)
+    for model, x, count in (("logreg", digits, rounds), ("mlp", digits, rounds), ("vgg", images, -(-rounds // 10))):
         actions = {}
         for name, make in (
             ("SGD", partial(torch.optim.SGD, lr=1e-4)),
@@ -183,7 +185,7 @@ def iterations(rounds: int) -> dict[str, list[float]]:
             ("Adam-HD", partial(AdamHD, lr=1e-4, hypergrad_lr=1e-12)),
         ):
             actions[name] = partial(iterate, net := build_model(model, 784, 10, 0), make(net.parameters()), x, y)
-        times = in_turn(actions, rounds)
+        times = in_turn(actions, count)
         for name in ("SGD", "SGDN", "Adam"):
             ratios = [a / b for a, b in zip(times[f"{name}-HD"], times[name], strict=True)]
             found[f"{name}-HD, {model}"] = [round(value, 3) for value in ratios]

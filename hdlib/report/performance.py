@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from hdlib.report.style import Figure, Table, Theme, significant
@@ -168,6 +169,27 @@ def optimizer_step(store: str) -> Table | str:
         for found in r["models"].values()
     )
     return Table(pd.DataFrame(rows), f"{sizes}; {r['threads']} threads, medians of {r['rounds']} rounds. {made(r)}")
+
+
+def iterations(store: str) -> Table | str:
+    """Return what a whole training iteration costs with hypergradients, over one without."""
+    r = read(store, "optimizer_step")
+    if r is None:
+        return _missing("optimizer_step")
+    rows = []
+    for name, ratios in r["iterations"].items():
+        method, model = name.split(", ")
+        low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
+        rows.append(
+            {
+                "method": method,
+                "model": {"logreg": "logistic regression", "mlp": "perceptron", "vgg": "VGG-16"}[model],
+                "time of an iteration, over no hypergradients": f"{middle:.2f}",
+                "10 % to 90 % of the rounds": f"{low:.2f} to {high:.2f}",
+                "rounds": len(ratios),
+            }
+        )
+    return Table(pd.DataFrame(rows), f"Minibatches of 128, {r['threads']} threads, optimisers as they come. {made(r)}")
 
 
 def targets(store: str) -> str:

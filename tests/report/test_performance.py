@@ -32,6 +32,7 @@ def store(tmp_path):
     found = {"parameters": 10, "tensors": 2, "copy_gigabytes_per_second": 40.0}
     found["steps"] = {"AdamHD default": step, "AdamHD fused": step, "SGDHD fused": step}
     steps = {"rounds": 5, "threads": 2, "models": {"mlp": found, "vgg16": found}, "made": MADE}
+    steps["iterations"] = {"SGD-HD, mlp": [1.1, 1.3, 1.2], "Adam-HD, vgg": [1.0, 1.04]}
     (tmp_path / "benchmarks" / "optimizer_step.json").write_text(json.dumps(steps))
     return str(tmp_path)
 
@@ -55,6 +56,12 @@ def test_the_line_of_serial_training_is_the_plain_loops(store):
     assert "4 ms" in figure.alt and "16 ms" in figure.alt
 
 
+def test_an_iteration_stands_with_the_spread_of_its_rounds(store):
+    rows = performance.iterations(store).data
+    assert rows.iloc[0].tolist() == ["SGD-HD", "perceptron", "1.20", "1.12 to 1.28", 3]
+    assert rows.iloc[1].tolist() == ["Adam-HD", "VGG-16", "1.02", "1.00 to 1.04", 2]
+
+
 def test_a_missed_goal_is_said_to_be_missed(store):
     lines = performance.targets(store).splitlines()
     assert ["missed" in line for line in lines] == [False, False, True, False, False, False]
@@ -63,5 +70,6 @@ def test_a_missed_goal_is_said_to_be_missed(store):
 def test_a_benchmark_that_was_not_run_is_said_to_be_not_run(tmp_path):
     for show in (performance.stacked, performance.parts, performance.scaling, performance.widths):
         assert show(str(tmp_path)) == "`benchmarks/stacked_training.py` was not run."
-    assert performance.optimizer_step(str(tmp_path)) == "`benchmarks/optimizer_step.py` was not run."
+    for show in (performance.optimizer_step, performance.iterations):
+        assert show(str(tmp_path)) == "`benchmarks/optimizer_step.py` was not run."
     assert performance.targets(str(tmp_path)) == "" and "not timed" in performance.figure4(str(tmp_path))
