@@ -192,7 +192,8 @@ def variant(records: Sequence[Record]) -> str:
     if not complete(records):
         where = "at full size" if whole(records) else "at this scale"
         return (
-            "Which network explains the published levels is left open here: that takes the whole network. "
+            "Which network explains the published levels is left open here: that takes the whole network, whose first "
+            "epochs have a page of their own. "
             f"{_speaks_for(records, where)}"
         ).strip()
     theirs = _published().set_index(["source", "method"])
