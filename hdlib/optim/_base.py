@@ -326,7 +326,7 @@ class HypergradientOptimizer(Optimizer):
 
     def _fits(self, p: Tensor, g: Tensor, state: State) -> bool:
         """Whether a fused kernel, which walks through memory, may take these tensors together."""
-        tensors = [p, g] + [plain(state[name]) for name in self.buffers if name in state]
+        tensors = [p, g] + [plain(state[name]) for name in self.buffers if state.get(name) is not None]
         return (
             p.dtype.is_floating_point
             and all(t.dtype == p.dtype for t in tensors)

@@ -86,6 +86,8 @@ class SGDHD(HypergradientOptimizer):
         >>> optimizer.step()
     """
 
+    buffers = ("momentum_buffer", "direction")
+
     def __init__(
         self,
         params: ParamsT,

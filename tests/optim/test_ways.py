@@ -45,8 +45,11 @@ def compiler(request, monkeypatch):
     return request.param
 
 
-def run(cls, settings, dtype=torch.float64, steps=6, prepare=lambda p: p, kind=None, **more):
-    """Step on random gradients, one of which is missing once; return the parameters and every alpha."""
+def run(cls, settings, dtype=torch.float64, steps=6, prepare=lambda p: p, kind=None, turn_at=None, **more):
+    """Step on random gradients, one of which is missing once; return the parameters and every alpha.
+
+    Before the step `turn_at` images' channels become innermost in memory, as by `model.to(memory_format=...)`.
+    """
     generator = torch.Generator().manual_seed(1)
 
     def random(shape):
@@ -59,6 +62,8 @@ def run(cls, settings, dtype=torch.float64, steps=6, prepare=lambda p: p, kind=N
     alphas = []
     for t in range(steps):
         for i, p in enumerate(params):
+            if t == turn_at and p.dim() == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
             grad = (random(p.shape) + 0.3).to(dtype)
             p.grad = None if (t, i) == (2, 1) else torch.empty_like(p).copy_(grad)
         optimizer.step()
@@ -113,6 +118,19 @@ def test_layouts_in_memory_make_no_difference(cls, settings, layout, compiler):
     expected = run(cls, settings, foreach=False)
     for way in WAYS.values():
         params, alphas = run(cls, settings, prepare=prepare, **way)
+        for p, q in zip(params, expected[0], strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(alphas, expected[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-7])
+@pytest.mark.parametrize(("cls", "settings"), SETTINGS)
+def test_a_model_may_change_its_layout_between_steps(cls, settings, beta, compiler):
+    """Its optimiser's state then lies in the old order, which a kernel that walks through memory would mix up."""
+    settings = {**settings, "hypergrad_lr": beta}
+    expected = run(cls, settings, foreach=False)
+    for way in WAYS.values():
+        params, alphas = run(cls, settings, turn_at=3, **way)
         for p, q in zip(params, expected[0], strict=True):
             torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(alphas, expected[1], rtol=1e-12, atol=0)
