@@ -100,6 +100,20 @@ class Part:
         for (moved, *_), rows in small.items():
             yield moved, [torch.cat(column) for column in zip(*[rules.flat(*row) for row in rows], strict=True)]
 
+    def gpu_kernels(self) -> Any:
+        """Return the kernels for these tensors, if all are on one GPU that can run them and each has a direction."""
+        devices = {p.device for p in self.params}
+        if self.way != "torch" or not all(self.moved) or len(devices) > 1 or torch.compiler.is_compiling():
+            return None
+        return _kernels.gpu(devices.pop())
+
+    def some(self, which: Sequence[int]) -> Part:
+        """Return a part of these tensors alone."""
+        part = Part(self.way, self.mesh)
+        for name in ("owners", "params", "grads", "states", "moved"):
+            setattr(part, name, [getattr(self, name)[i] for i in which])
+        return part
+
     def zeros(self, name: str) -> None:
         """Give every state that lacks it a tensor of zeros like its parameter."""
         for p, state in zip(self.owners, self.states, strict=True):

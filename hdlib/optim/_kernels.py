@@ -1,7 +1,8 @@
-"""The CPU kernels of `fused=True`: compiles kernels.cpp when it is first needed, and calls it.
+"""The kernels of `fused=True`: kernels.cpp on the CPU, _triton.py on a GPU, each made when it is first needed.
 
-Compiling takes about two seconds, once per machine; the library is kept in the user's cache folder. Where there is
-no C++ compiler, or no folder to write to, `library()` is None and the optimisers compute with torch's own kernels.
+Compiling the first takes about two seconds, once per machine; the library is kept in the user's cache folder. Where
+there is no C++ compiler, or no folder to write to, `library()` is None and the optimisers compute with torch's own
+kernels; so they do where `gpu()` is None.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Sequence
 from ctypes import c_double, c_int, c_int64, c_uint8, c_uint64
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +45,27 @@ def library() -> ctypes.CDLL | None:
     except (OSError, RuntimeError, subprocess.SubprocessError):  # no home, a full disk, a compiler that hangs
         pass
     return None
+
+
+@functools.cache
+def gpu(device: torch.device) -> Any:
+    """Return the module of a GPU's kernels, tried there once, or None where they can't be had."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    try:
+        kernels = importlib.import_module("hdlib.optim._triton")
+        kernels.adam_sums([[torch.ones(1, device=device)] * 6], 1.0, 0.0, 0.0)
+    except ImportError:  # torch has no Triton on this system
+        return None
+    except Exception as error:  # Triton needs a C compiler
+        reason = str(error).strip().splitlines()
+        warnings.warn(
+            f"Triton cannot run here ({reason[0] if reason else type(error).__name__}), so hypergradients are computed "
+            "by torch's operations, which go through the memory more often.",
+            stacklevel=2,
+        )
+        return None
+    return kernels
 
 
 def _cached(command: list[str]) -> Path | None:

@@ -8,9 +8,6 @@ Epsilon stands outside the bias correction, as in the algorithm.
 
 from __future__ import annotations
 
-import functools
-import importlib
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -69,8 +66,8 @@ class AdamHD(HypergradientOptimizer):
         differentiable: let autograd go through the step, alpha included. `group["lr"]` is then part of the graph.
         fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
             compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
-            can. On a GPU the sums of h are one kernel in Triton, where torch comes with it. Tensors of another layout
-            or precision are computed one by one.
+            can. On a GPU a kernel in Triton, where torch comes with it, does for each large tensor what hypergradients
+            add. Tensors of another layout or precision are computed one by one.
         decoupled_weight_decay: what AdamWHD sets.
         guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
             `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each
@@ -194,10 +191,10 @@ class AdamHD(HypergradientOptimizer):
             return _kernels_observe(group, part)
         if part.way == "loop":
             return _loop_observe(group, part)
-        kernels = _gpu_kernels(part)
-        if kernels is not None:
+        gpu = part.gpu_kernels()
+        if gpu is not None:
             rows = [row for _, row in _joined(group, part)]
-            return list(kernels.adam_sums(rows, -1.0 if group["maximize"] else 1.0, *map(float, _decays(group))))
+            return list(gpu.adam_sums(rows, -1.0 if group["maximize"] else 1.0, *map(float, _decays(group))))
         sums = Sums(group)  # torch's multi-tensor or fused step does the rest
         for p, g, d in self._rows(group, part):
             sums.add(gradient(group, g, p, _decays(group)[0]), d)
@@ -357,35 +354,6 @@ def _columns(group: Group, part: Part) -> tuple[list[Tensor], list[Tensor], list
     """Return both moments, AMSGrad's maximum or None, and the step counts."""
     largest = part.real("max_exp_avg_sq") if group["amsgrad"] else [None] * len(part.states)
     return part.real("exp_avg"), part.real("exp_avg_sq"), largest, [state["step"] for state in part.states]
-
-
-def _gpu_kernels(part: Part) -> Any:
-    """Return `_triton` where all tensors are on one GPU that can run it and each has a direction, else None."""
-    devices = {p.device for p in part.params}
-    if part.way != "torch" or not all(part.moved) or len(devices) > 1 or torch.compiler.is_compiling():
-        return None
-    return _triton(devices.pop())
-
-
-@functools.cache
-def _triton(device: torch.device) -> Any:
-    """Return the module `_triton`, tried once, or None where torch's own operations have to do."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return None
-    try:
-        kernels = importlib.import_module("hdlib.optim._triton")
-        kernels.adam_sums([[torch.ones(1, device=device)] * 6], 1.0, 0.0, 0.0)
-    except ImportError:  # torch has no Triton on this system
-        return None
-    except Exception as error:  # Triton needs a C compiler
-        reason = str(error).strip().splitlines()
-        warnings.warn(
-            f"Triton cannot run here ({reason[0] if reason else type(error).__name__}), so AdamHD takes its sums by "
-            "torch's operations, which read the memory more often.",
-            stacklevel=2,
-        )
-        return None
-    return kernels
 
 
 def _joined(group: Group, part: Part) -> Iterator[tuple[bool, Sequence[Any]]]:

@@ -27,8 +27,10 @@ from hdlib.optim._base import (
     chunks,
     gradient,
     in_range,
+    is_small,
     plain,
     precision,
+    sum_up,
 )
 
 
@@ -64,7 +66,8 @@ class SGDHD(HypergradientOptimizer):
         differentiable: let autograd go through the step, alpha included. `group["lr"]` is then part of the graph.
         fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
             compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
-            can. Tensors of another layout or precision are computed one by one.
+            can. On a GPU a kernel in Triton, where torch comes with it, does for each large tensor what hypergradients
+            add. Tensors of another layout or precision are computed one by one.
         guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
             `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each
             does.
@@ -167,6 +170,9 @@ class SGDHD(HypergradientOptimizer):
         v = part.real("momentum_buffer") if group["momentum"] != 0 else []
         if part.way == "kernels":
             return _kernels_observe(group, part, d, v, started)
+        gpu = part.gpu_kernels() if all(started) or not v else None
+        if gpu is not None:
+            return _gpu_observe(group, part, gpu)
         if part.way in ("foreach", "torch"):
             return _foreach_observe(group, part, d, v, started)
         return _loop_observe(group, part, d, v, started)
@@ -245,6 +251,28 @@ def _foreach_observe(
         torch._foreach_copy_(directions, grads)
         torch._foreach_add_(directions, velocities, alpha=group["momentum"])
     return values
+
+
+def _gpu_observe(group: Group, part: Part, gpu: Any) -> list[Number]:
+    """The same, large tensors in one pass over the memory each, and the small ones together."""
+    small = [i for i, p in enumerate(part.params) if is_small(p)]
+    large = part.some([i for i in range(len(part.params)) if i not in small])
+    found: list[list[Number]] = []
+    if large.params:
+        kept = large.real(_kept(group))
+        velocities = large.real("momentum_buffer") if group["momentum"] != 0 else kept
+        rows = list(zip(large.params, large.grads, velocities, kept, strict=True))
+        sign = -1.0 if group["maximize"] else 1.0
+        found.append(
+            gpu.sgd_observe(
+                rows, sign, float(group["weight_decay"]), group["momentum"], 1 - group["dampening"], group["nesterov"]
+            )
+        )
+    if small:
+        rest = part.some(small)
+        velocities = rest.real("momentum_buffer") if group["momentum"] != 0 else []
+        found.append(_foreach_observe(group, rest, rest.real(_kept(group)), velocities, [True] * len(small)))
+    return [sum_up(column) for column in zip(*found, strict=True)]
 
 
 def _foreach_gradients(group: Group, part: Part) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The GPU's kernel, without a GPU: interpreted it steps as the plain loop does, and it compiles for GPUs."""
+"""The GPU's kernels, without a GPU: interpreted they step as the plain loop does, and they compile for GPUs."""
 
 import functools
 import itertools
@@ -11,8 +11,8 @@ import pytest
 import torch
 from test_launches import watched
 
-from hdlib import AdamHD, AdamWHD
-from hdlib.optim import adamhd
+from hdlib import SGDHD, AdamHD, AdamWHD
+from hdlib.optim import _kernels
 
 pytest.importorskip("triton", reason="torch comes without Triton here")
 
@@ -20,6 +20,10 @@ CASES = {
     f"{cls.__name__} {settings} {layout}": (cls, settings, layout)
     for (cls, settings), layout in itertools.product(
         [
+            (SGDHD, {"weight_decay": 0.2}),
+            (SGDHD, {"momentum": 0.9, "dampening": 0.3, "rule": "multiplicative", "hypergrad_lr": 0.1}),
+            (SGDHD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.2, "maximize": True}),
+            (SGDHD, {"momentum": 0.9, "nesterov": True, "rule": "auto", "hypergrad_lr": 1.0}),
             (AdamHD, {}),
             (AdamHD, {"weight_decay": 0.2, "maximize": True, "rule": "multiplicative", "hypergrad_lr": 0.1}),
             (AdamHD, {"amsgrad": True, "rule": "auto", "hypergrad_lr": 1.0}),
@@ -69,72 +73,88 @@ def steps(cls, settings, layout, dtype=torch.float32, **more):
 
 def compare():
     """Step by the kernel, interpreted, and by the loop, or in half precision, where ways round apart, by torch's."""
-    from hdlib.optim import _base, _triton
+    from hdlib.optim import _base, _triton, sgdhd
 
     asked = []
 
     class Kernels:
-        @staticmethod
-        def adam_sums(rows, *numbers):
-            asked.append(len(rows))
-            return _triton.adam_sums(rows, *numbers)
+        """The module, its calls counted."""
+
+        def __getattr__(self, name):
+            def call(rows, *arguments):
+                asked.append(len(rows))
+                return getattr(_triton, name)(rows, *arguments)
+
+            return call
 
     torch_way = lambda self, group: ("torch" if group["foreach"] is None else "loop", True)  # noqa: E731
-    AdamHD._way, _base.is_small = torch_way, lambda tensor: tensor.numel() <= 100
+    SGDHD._way = AdamHD._way = torch_way
+    _base.is_small = sgdhd.is_small = lambda tensor: tensor.numel() <= 100
     for name, (cls, settings, layout) in CASES.items():
         for dtype, tolerance, foreach in ((torch.float32, 1e-5, False), (torch.bfloat16, 1e-2, None)):
-            adamhd._triton = lambda device: None
+            _kernels.gpu = lambda device: None
             expected, numbers = steps(cls, settings, layout, dtype, capturable=True, foreach=foreach)
-            adamhd._triton = lambda device: Kernels
+            _kernels.gpu = lambda device: Kernels()
             asked.clear()
             found, others = steps(cls, settings, layout, dtype, capturable=True)
-            assert asked == [3, 3, 3], name  # not in the first step, nor after a rest
+            rows = 3 if cls is not SGDHD else 2  # the small ones are a row, or torch's
+            assert asked == [rows] * 3, name  # not in the first step, nor after a rest
             torch.testing.assert_close(others, numbers, rtol=tolerance, atol=1e-7, msg=lambda m, name=name: name + m)
             for a, b in zip(found, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 def compile_for(capability):
-    """Compile every form of the kernel to a GPU's machine code."""
+    """Compile every form of the kernels to a GPU's machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from hdlib.optim._triton import BLOCK, adam_sums_kernel
+    from hdlib.optim._triton import BLOCK, adam_kernel, sgd_kernel
 
-    for precision, each, read_p in itertools.product(("fp32", "bf16", "fp16"), (False, True), (False, True)):
-        types = dict.fromkeys("gpmv", f"*{precision}") | dict.fromkeys(("floor", "scale", "sums"), "*fp32")
-        types |= {"n": "i32", "begin": "i32", "sign": "fp32", "l2": "fp32", "decay": "fp32"}
-        constants = {"EACH": each, "READ_P": read_p, "BLOCK": BLOCK}
-        source = ASTSource(adam_sums_kernel, types | dict.fromkeys(constants, "constexpr"), constants)
-        assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8}).asm["cubin"]
+    numbers = {"sums": "*fp32", "n": "i32", "begin": "i32"} | dict.fromkeys(("floor", "scale"), "*fp32")
+    numbers |= dict.fromkeys(("sign", "l2", "decay", "momentum", "share"), "fp32")
+    for kernel, name, kinds in ((sgd_kernel, "MODE", (0, 1, 2)), (adam_kernel, "EACH", (False, True))):
+        for precision, kind, read_p in itertools.product(("fp32", "bf16", "fp16"), kinds, (False, True)):
+            constants = {name: kind, "READ_P": read_p, "BLOCK": BLOCK}
+            types = dict.fromkeys("gpmvd", f"*{precision}") | numbers | dict.fromkeys(constants, "constexpr")
+            source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constants)
+            made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
+            assert made.asm["cubin"]
 
 
-def test_interpreted_the_kernel_steps_as_the_loop_does():
+def test_interpreted_the_kernels_step_as_the_loop_does():
     alone("compare()", TRITON_INTERPRET="1")
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_the_kernel_compiles_for_gpus_that_are_not_here(capability, tmp_path):
+def test_the_kernels_compile_for_gpus_that_are_not_here(capability, tmp_path):
     alone(f"compile_for({capability})", TRITON_CACHE_DIR=str(tmp_path))
 
 
-def test_a_step_starts_one_kernel_for_each_large_tensor(monkeypatch):
+@pytest.mark.parametrize(
+    "make", [SGDHD, functools.partial(SGDHD, momentum=0.9, nesterov=True, weight_decay=0.1), AdamHD]
+)
+def test_a_step_starts_one_kernel_for_each_large_tensor(make, monkeypatch):
     class Kernels:
-        @staticmethod
-        def adam_sums(rows, *numbers):
-            started.append(len(rows))
-            return [torch.zeros((), dtype=torch.float64, device=rows[0][0].device)] * 3
+        """Counts the kernels that would be started."""
+
+        def __getattr__(self, name):
+            def call(rows, *arguments):
+                started.append(len(rows))
+                return [torch.zeros((), dtype=torch.float64, device=rows[0][0].device)] * 3
+
+            return call
 
     started, counts = [], []
-    monkeypatch.setattr(adamhd, "_triton", lambda device: Kernels)
+    monkeypatch.setattr(_kernels, "gpu", lambda device: Kernels())
     for large in (4, 8):
         shapes = [(1024, 1024)] * large + [(30, 20), (30,)] * 5
-        counts.append(watched(functools.partial(AdamHD, fused=True), shapes).count + started[-1])
-    assert started == [5, 5, 9, 9] and counts[1] - counts[0] == 4
+        counts.append(watched(functools.partial(make, fused=True), shapes).count + started[-1])
+    assert counts[1] - counts[0] == 4 and len(started) == 4
 
 
-def test_where_triton_cannot_run_the_sums_are_torchs_and_a_warning_says_why(monkeypatch):
+def test_where_triton_cannot_run_the_operations_are_torchs_and_a_warning_says_why(monkeypatch):
     from hdlib.optim import _triton
 
     def fail(*_):
@@ -144,4 +164,4 @@ def test_where_triton_cannot_run_the_sums_are_torchs_and_a_warning_says_why(monk
     monkeypatch.setattr(torch, "ones", lambda *_, **__: None)
     monkeypatch.setattr(_triton, "adam_sums", fail)
     with pytest.warns(UserWarning, match="Triton cannot run here .Failed to find C compiler"):
-        assert adamhd._triton.__wrapped__(torch.device("cuda")) is None
+        assert _kernels.gpu.__wrapped__(torch.device("cuda")) is None
