@@ -50,7 +50,7 @@ class Record:
 def provenance(device: str, threads: int, seconds: float, data: str) -> dict[str, Any]:
     """Return what made a record, as plain JSON values. `seconds` is the run's wall time."""
     return {
-        **_environment(),
+        **ENVIRONMENT,
         "device": device_name(device),
         "threads": threads,
         "seconds": round(seconds, 3),
@@ -59,7 +59,6 @@ def provenance(device: str, threads: int, seconds: float, data: str) -> dict[str
     }
 
 
-@lru_cache(maxsize=1)
 def _environment() -> dict[str, Any]:
     import hdlib
 
@@ -106,3 +105,7 @@ def device_name(device: str) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     return f"{model or platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+# What was imported is what trains: the files may be edited, or another commit checked out, before a long run ends.
+ENVIRONMENT = _environment()

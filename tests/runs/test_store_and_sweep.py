@@ -2,15 +2,19 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import hdlib
 from hdlib.runs import Store, grid, sweep, train
+from hdlib.runs.record import code_version
 from hdlib.runs.sweep import resolve_device
 
 
@@ -40,6 +44,17 @@ def test_a_record_says_what_made_it(tiny):
     made = train(tiny).provenance
     assert {"code", "torch", "device", "threads", "seconds", "date", "data", "python", "hdlib"} <= set(made)
     assert "digits" in made["data"] and made["seconds"] > 0
+
+
+def test_a_record_names_the_code_that_trained_and_not_what_its_files_have_become(tmp_path):
+    shutil.copytree(Path(hdlib.__file__).parent, tmp_path / "hdlib")
+    code = (
+        "from pathlib import Path; from hdlib.runs import record, stack\n"
+        "Path(stack.__file__).write_text('edited while it trains')\n"
+        "print(record.provenance('cpu', 1, 0.0, '')['code'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == code_version()
 
 
 def test_a_second_sweep_trains_nothing(tmp_path):
