@@ -168,13 +168,13 @@ def guards(rounds: int) -> dict[str, dict[str, float]]:
 def iterations(rounds: int) -> dict[str, list[float]]:
     """Return, for each model and method, a whole training iteration's time with hypergradients over without, by round.
 
-    Minibatches of 128 random images of MNIST's size, of CIFAR-10's for VGG, which has a tenth of the rounds;
+    Minibatches of 128 random images of MNIST's size, of CIFAR-10's for VGG, which has a fifth of the rounds;
     optimisers as they come.
     """
     found = {}
     y = torch.randint(10, (128,))
     digits, images = torch.randn(128, 784), torch.randn(128, 3, 32, 32).to(memory_format=torch.channels_last)
-    for model, x, count in (("logreg", digits, rounds), ("mlp", digits, rounds), ("vgg", images, -(-rounds // 10))):
+    for model, x, count in (("logreg", digits, rounds), ("mlp", digits, rounds), ("vgg", images, -(-rounds // 5))):
         actions = {}
         for name, make in (
             ("SGD", partial(torch.optim.SGD, lr=1e-4)),
