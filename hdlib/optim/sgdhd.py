@@ -256,7 +256,7 @@ def _foreach_observe(
 def _gpu_observe(group: Group, part: Part, gpu: Any) -> list[Number]:
     """The same, large tensors in one pass over the memory each, and the small ones together."""
     small = [i for i, p in enumerate(part.params) if is_small(p)]
-    large = part.some([i for i in range(len(part.params)) if i not in small])
+    large = part.some([i for i, p in enumerate(part.params) if not is_small(p)])
     found: list[list[Number]] = []
     if large.params:
         kept = large.real(_kept(group))
