@@ -262,12 +262,9 @@ def _gpu_observe(group: Group, part: Part, gpu: Any) -> list[Number]:
         kept = large.real(_kept(group))
         velocities = large.real("momentum_buffer") if group["momentum"] != 0 else kept
         rows = list(zip(large.params, large.grads, velocities, kept, strict=True))
+        numbers = group["weight_decay"], group["momentum"], 1 - group["dampening"]
         sign = -1.0 if group["maximize"] else 1.0
-        found.append(
-            gpu.sgd_observe(
-                rows, sign, float(group["weight_decay"]), group["momentum"], 1 - group["dampening"], group["nesterov"]
-            )
-        )
+        found.append(gpu.sgd_observe(rows, sign, *map(float, numbers), group["nesterov"]))
     if small:
         rest = part.some(small)
         velocities = rest.real("momentum_buffer") if group["momentum"] != 0 else []

@@ -49,15 +49,15 @@ def alone(function, **environment):
     return done.stdout
 
 
-def steps(cls, settings, layout, dtype=torch.float32, **more):
+def steps(cls, settings, layout, dtype=torch.float32, device="cpu", large=(40, 30, 3, 3), **more):
     """Step on random gradients, one of which is missing once; return the parameters, and alpha and h of every step."""
     generator = torch.Generator().manual_seed(1)
 
     def random(shape):
-        x = torch.randn(shape, generator=generator).to(dtype)
+        x = torch.randn(shape, generator=generator).to(device, dtype)
         return x.to(memory_format=torch.channels_last) if layout == "channels_last" and len(shape) == 4 else x
 
-    shapes = [(90, 70), (17,), (), (0, 3), (40, 30, 3, 3)]
+    shapes = [(90, 70), (17,), (), (0, 3), large]
     params = [random(shape).requires_grad_() for shape in shapes]
     optimizer = cls(params, **({"lr": 0.01, "hypergrad_lr": 1e-7} | settings | more))
     told = []
@@ -125,6 +125,20 @@ def compile_for(capability):
 
 def test_interpreted_the_kernels_step_as_the_loop_does():
     alone("compare()", TRITON_INTERPRET="1")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_gpu_the_kernels_step_as_the_loop_does(name):
+    """With a tensor that is large enough for a kernel of its own."""
+    cls, settings, layout = CASES[name]
+    assert _kernels.gpu(torch.device("cuda", 0)) is not None
+    there = dict(device="cuda", large=(256, 130, 3, 3), capturable=True)
+    expected, numbers = steps(cls, settings, layout, foreach=False, **there)
+    found, others = steps(cls, settings, layout, fused=True, **there)
+    torch.testing.assert_close(others, numbers, rtol=1e-4, atol=1e-7)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
