@@ -57,7 +57,11 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
         return Verdict(claim, "not tested", np.nan, np.nan, np.nan, (), (), 0)
     holds = tuple(name for name, scores in cases.items() if interval(scores)[1] < 0)
     fails = tuple(name for name in cases if name not in holds)
-    per_seed = pd.concat(cases.values(), axis=1).mean(axis=1)
+    table = pd.concat(cases.values(), axis=1)
+    effect, per_seed = table.mean().mean(), table.mean(axis=1)
+    if np.isfinite(effect):  # cases may have different seeds: what cases differ in is no spread over seeds
+        per_seed = (table - table.mean()).mean(axis=1)
+        per_seed += effect - per_seed.mean()
     low, high = interval(per_seed)
     verdict = "reproduced" if not fails else "partly" if holds else "not reproduced"
     seeds = max(len(scores) for scores in cases.values())

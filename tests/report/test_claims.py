@@ -38,6 +38,12 @@ def test_the_effect_is_the_geometric_mean_and_lies_in_its_interval():
     assert found.low < found.effect < found.high
 
 
+def test_cases_with_different_seeds_do_not_widen_the_interval_by_what_they_differ_in():
+    cases = {"a": pd.Series([-1.0, -1.0, -1.0]), "b": pd.Series([-3.0])}
+    found = judge(Claim("It is so.", "somebody", "below 1", lambda records: cases), [])
+    assert [np.log(value) for value in (found.low, found.effect, found.high)] == pytest.approx([-2.0] * 3)
+
+
 def run(loss, **fields):
     fields = dict(epochs=1, seed=0) | fields
     table = pd.DataFrame(
