@@ -146,8 +146,18 @@ class Table:
         return f'<div class="hd-scroll" tabindex="0">{body}</div>{note}'
 
 
+@dataclass(frozen=True)
+class Noted:
+    """A table's cell with a remark in small print below it."""
+
+    text: str
+    remark: str
+
+
 def _cell(value: Any) -> Any:
     """Return a table's text for HTML; a sentence is broken into lines, so that it does not hide the next columns."""
+    if isinstance(value, Noted):
+        return f'{_cell(value.text)}<div class="hd-long hd-note">{html.escape(value.remark)}</div>'
     if not isinstance(value, str):
         return value
     text = html.escape(value)
@@ -172,7 +182,7 @@ def significant(value: float, digits: int = 3) -> str:
     """Return a number with so many significant digits, without an exponent where that is readable."""
     if value == 0 or not np.isfinite(value):
         return f"{value:g}"
-    decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
+    decimals = max(0, digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2]))
     return f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
 
 

@@ -38,6 +38,33 @@ def test_the_effect_is_the_geometric_mean_and_lies_in_its_interval():
     assert found.low < found.effect < found.high
 
 
+def test_a_case_holds_up_to_what_its_claim_allows():
+    scores = {"a": np.log(pd.Series([1.05, 1.06, 1.07]))}
+    allowed = [judge(Claim("So.", "x", "y", lambda r: scores, at_most=most), []).verdict for most in (1.0, 1.06, 1.2)]
+    assert allowed == ["not reproduced", "not reproduced", "reproduced"]  # 1.06 lies within the interval
+    assert judge(Claim("So.", "x", "y", lambda r: {"a": pd.Series([0.0, 0.0])}), []).verdict == "reproduced"
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(size=(2000, 3))
+    inside = np.mean([low < 0 < high for low, high in map(claims.interval, map(pd.Series, draws))])
+    assert inside == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_ledger_shows_the_ratio_itself_and_what_it_is():
+    def told(scores, **how):
+        claim = Claim("It is so.", "somebody", "below 1", lambda records: scores, **how)
+        return claims.ledger([judge(claim, [])]).data.iloc[0]
+
+    several = told({"a": np.log(pd.Series([1.1, 1.1, 1.1]))}, found="time × {}", at_most=1.2, repeats="rounds")
+    assert (several["what was found"], several["seeds"]) == ("time × 1.10 (1.10 to 1.10)", "3 rounds")
+    assert several["claim"].text == "It is so." and several["claim"].remark == "somebody. Criterion: below 1."
+    assert told({"a": np.log(pd.Series([0.5]))})["what was found"] == "training loss × 0.500"
+    assert told({"a": GOOD}, found="")["what was found"] == ""
+    partly_lost = told({"a": np.log(pd.Series([0.5])), "b": pd.Series([np.inf])})
+    assert partly_lost["what was found"] == "training loss × 0.500; diverged in 1 of 2"
+
+
 def test_cases_with_different_seeds_do_not_widen_the_interval_by_what_they_differ_in():
     cases = {"a": pd.Series([-1.0, -1.0, -1.0]), "b": pd.Series([-3.0])}
     found = judge(Claim("It is so.", "somebody", "below 1", lambda records: cases), [])
@@ -65,6 +92,28 @@ def test_a_claim_comes_alive_with_its_runs():
     records += [run(loss, method="sgd_hd", beta=1e-3, alpha0=1e-3, seed=s) for s, loss in enumerate((0.25, 0.26))]
     assert judge(claim, records).verdict == "reproduced"
     assert judge(claim, records).effect == pytest.approx(0.5)
+
+
+def test_a_loss_below_the_best_fixed_rates_is_no_failure():
+    [claim] = [
+        c for c in CLAIMS if c.text.startswith("Adam-HD brings") and c.text.endswith("logistic regression, β = 10⁻⁴.")
+    ]
+    fixed = {1e-2: 0.20, 1e-3: 0.25, 1e-4: 0.9}
+    records = [run(loss, method="adam", alpha0=rate, epochs=50) for rate, loss in fixed.items()]
+    records += [run(0.15, method="adam_hd", beta=1e-4, alpha0=rate, epochs=50) for rate in fixed]
+    verdict = judge(claim, records)
+    assert (verdict.verdict, verdict.holds) == ("reproduced", ("α₀ = 10⁻³", "α₀ = 10⁻⁴"))  # the best one is no case
+    assert verdict.effect == pytest.approx((0.15 / 0.25 * 0.15 / 0.9) ** 0.5)
+
+
+def test_the_multiplicative_rule_is_judged_where_the_learning_rate_has_to_be_found():
+    [claim] = [c for c in CLAIMS if c.text.startswith("The multiplicative rule")]
+    records = [run(loss, method="sgd", alpha0=rate) for rate, loss in ((1e-1, 0.3), (1e-3, 0.9))]
+    for rate in (1e-1, 1e-3):
+        records += [run(0.5, method="sgd_hd", beta=1e-4, alpha0=rate, epochs=50)]
+        records += [run(0.4, method="sgd_hd", beta=0.02, rule="multiplicative", alpha0=rate)]
+    verdict = judge(claim, records)
+    assert verdict.holds == ("SGD-HD on logistic regression, α₀ = 10⁻³",) and not verdict.fails
 
 
 def test_long_runs_of_one_seed_stand_beside_shorter_ones_of_more():
@@ -95,7 +144,8 @@ def test_the_grid_search_is_judged_outside_the_papers_red_region_alone():
     same = arrived(100, method="sgd_hd", alpha0=1e-1, beta=1e-6)
     assert judge(claim, [*base, red, same]).verdict == "reproduced"
     never = arrived(468_750, "finished", method="sgd_hd", alpha0=1e-1, beta=1e-5)
-    assert judge(claim, [*base, red, same, never]).verdict == "partly"
+    verdict = judge(claim, [*base, red, same, never])
+    assert verdict.verdict == "partly" and verdict.effect == pytest.approx(4687.5**0.5)  # given up after the cap
 
 
 def test_only_the_papers_own_settings_are_selected():
