@@ -53,16 +53,24 @@ def note(records: Sequence[Record]) -> str:
     if not records:
         return "No runs."
     specs = [record.spec for record in records]
-    seeds = len({spec.seed for spec in specs})
+    least, most = seeds(records)
     lengths = sorted({spec.epochs for spec in specs})
     devices = sorted({record.provenance["device"] for record in records})
     data = sorted({record.provenance["data"] for record in records})
     precisions = sorted({spec.precision for spec in specs})
     return (
-        f"{len(records)} runs, {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"{len(records)} runs, {'' if least == most else 'up to '}{most} seed{'s' if most > 1 else ''}, "
         f"{' and '.join(map(str, lengths))} epoch{'s' if lengths != [1] else ''}, "
         f"{' and '.join(precisions)}, {', '.join(devices)}. Data: {'; '.join(data)}."
     )
+
+
+def seeds(records: Sequence[Record]) -> tuple[int, int]:
+    """Return the fewest and the most seeds of a model's method."""
+    groups: dict[tuple, set[int]] = {}
+    for spec in (record.spec for record in records):
+        groups.setdefault((spec.model, spec.variant, spec.norm_start, spec.method), set()).add(spec.seed)
+    return min(map(len, groups.values())), max(map(len, groups.values()))
 
 
 def _spec_columns(record: Record) -> dict:

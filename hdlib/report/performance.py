@@ -201,7 +201,8 @@ def targets(store: str) -> str:
     for what, model, step, against, goal in STEP_GOALS:
         reached = r["models"][model]["steps"][step][against]
         verdict = "met" if reached <= goal else "**missed**"
-        lines.append(f"- {what}: {significant(reached)} times, the goal is {goal:g}: {verdict}.")
+        shown = significant(reached, 4 if float(significant(reached)) == goal else 3)
+        lines.append(f"- {what}: {shown} times, the goal is {goal:g}: {verdict}.")
     return "\n".join(lines)
 
 

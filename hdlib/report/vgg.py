@@ -48,19 +48,20 @@ def whole(records: Sequence[Record]) -> list[Record]:
 def scale(records: Sequence[Record]) -> str:
     """Say what was run where, and whether it is the paper's experiment."""
     specs = [record.spec for record in records]
-    networks = _several([name for (name,), _ in _groups(records, "network")])
-    widths = _several(sorted({spec.width_factor for spec in specs}), _fraction)
+    networks = several([name for (name,), _ in _groups(records, "network")])
+    widths = several(sorted({spec.width_factor for spec in specs}), _fraction)
     images = sorted({_scale(record)[1] for record in records})
-    some = f"{_several(images, '{:,}'.format)} of CIFAR-10's {IMAGES:,}" if images != [IMAGES] else f"all {IMAGES:,}"
-    lengths = _several(sorted({spec.epochs for spec in specs}))
-    seeds = len({spec.seed for spec in specs})
+    some = f"{several(images, '{:,}'.format)} of CIFAR-10's {IMAGES:,}" if images != [IMAGES] else f"all {IMAGES:,}"
+    lengths = several(sorted({spec.epochs for spec in specs}))
+    least, most = frames.seeds(records)
     methods = len({spec.method for spec in specs})
     text = (
         f"**Run here:** VGG-16 as in {networks}, {widths} of the channels, {some} training images, "
-        f"{lengths} of the paper's {EPOCHS} epochs, {_count(methods, 'method')}, {_count(seeds, 'seed')} each, "
-        f"in {_several(sorted({spec.precision for spec in specs}))}, on "
-        f"{_several(sorted({r.provenance['device'] for r in records}))}. "
-        f"Data: {_several(sorted({r.provenance['data'] for r in records}))}. "
+        f"{lengths} of the paper's {EPOCHS} epochs, {counted(methods, 'method')}, "
+        f"{'' if least == most else 'up to '}{counted(most, 'seed')} each, "
+        f"in {several(sorted({spec.precision for spec in specs}))}, on "
+        f"{several(sorted({r.provenance['device'] for r in records}))}. "
+        f"Data: {several(sorted({r.provenance['data'] for r in records}))}. "
     )
     if complete(records):
         return text + "That is the paper's experiment at its full size."
@@ -102,7 +103,7 @@ def levels(records: Sequence[Record]) -> Table:
             {
                 "method": method,
                 "source": f"ours, as in {name}",
-                "epochs": _several(sorted({r.spec.epochs for r in group})),
+                "epochs": several(sorted({r.spec.epochs for r in group})),
                 "training loss, end": spread(finals["train_loss"]),
                 "validation loss, end": spread(finals["valid_loss"]),
                 "validation loss, best": spread(finals["best_valid_loss"]),
@@ -216,7 +217,7 @@ def _speaks_for(records: Sequence[Record], where: str) -> str:
     }
     for name, other in itertools.permutations(lost, 2):
         if lost[name] and not lost[other]:
-            methods = _several([m for m in METHODS if m in lost[name]], LABELS.get)
+            methods = several([m for m in METHODS if m in lost[name]], LABELS.get)
             return (
                 f"{methods} diverged as in {name}, which it did in neither published run, and no run "
                 f"did as in {other}, with the same β: {where} that speaks for {other}."
@@ -233,7 +234,7 @@ def rates(records: Sequence[Record]) -> str:
             continue
         kept = [r for r in group if r.outcome != "diverged"]
         if kept:
-            where = _several(sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in kept))
+            where = several(sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in kept))
             negative = np.mean([(r.trace["alpha"] < 0).mean() for r in kept])
             told = (
                 f"α rises to {spread([_peak(r) for r in kept], 4)} (iteration {where}), and is negative at "
@@ -267,7 +268,11 @@ def times(records: Sequence[Record]) -> Table:
                 "model as in": name,
                 "seconds an epoch": significant(ours[name, method]),
                 "minutes a run": significant(np.median([r.provenance["seconds"] for r in group]) / 60),
-                "over its baseline": _more(ours[name, method], ours.get((name, base))) if base and gpu else "",
+                **(
+                    {"over its baseline": _more(ours[name, method], ours.get((name, base))) if base else ""}
+                    if gpu
+                    else {}
+                ),
                 "authors: seconds an epoch": significant(per_epoch[method]),
                 "authors: over its baseline": _more(per_epoch[method], per_epoch[base]) if base else "",
             }
@@ -334,7 +339,7 @@ def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
         ours, theirs = ([r for r in records if r.spec.method == m] for m in (method, base))
         networks = {network(r) for r in ours}
         known = [r for r in fixed if r.spec.method == method and network(r) in networks]
-        rates = _several(sorted({r.spec.alpha0 for r in ours}, reverse=True), power_of_ten)
+        rates = several(sorted({r.spec.alpha0 for r in ours}, reverse=True), power_of_ten)
         lines.append(
             f"- {LABELS[method]} with an automatic β, from α₀ = {rates}: {_ends(ours)}. {LABELS[base]} from there: "
             f"{_ends(theirs)}. {LABELS[method]} with the experiment's β, from "
@@ -342,7 +347,7 @@ def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
         )
     lost = sum(r.outcome == "diverged" for r in records if r.spec.method in BASELINE)
     ran = sum(r.spec.method in BASELINE for r in records)
-    return "\n".join(lines) + f"\n\nOf {_count(ran, 'run')} with an automatic β, {lost or 'none'} diverged."
+    return "\n".join(lines) + f"\n\nOf {counted(ran, 'run')} with an automatic β, {lost or 'none'} diverged."
 
 
 def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -> Table:
@@ -361,7 +366,7 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
                 "model as in": _network(model),
                 "method": LABELS[method],
                 "seeds": len(runs),
-                "critical β": scientific(middle),
+                f"critical β of {iterations} iterations": scientific(middle),
                 "β of the experiment": scientific(betas[method]),
                 "critical over that": scientific(float(f"{middle / betas[method]:.2g}")),
                 PREDICTORS["at_start"]: scientific(runs["at_start"].median()),
@@ -371,11 +376,11 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
         pd.DataFrame(rows),
         f"From α₀ = 0.001, {iterations} iterations, medians over seeds. A run fails if it leaves the finite numbers, "
         "or if its loss at the end is a fifth above that of the first minibatch. The curvatures on the way, from which "
-        "the chapter on divergence predicts better, were not measured here; where they grow, a smaller β fails later.",
+        "the chapter on divergence predicts better, were not measured here.",
     )
 
 
-def critical_sentence(measured: pd.DataFrame, betas: dict[str, float]) -> str:
+def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -> str:
     """Say how far the experiment's beta is from the critical one of the widest network."""
     widest = measured[measured["model"] == max(measured["model"], key=lambda model: float(model.split()[1]))]
     told = []
@@ -383,14 +388,45 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float]) -> str:
         over = float(f"{runs['critical'].median() / betas[method]:.2g}")
         how = f"{scientific(over)} times below" if over >= 1 else f"{scientific(1 / over)} times above"
         told.append(f"for {LABELS[method]} {how} the critical β")
-    return f"For VGG as in {_network(widest['model'].iloc[0])}, the experiment's β is {' and '.join(told)}."
+    return (
+        f"For VGG as in {_network(widest['model'].iloc[0])}, the experiment's β is {' and '.join(told)} of "
+        f"{iterations} iterations."
+    )
+
+
+def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Sequence[Record]) -> str:
+    """Say of which networks longer runs diverged with the experiment's beta, though it is below the critical one."""
+    told = []
+    for (model, method), runs in measured.groupby(["model", "method"], sort=False):
+        variant, factor = model.split()
+        same = dict(model="vgg", variant=variant, width_factor=float(factor), method=method, beta=betas[method])
+        longer = [
+            r
+            for r in known
+            if all(getattr(r.spec, name) == value for name, value in same.items())
+            and (r.spec.rule, r.spec.alpha0, r.spec.max_iterations) == ("additive", 1e-3, None)
+        ]
+        at = sorted(r.iterations for r in longer if r.outcome == "diverged")
+        if at and betas[method] < runs["critical"].median():
+            told.append(
+                f"{LABELS[method]} as in {_network(model)}, diverged in {len(at)} of "
+                f"{counted(len(longer), 'longer run')}, at iteration {several(at, '{:,}'.format)}"
+            )
+    if not told:
+        return ""
+    return (
+        "A β below it is not safe for longer, since the curvature grows as training goes on: with the experiment's β, "
+        f"{'; '.join(told)}."
+    )
 
 
 def throughput(store: str) -> str:
     """Say what benchmarks/vgg.py measured, or that it was not run."""
     path = Path(store) / "benchmarks" / "vgg.json"
     if not path.is_file():
-        return "`benchmarks/vgg.py` was not run."
+        return (
+            "How much of a GPU's speed a step of VGG reaches was not measured, for want of one (`benchmarks/vgg.py`)."
+        )
     r = json.loads(path.read_text())
     best = max(r["steps"], key=lambda step: step["images_per_second"])
     return (
@@ -453,7 +489,7 @@ def _lost(records: Sequence[Record]) -> list[str]:
         at = sorted(r.iterations for r in group if r.outcome == "diverged")
         if at:
             runs = "its one run" if len(group) == 1 else f"{len(at)} of its {len(group)} runs"
-            told.append(f"{LABELS[method]} diverged in {runs}, at iteration {_several(at, '{:,}'.format)}.")
+            told.append(f"{LABELS[method]} diverged in {runs}, at iteration {several(at, '{:,}'.format)}.")
     return told
 
 
@@ -479,7 +515,8 @@ def _more(value: float, base: float | None) -> str:
     return "" if base is None else f"{100 * (value / base - 1):+.1f} %".replace("-", "−")
 
 
-def _several(values: Sequence, write=str) -> str:
+def several(values: Sequence, write=str) -> str:
+    """Return "a, b and c"."""
     *most, last = map(write, values)
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -498,7 +535,8 @@ def _ends(records: Sequence[Record]) -> str:
     return f"training loss {told[0]}, accuracy {told[1]} %{lost}"
 
 
-def _count(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """Return "one run" or "3 runs"."""
     return f"one {noun}" if n == 1 else f"{n} {noun}s"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hdlib.report import frames, paper
 from hdlib.report.style import LABELS, QUANTITIES, Table, significant, spread
-from hdlib.report.vgg import SOURCES, network
+from hdlib.report.vgg import SOURCES, counted, network, several
 from hdlib.runs import METHODS, Record
 
 GUESSING = float(np.log(10))  # the loss of one who gives each of ten classes the same probability
@@ -40,15 +40,14 @@ def distances(records: Sequence[Record]) -> Table:
     for (source, quantity), apart in _apart(records).groupby(["source", "quantity"], sort=False):
         row = {"from": f"{source}, {QUANTITIES[quantity]}"}
         for name, values in apart.groupby("network", sort=False)["apart"]:
-            lost = int((~np.isfinite(values)).sum())
             kept = values[np.isfinite(values)]
-            told = f"{significant(kept.mean(), 2)} of {len(kept)}" if len(kept) else ""
-            row[name] = f"{told}{'; ' if told and lost else ''}{f'{lost} diverged' if lost else ''}"
+            told = [f"{significant(kept.mean(), 2)} ({counted(len(kept), 'method')})"] if len(kept) else []
+            told += [f"{len(values) - len(kept)} diverged"] if len(kept) < len(values) else []
+            row[name] = "; ".join(told)
         rows.append(row)
     return Table(
         pd.DataFrame(rows).fillna(""),
-        "Mean absolute difference of the losses after one epoch, and of how many methods. A network that was run with "
-        "fewer methods is compared in these alone.",
+        "Mean absolute difference of the losses after one epoch, over the methods that the network was run with.",
     )
 
 
@@ -72,16 +71,19 @@ def nearest(records: Sequence[Record]) -> str:
 
 
 def guessing(records: Sequence[Record]) -> str:
-    """Say whose validation losses lie above those of guessing after the first epochs, though their network learns."""
+    """Say which methods' validation losses lie above that of guessing after an epoch, in every seed, and where."""
     frame = losses(records, "valid_loss")
-    frame = frame[(frame["loss"] > 1.01 * GUESSING) & np.isfinite(frame["loss"]) & (frame["epoch"] > 0)]
+    frame = frame[frame["epoch"] > 0].groupby(["network", "method", "epoch"], sort=False)["loss"].min().reset_index()
+    frame = frame[(frame["loss"] > 1.01 * GUESSING) & np.isfinite(frame["loss"])]
     told = [
-        f"{', '.join(LABELS[m] for m in METHODS if (group['method'] == m).any())} ({name})"
+        f"{name}: {several([m for m in METHODS if (group['method'] == m).any()], LABELS.get)}"
         for name, group in frame.groupby("network", sort=False)
     ]
+    if not told:
+        return f"None is above the loss of guessing, ln 10 = {GUESSING:.3f}, by more than a hundredth of it."
     return (
-        f"More than a hundredth above ln 10 = {GUESSING:.3f}, the loss of guessing, lie those of "
-        f"{'; '.join(told) or 'no method'}."
+        f"More than a hundredth above the loss of guessing, ln 10 = {GUESSING:.3f}, after an epoch and in every seed – "
+        f"{'; '.join(told)}."
     )
 
 
@@ -109,10 +111,10 @@ def losses(records: Sequence[Record], quantity: str) -> pd.DataFrame:
     figure = paper.figure3()
     figure = figure[(figure["model"] == "vgg") & (figure["quantity"] == quantity) & (figure["epoch"] <= LAST)]
     theirs = [figure.assign(network=SOURCES["paper"], loss=figure["value"])]
-    if quantity == "train_loss":
-        runs = paper.tuning()
-        runs = runs[(runs["model"] == "vgg") & (runs["source"] == "authors")].assign(network=SOURCES["authors"])
-        theirs += [runs.assign(epoch=0, loss=runs["train_start"]), runs.assign(epoch=1, loss=runs["train_first"])]
+    runs = paper.tuning()
+    runs = runs[(runs["model"] == "vgg") & (runs["source"] == "authors")].assign(network=SOURCES["authors"])
+    of = quantity.removesuffix("_loss")
+    theirs += [runs.assign(epoch=epoch, loss=runs[f"{of}_{when}"]) for epoch, when in enumerate(("start", "first"))]
     frame = pd.concat([pd.DataFrame(rows), *theirs])[["epoch", "method", "network", "seed", "loss"]]
     place = frame["epoch"] * len(METHODS) + frame["method"].map(METHODS.index)
     return frame.assign(place=place).sort_values("place", kind="stable").drop(columns="place")

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from hdlib.report import vgg_network
+from hdlib.report import vgg, vgg_network
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -33,9 +33,9 @@ def test_losses_stand_beside_the_published_ones_epoch_by_epoch():
     assert table.loc[(1, "Adam")].tolist() == ["1.85", "1.90", "", "1.81", "1.85"]
     assert table.loc[(1, "SGDN-HD")].tolist() == ["1.79", "2.00", "diverged", "2.00", "1.79"]
     assert table.loc[(2, "Adam")].tolist() == ["1.40", "1.90", "", "1.32", ""]
-    valid = vgg_network.beside(AUTHORS, "valid_loss").data
-    assert "authors' repository" not in valid.columns
-    assert max(valid["epoch"]) == vgg_network.LAST
+    valid = vgg_network.beside(AUTHORS, "valid_loss").data.set_index(["epoch", "method"])
+    assert valid.loc[(1, "Adam"), "authors' repository"] == "1.61"
+    assert valid.index.get_level_values("epoch").max() == vgg_network.LAST
 
 
 def test_the_nearest_network_is_named_for_each_source():
@@ -49,12 +49,21 @@ def test_the_nearest_network_is_named_for_each_source():
     assert "then the blog post (uniform start), 0.21 away; the paper's text, which diverges." in with_paper
     table = vgg_network.distances(AUTHORS + BLOG + PAPER).data.set_index("from")
     row = table.loc["authors' repository, training loss"]
-    assert row.tolist() == ["0.0016 of 2", "0.13 of 2", "1 diverged"]
+    assert row.tolist() == ["0.0016 (2 methods)", "0.13 (2 methods)", "1 diverged"]
 
 
 def test_losses_above_guessing_and_divergence_are_told():
     said = vgg_network.guessing(AUTHORS + BLOG + PAPER)
-    assert "SGDN-HD (the blog post (uniform start))" in said and "SGD-HD, SGDN, SGDN-HD (paper, Figure 3)" in said
+    assert "the blog post (uniform start): SGDN-HD." in said and "paper, Figure 3: SGD-HD, SGDN and SGDN-HD" in said
     assert "authors" not in said
+    good = [begun("sgdn_hd", (2.38, 2.0, 1.9), 1.9, variant="blog", norm_start="uniform", seed=1)]
+    assert "blog" not in vgg_network.guessing(BLOG + good)  # not in every seed
     assert vgg_network.lost(PAPER) == "SGDN-HD as in the paper's text diverged at iteration 190."
     assert vgg_network.lost(AUTHORS) == "No run diverged."
+
+
+def test_a_network_with_fewer_seeds_than_another_is_not_said_to_have_as_many():
+    more = [begun("adam", (2.31, 1.87, 1.41), 1.7, seed=1)]
+    assert "2 methods, one seed each" in vgg.scale(AUTHORS)
+    assert "up to 2 seeds each" in vgg.scale(AUTHORS + more)
+    assert "3 runs, up to 2 seeds, " in vgg_network.beside(AUTHORS + more, "train_loss").note

@@ -3,8 +3,9 @@
 `figure2.csv` and `figure3.csv` are digitised from the vector figures of Baydin et al., ICLR 2018 (arXiv
 1703.04782 v3), epoch values good to about 1 %. `tuning.csv` holds the final and best losses of Figure 3 and of
 the runs that the authors published with their PyTorch code (gbaydin/hypergradient-descent), the largest alpha, and
-those runs' training losses at the start and of the first epoch, and the seconds that they took; there, the training
-losses of the MLP's Adam-HD are read from their plot. `figure4.csv` holds the numbers that are printed in Figure 4.
+those runs' training losses at the start and of the first epoch, of VGG the validation losses too, and the seconds
+that they took; there, the training losses of the MLP's Adam-HD are read from their plot. `figure4.csv` holds the
+numbers that are printed in Figure 4.
 """
 
 from __future__ import annotations
