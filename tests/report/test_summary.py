@@ -1,0 +1,49 @@
+"""The summary on the first page follows from the recorded runs, and from like runs alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hdlib.report import claims, summary
+from hdlib.runs import Store
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return Store(RESULTS).all()
+
+
+def told(records):
+    """Return the summary's lines."""
+    models = (summary.online_tuning(records, *runs) for runs in (("logreg", 50), ("mlp", 10)))
+    return summary.one_minute(*models, records).splitlines()
+
+
+def test_the_summary_says_what_holds_what_does_not_what_is_new_and_what_was_not_run(recorded):
+    lines = told(recorded)
+    leads = [line.split("**")[1] for line in lines]
+    assert leads == ["Reproduced.", "Only in part.", "Not reproduced.", "New.", "Not tested."]
+    assert "all 18 runs diverge, after 5 to 7 iterations" in lines[2]
+
+
+def test_a_users_own_runs_do_not_change_what_the_book_says_of_the_papers(recorded):
+    [one] = [
+        r
+        for r in recorded
+        if r.spec.alpha0 == 0.1 and r.spec.epochs == 50 and r.spec.method == "sgd" and r.spec.seed == 0
+    ]
+    extra = replace(one, spec=one.spec.with_(alpha0=0.5))
+    assert told([*recorded, extra]) == told(recorded)
+    assert claims.tally(claims.verdicts([*recorded, extra])) == claims.tally(claims.verdicts(recorded))
+
+
+def test_both_sides_of_a_comparison_have_the_same_seeds(recorded):
+    mlp = summary.online_tuning(recorded, "mlp", 10)
+    first = [r for r in mlp if r.spec.seed == 0]
+    few = [r for r in mlp if r.spec.seed == 0 or r.spec.method != "adam_hd"]
+    ours, theirs = summary._ends(few, "adam_hd", 1e-7)
+    alone = summary._ends(first, "adam_hd", 1e-7)
+    assert ours.equals(alone[0]) and theirs.equals(alone[1])
