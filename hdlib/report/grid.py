@@ -1,18 +1,20 @@
 """The grid search over alpha_0 and beta, the paper's Figure 4: how long until a loss is reached, and what follows.
 
 Every function takes records of runs with a target loss. A run that did not reach it, because it was capped or
-diverged, counts as infinitely long: it is never averaged away, and medians over seeds stay meaningful.
+diverged, counts as infinitely long: it is never averaged away, and medians over seeds stay meaningful. Divergence is
+told apart from not arriving by the cap: a cell has diverged if at least half of its seeds have.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.patches import Rectangle
 from scipy import stats
 
@@ -40,6 +42,7 @@ def reached(records: Sequence[Record], seeds: int | None = None, cap: float = np
     rows = [
         {name: getattr(r.spec, name) for name in (*CELL, "seed")}
         | {"outcome": r.outcome, "iterations": float(r.iterations) if r.outcome == "reached" else np.inf}
+        | {"ended": r.iterations}
         for r in records
         if seeds is None or r.spec.seed < seeds
     ]
@@ -49,68 +52,101 @@ def reached(records: Sequence[Record], seeds: int | None = None, cap: float = np
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return, of what `reached` returns, a row per cell: median and range over seeds, the paper's number or NaN."""
-    grouped = frame.groupby(CELL)["iterations"]
-    table = grouped.agg(median=_median, low="min", high="max", seeds="count").reset_index()
-    table["unreached"] = grouped.agg(lambda values: int(np.isinf(values).sum())).to_numpy()
+    """Return, of what `reached` returns, a row per cell: median and range over seeds, the paper's number or NaN.
+
+    `unreached` counts the seeds that did not arrive, `lost` those of them that diverged.
+    """
+    marked = frame.assign(unreached=np.isinf(frame["iterations"]), lost=frame["outcome"] == "diverged")
+    grouped = marked.groupby(CELL)
+    table = grouped["iterations"].agg(median=_median, low="min", high="max", seeds="count")
+    table = table.join(grouped[["unreached", "lost"]].sum().astype(int)).reset_index()
+    table["diverged"] = 2 * table["lost"] >= table["seeds"]
     theirs = paper.figure4().rename(columns={"iterations": "paper"})
     theirs["decay"] = np.where(theirs["method"] == "adam", "inv_sqrt", "none")  # as its curves show
     return table.merge(theirs, on=CELL, how="left")
 
 
-def heatmap(records: Sequence[Record], name: str, caption: str = "") -> Figure:
-    """Draw the grid as the paper does, ours with its spread over seeds, the paper's number below where it has one.
+def heatmap(records: Sequence[Record], name: str) -> Figure:
+    """Draw the grid as the paper does: the median of each cell, how it failed, and where the paper's number lies.
 
     A red frame marks the cells in which the hypergradient method takes longer, in the median, than its baseline at the
     same alpha_0: the paper's where the paper prints numbers, the plain method elsewhere.
     """
     table = cells(reached(records))
-    cap = max(r.iterations for r in records)
-    beside = _printed(records)
-    slower = _slower(records, PAPERS_BASELINE if beside else PLAIN_BASELINE)
+    cap = _cap(records)
+    slower = _slower(records, PAPERS_BASELINE if _printed(records) else PLAIN_BASELINE)
+    table["mark"] = [_place(row, short=True) if _printed(records) else "" for row in table.itertuples()]
+    norm, colours = LogNorm(min(10, cap / 10), cap), plt.get_cmap("viridis_r")
 
     def draw(theme: Theme) -> plt.Figure:
-        figure, axes = plt.subplots(3, 1, figsize=(9, 12 if beside else 9))
+        figure, axes = plt.subplots(3, 1, figsize=(9, 8))
         for axis, method in zip(axes, BASELINE, strict=True):
-            columns = _columns(method)
-            own = table.merge(columns, on=["method", "decay"])
+            own = table.merge(_columns(method), on=["method", "decay"])
             own["column"] = [
                 _beta_label(row.beta) if row.method in BASELINE else LABELS[_name(row.method, row.decay)]
                 for row in own.itertuples()
             ]
             order = [*dict.fromkeys(own.sort_values(["order", "beta"])["column"])]
             values = own.pivot(index="alpha0", columns="column", values="median")[order].sort_index(ascending=False)
-            own["text"] = [_cell_text(row, cap, beside) for row in own.itertuples()]
-            texts = own.pivot(index="alpha0", columns="column", values="text")[order].sort_index(ascending=False)
             sns.heatmap(
                 values.clip(upper=cap),
-                annot=texts,
-                fmt="",
                 ax=axis,
-                cmap="viridis_r",
-                norm=LogNorm(10, 468_750),
-                annot_kws={"fontsize": 6.5, "linespacing": 1.15},
-                cbar_kws={"label": "iterations, median"},
+                cmap=colours,
+                norm=norm,
+                cbar=False,
                 linewidths=0.6,
                 linecolor=theme.grid,
             )
-            framed = {(alpha0, _beta_label(beta)) for name, alpha0, beta in slower if name == method}
-            for i, alpha0 in enumerate(values.index):
-                for j, column in enumerate(order):
-                    if (alpha0, column) in framed:
-                        axis.add_patch(Rectangle((j, i), 1, 1, fill=False, ec="#d62728", lw=1.8, clip_on=False))
+            for row in own.itertuples():
+                x, y = order.index(row.column), values.index.get_loc(row.alpha0)
+                ink = theme.text
+                if row.diverged:
+                    axis.add_patch(Rectangle((x, y), 1, 1, fc=theme.grid, ec=theme.background, lw=0.6))
+                elif np.isinf(row.median):
+                    axis.add_patch(Rectangle((x, y), 1, 1, fc=theme.background, ec=theme.grid, lw=0.6, hatch="///"))
+                else:
+                    ink = _ink(colours(norm(row.median)))
+                text = f"{_count(row.median, cap, row.diverged)} {row.mark}".strip()
+                axis.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=9, color=ink)
+                if (row.method, row.alpha0, row.beta) in slower:
+                    axis.add_patch(Rectangle((x, y), 1, 1, fill=False, ec="#d62728", lw=2, clip_on=False, zorder=3))
             axis.set_yticklabels([power_of_ten(value) for value in values.index], rotation=0)
             axis.set_xticklabels(order, rotation=0)
             axis.set(title=LABELS[method], xlabel="", ylabel="α₀")
+        figure.colorbar(axes[0].collections[0], ax=axes, label=f"iterations, up to the cap of {cap:,}", aspect=40)
         return figure
 
+    total = int(table["method"].isin(BASELINE).sum())
+    lost = int(table.loc[table["method"].isin(BASELINE), "diverged"].sum())
     alt = (
         "Three grids of iterations until the target loss, one each for SGD, SGD with Nesterov momentum and Adam: rows "
         "are initial learning rates, the first columns the plain methods, the others the hypergradient method with "
-        f"increasing beta. {len(slower)} of {len(table[table['method'].isin(BASELINE)])} hypergradient cells are "
-        "slower than their baseline."
+        f"increasing beta. {len(slower)} of {total} hypergradient cells are slower than their baseline"
+        + (f", {lost} diverged." if lost else ".")
     )
-    return Figure(draw, name, alt, table, frames.note(records), caption)
+    return Figure(draw, name, alt, table.drop(columns="mark"), frames.note(records), _legend(records, table, slower))
+
+
+def _legend(records: Sequence[Record], table: pd.DataFrame, slower: set) -> str:
+    """Return the heat map's caption, which explains the marks that it has and no others."""
+    spec, seeds, cap = records[0].spec, int(table["seeds"].max()), _cap(records)
+    middle = " in the median" if seeds > 1 else ""
+    text = (
+        f"Iterations until the loss of {CRITERIA[spec.target_of]} first falls to {spec.target_loss:g}"
+        + (f", median over {seeds} seeds" if seeds > 1 else "")
+        + ". Plain methods come first, then the hypergradient method for each β."
+    )
+    if (np.isinf(table["median"]) & ~table["diverged"]).any():
+        text += f" Hatched: not arrived{middle} by the cap of {cap:,} iterations."
+    if table["diverged"].any():
+        text += " Grey: diverged" + (", at least half of the seeds." if seeds > 1 else ".")
+    if slower:
+        text += f" Red frame: slower{middle} than its baseline at the same α₀"
+        text += "; Adam-HD's is the paper's Adam, which decays." if _printed(records) else "."
+    places = {mark: word for mark, word in (("▲", "above"), ("▼", "below")) if (table["mark"] == mark).any()}
+    if places:
+        text += f" {', '.join(places)}: the paper's number lies {' or '.join(places.values())} those of all our seeds."
+    return text
 
 
 def beside_the_paper(records: Sequence[Record]) -> str:
@@ -135,55 +171,106 @@ def beside_the_paper(records: Sequence[Record]) -> str:
     )
 
 
+def holds(records: Sequence[Record]) -> str:
+    """Say where the paper's finding for logistic regression, no slower outside its red outline, holds for a model."""
+    frame, outlined = reached(records), _outlined()
+    seeds = frame["seed"].nunique()
+    lines = [
+        "The paper says that its findings for logistic regression hold for other models too; it prints no numbers. "
+        f"Here, with {seeds} seed{'s' if seeds > 1 else ''} and up to {_cap(records):,} iterations:\n"
+    ]
+    for method, baseline in PLAIN_BASELINE.items():
+        pairs = _pairs(frame, method, baseline)
+        pairs["bad"] = pairs["kind"].isin(["slower", "diverged"])
+        pairs["lost"] = pairs["kind"] == "diverged"
+        outside = pairs[[(method, *cell) not in outlined for cell in zip(pairs["alpha0"], pairs["beta"], strict=True)]]
+        by_beta = pairs.groupby("beta")[["bad", "lost"]].mean()
+        good, lost = by_beta.index[by_beta["bad"] == 0], by_beta.index[by_beta["lost"] == 1]
+        own = pairs[pairs["beta"].isin(good)]
+        slower = int((outside["kind"] == "slower").sum())
+        neither = int((own["kind"] == "neither arrived").sum())
+        text = (
+            f"- **{LABELS[method]}** is slower than {LABELS[baseline[0]]} in {slower} and diverged in "
+            f"{int(outside['lost'].sum())} of the {len(outside)} cells outside the red outline of the paper's "
+            "Figure 4. "
+        )
+        if len(good):
+            text += f"It is no slower from any α₀ with {_betas(good)}"
+        else:
+            best, total = by_beta["bad"].idxmin(), pairs["alpha0"].nunique()
+            text += "There is no β with which it is no slower from every α₀; the best"
+            text += f" is {power_of_ten(best)}, with {round(total * (1 - by_beta['bad'].min()))} of {total}"
+        text += f" (in {neither} of these {len(own)} cells neither arrived)." if neither else "."
+        if len(lost):
+            last = frame[(frame["method"] == method) & frame["beta"].isin(lost)]["ended"].max()
+            text += f" With {_betas(lost)} it diverged from every α₀, by iteration {last:,}."
+        lines.append(text)
+    return "\n".join(lines)
+
+
 def where_slower(records: Sequence[Record]) -> str:
-    """Say in how many cells each hypergradient method is slower than its baseline, with both of Adam's baselines."""
+    """Say in how many cells each hypergradient method is slower than its baselines, diverged, or cannot be compared."""
     lines = []
-    theirs = _paper_slower()
+    theirs = [method for method, *_ in _outlined()]
+    frame = reached(records)
     for method in BASELINE:
         for name, baseline in _baselines(method):
-            pairs = _pairs(reached(records), method, baseline)
-            worse = pairs[pairs["ratio"] > 1]
-            always = pairs[pairs["seeds_slower"] == pairs["seeds"]]
-            text = (
-                f"- **{LABELS[method]} against {name}**: slower in the median in {len(worse)} of {len(pairs)} cells, "
-                f"with every seed in {len(always)}"
-            )
+            pairs = _pairs(frame, method, baseline)
+            found = {kind: pairs[pairs["kind"] == kind] for kind in ("slower", "diverged", "neither arrived")}
+            worse = found["slower"]
+            text = f"- **{LABELS[method]} against {name}**: "
+            if pairs["seeds"].max() > 1:
+                always = worse[worse["seeds_slower"] == worse["seeds"]]
+                text += f"slower in the median in {len(worse)} of {len(pairs)} cells, with every seed in {len(always)}"
+            else:
+                text += f"slower in {len(worse)} of {len(pairs)} cells"
             if baseline == PAPERS_BASELINE[method] and _printed(records):
-                text += f" (the paper's numbers: {theirs[method]})"
-            if len(worse):
-                betas = worse.groupby("beta").size()
-                named = ", ".join(f"{count} at β = {power_of_ten(beta)}" for beta, count in betas.items())
-                text += f": {named}"
-            lines.append(text + ".")
+                text += f" (the paper's numbers: {theirs.count(method)})"
+            text += f"{_by_beta(worse)}."
+            if len(found["diverged"]):
+                text += f" Diverged in {len(found['diverged'])}{_by_beta(found['diverged'])}."
+            if len(found["neither arrived"]):
+                text += f" In {len(found['neither arrived'])} neither arrived{_by_beta(found['neither arrived'])}."
+            lines.append(text)
     return "\n".join(lines)
 
 
 def alike(records: Sequence[Record]) -> Table:
     """Return what is left of Adam-HD's advantage when its baseline decays as in the paper, and when neither does."""
     rows = []
-    ours = reached(records)
-    for beta in sorted(ours.loc[ours["method"] == "adam_hd", "beta"].unique()):
+    frame = reached(records)
+    own = frame[frame["method"] == "adam_hd"]
+    for beta in sorted(own["beta"].unique()):
         row = {"β": power_of_ten(beta)}
+        if (own["outcome"] == "diverged").any():
+            lost = own[(own["beta"] == beta) & (own["outcome"] == "diverged")]["alpha0"].nunique()
+            row["α₀ from which Adam-HD diverged"] = f"{lost} of {own['alpha0'].nunique()}"
         for name, baseline in _baselines("adam_hd"):
-            pairs = _pairs(reached(records), "adam_hd", baseline)
+            pairs = _pairs(frame, "adam_hd", baseline)
             pairs = pairs[pairs["beta"] == beta]
             faster = int((pairs["ratio"] < 1).sum())
             row[f"α₀ from which Adam-HD is faster than {name}"] = f"{faster} of {len(pairs)}"
-            row[f"time against {name}, mean of α₀ (95 % interval)"] = _ratio(records, beta, baseline)
+            row[f"time against {name}, mean of α₀"] = _ratio(records, beta, baseline)
         rows.append(row)
-    return Table(
-        pd.DataFrame(rows),
+    table = pd.DataFrame(rows)
+    intervals = [name for name in table if table[name].str.contains("(", regex=False).any()]
+    note = (
         "Time: iterations of Adam-HD over iterations of the baseline with the same seed and α₀, geometric mean over "
-        "initial learning rates; below 1 Adam-HD is faster. The interval is a bootstrap over seeds. A run that did not "
-        "arrive counts with the cap, so a ratio against such a baseline is an upper bound, and one of Adam-HD's own a "
-        "lower bound.",
+        "initial learning rates; below 1 Adam-HD is faster."
     )
+    note += " The interval is a bootstrap over seeds." if intervals else ""
+    note += " The mean leaves out α₀ from which Adam-HD diverged." if "α₀ from which Adam-HD diverged" in table else ""
+    note += (
+        " A run that did not arrive counts with the cap: a ratio against such a baseline is an upper bound, one of "
+        "Adam-HD's own a lower bound, and one of two such runs 1."
+    )
+    return Table(table.rename(columns={name: f"{name} (95 % interval)" for name in intervals}), note)
 
 
-def sensitivity(records: Sequence[Record], name: str, caption: str = "") -> Figure:
+def sensitivity(records: Sequence[Record], name: str) -> Figure:
     """Draw the iterations against alpha_0, a line for each beta beside the baseline: flat is insensitive."""
     table = cells(reached(records))
-    cap = max(r.iterations for r in records)
+    cap = _cap(records)
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9, 4.2), sharey=True)
@@ -197,26 +284,40 @@ def sensitivity(records: Sequence[Record], name: str, caption: str = "") -> Figu
                 strength = 0.3 + 0.7 * i / max(1, len(betas) - 1)
                 style = theme.line(method, strength=strength) | {"label": f"β = {power_of_ten(beta)}"}
                 _spread(axis, own, cap, style)
+                lost = own.loc[own["diverged"], "alpha0"]
+                axis.scatter(lost, np.full(len(lost), cap * 1.2 ** (i + 1)), marker="x", s=14, color=style["color"])
             axis.set(xscale="log", yscale="log", xlabel="initial learning rate α₀", title=LABELS[method])
             axis.axhline(cap, color=theme.grid, linewidth=1, zorder=0)
-        axes[0].set_ylabel("iterations, median and range")
+        axes[0].set_ylabel("iterations")
         handles, labels = axes[2].get_legend_handles_labels()
         handles = [handle for handle, label in zip(handles, labels, strict=True) if label.startswith("β")]
         figure.legend(handles=handles, loc="outside lower center", ncols=6)
         return figure
 
     alt = (
-        "Iterations until the target against the initial learning rate, for SGD, SGDN and Adam: dashed lines, the "
-        f"plain methods, are steep; coloured lines, one for each beta, are flatter. {insensitivity(records)}"
+        "Iterations until the target against the initial learning rate, for SGD, SGDN and Adam: dashed lines are the "
+        f"plain methods, coloured lines the hypergradient method, one for each beta. {insensitivity(records)}"
     )
+    caption = (
+        "The same numbers against the initial learning rate. Dashed: the plain methods (dash-dotted: Adam with α₀/√t); "
+        "solid: the hypergradient method, one line for each β, stronger for larger β."
+    )
+    if table["seeds"].max() > 1:
+        caption += " Points are medians over seeds, bands reach from the fastest to the slowest."
+    if (table["unreached"] > table["lost"]).any():
+        caption += " What did not arrive is drawn at the cap."
+    if table["diverged"].any():
+        caption += " Crosses above the cap: diverged, a row for each β."
     return Figure(draw, name, alt.replace("**", ""), table, frames.note(records), caption)
 
 
 def insensitivity(records: Sequence[Record]) -> str:
-    """Say by what factor the slowest alpha_0 is slower than the fastest, without and with hypergradients."""
+    """Say by what factor the slowest alpha_0 is slower than the fastest, without and with hypergradients.
+
+    With hypergradients this is said of the betas with which every alpha_0 arrives; the others are named.
+    """
     table = cells(reached(records))
-    cap = max(r.iterations for r in records)
-    table["shown"] = table["median"].clip(upper=cap)
+    cap = _cap(records)
     sentences = []
     for method in BASELINE:
         base = [
@@ -224,21 +325,26 @@ def insensitivity(records: Sequence[Record]) -> str:
             for name, (b, d) in _baselines(method)
         ]
         own = table[table["method"] == method]
-        arrived = own.groupby("beta").filter(lambda cells: np.isfinite(cells["median"]).any())
-        dead = sorted(set(own["beta"]) - set(arrived["beta"]))
-        factors = arrived.groupby("beta")["shown"].agg(lambda values: values.max() / values.min())
-        if factors.empty:
-            sentences.append(f"With {LABELS[method]} no run arrived.")
-            continue
-        low, high = (
-            f"{_times(own[own['beta'] == beta], cap)} (β = {power_of_ten(beta)})"
-            for beta in (factors.idxmin(), factors.idxmax())
-        )
-        sentences.append(
+        by_beta = dict(list(own.groupby("beta")))
+        factors = {
+            beta: group["median"].max() / group["median"].min()
+            for beta, group in by_beta.items()
+            if np.isfinite(group["median"]).all()
+        }
+        ordered = sorted(factors, key=factors.get)
+        ends = [f"{_factor(factors[beta])} ({_betas([beta])})" for beta in ordered[:1] + ordered[1:][-1:]]
+        missing = {beta: _failed(group) for beta, group in by_beta.items() if beta not in factors}
+        failed = [f"{_betas(list(betas))} ({words})" for words, betas in itertools.groupby(missing, missing.get)]
+        text = (
             f"The slowest of {own['alpha0'].nunique()} initial learning rates needs {' or '.join(base)} times the "
-            f"iterations of the fastest; with {LABELS[method]} between {low} and {high} times."
-            + (f" With β = {', '.join(map(power_of_ten, dead))} none arrived." if dead else "")
+            f"iterations of the fastest; with {LABELS[method]} "
         )
+        if ends:
+            text += " to ".join(ends) + " times"
+            text += ", counting only the β with which all arrive. Not all do with " if failed else "."
+        else:
+            text += "there is no β with which all arrive: "
+        sentences.append(text + (f"{'; '.join(failed)}." if failed else ""))
     return " ".join(sentences)
 
 
@@ -282,16 +388,15 @@ def lottery(groups: dict[str, Sequence[Record]]) -> str:
     return (
         f"Over {seeds} seeds the slowest takes {spread['minibatch']} times as long as the fastest to a first lucky "
         f"minibatch (median of the cells), {spread['smoothed']} times to a mean of 100 minibatches and "
-        f"{spread['epoch']} times to the loss over all training data. That loss is reached "
-        f"{significant(later, 2)} times later, in the median of the cells that reach both. Against the paper's "
-        f"baselines {slower['minibatch']}, {slower['smoothed']} and {slower['epoch']} of {total} hypergradient cells "
-        "are slower."
+        f"{spread['epoch']} times to the loss over all training data. That takes {_factor(later)} times as long as a "
+        "first lucky minibatch, in the median of the cells that reach both. Against the paper's baselines "
+        f"{slower['minibatch']}, {slower['smoothed']} and {slower['epoch']} of {total} hypergradient cells are slower."
     )
 
 
 def _comparable(groups: dict[str, Sequence[Record]]) -> tuple[dict[str, pd.DataFrame], int, int]:
     seeds = min(len({r.spec.seed for r in records}) for records in groups.values())
-    cap = min(max(r.iterations for r in records) for records in groups.values())
+    cap = min(map(_cap, groups.values()))
     return {of: reached(records, seeds, cap) for of, records in groups.items()}, seeds, cap
 
 
@@ -304,56 +409,67 @@ def _lottery(frame: pd.DataFrame) -> float:
 
 def advantage(records: Sequence[Record]) -> str:
     """Say what the decay of the baseline does to Adam-HD's advantage, from each alpha_0."""
-    (_, decayed), (_, plain) = _baselines("adam_hd")
-    betas = sorted({r.spec.beta for r in records if r.spec.method == "adam_hd"})
-    best = min(betas, key=lambda beta: _log_ratios(records, beta, plain).mean())
-    cap = float(max(r.iterations for r in records))
     table = cells(reached(records))
-    table["shown"] = table["median"].clip(upper=cap)
-    base = {decay: table[(table["method"] == "adam") & (table["decay"] == decay)].set_index("alpha0")["shown"]
-            for _, decay in (decayed, plain)}  # fmt: skip
-    ours = table[(table["method"] == "adam_hd") & (table["beta"] == best)].set_index("alpha0")["shown"]
-    slowed = sorted(ours.index[base["inv_sqrt"] > base["none"]], reverse=True)
-    text = (
-        f"The decay slows Adam down from {len(slowed)} of {len(ours)} initial learning rates "
-        f"({', '.join(map(power_of_ten, slowed))})"
-    )
-    helped = sorted(ours.index[base["inv_sqrt"] < base["none"]], reverse=True)
-    text += f" and speeds it up from {', '.join(map(power_of_ten, helped))}. " if helped else ". "
-    factors = {decay: base[decay][slowed] / ours[slowed] for decay in base}
-    if slowed:
-        low, high = ({d: significant(float(f), 2) for d, f in ((d, getattr(factors[d], k)()) for d in factors)}
-                     for k in ("min", "max"))  # fmt: skip
+    cap = _cap(records)
+    base = {decay: table[(table["method"] == "adam") & (table["decay"] == decay)].set_index("alpha0")["median"]
+            for decay in ("inv_sqrt", "none")}  # fmt: skip
+    decayed, plain = base.values()
+    slowed = sorted(decayed.index[decayed > plain], reverse=True)
+    helped = sorted(decayed.index[decayed < plain], reverse=True)
+    neither = sorted(decayed.index[np.isinf(decayed) & np.isinf(plain)], reverse=True)
+    text = f"The decay slows Adam down from {len(slowed)} of {len(decayed)} initial learning rates"
+    text += f" ({', '.join(map(power_of_ten, slowed))})" if slowed else ""
+    text += f" and speeds it up from {', '.join(map(power_of_ten, helped))}" if helped else ""
+    text += f"; from {', '.join(map(power_of_ten, neither))} neither arrived." if neither else "."
+
+    own = table[table["method"] == "adam_hd"]
+    own = own.assign(log=np.log(own["median"].clip(upper=cap)))
+    best = own.groupby("beta").agg({"diverged": "sum", "log": "mean"}).sort_values(["diverged", "log"]).index[0]
+    ours = own[own["beta"] == best].set_index("alpha0")["median"]
+    compared = [alpha0 for alpha0 in slowed if np.isfinite(ours[alpha0])]
+    if compared:
+        there = {decay: (values[compared].clip(upper=cap) / ours[compared]) for decay, values in base.items()}
+
+        def ends(decay: str) -> str:
+            first, last = there[decay].idxmin(), there[decay].idxmax()
+            low, high = (
+                f"{'more than ' if np.isinf(base[decay][alpha0]) else ''}{_factor(there[decay][alpha0])}"
+                for alpha0 in (first, last)
+            )
+            return f"{low} to {high}" if low != high else low
+
         text += (
-            f"There, Adam-HD with β = {power_of_ten(best)} is faster than the decayed Adam by factors of "
-            f"{low['inv_sqrt']} to {high['inv_sqrt']}, and faster than Adam without the decay by "
-            f"{low['none']} to {high['none']}."
+            f" From {', '.join(map(power_of_ten, compared))} the decayed Adam needs {ends('inv_sqrt')} times the "
+            f"iterations of Adam-HD with β = {power_of_ten(best)}, and Adam without the decay {ends('none')} times."
         )
-    return text + " A baseline that never arrived counts with the cap."
+    return text
 
 
 def full_table(records: Sequence[Record]) -> Table:
-    """Return every cell: our median and range over seeds beside the paper's number."""
+    """Return every cell: our median and range over seeds beside the paper's number; of one seed its iterations."""
     table = cells(reached(records))
-    cap = max(r.iterations for r in records)
+    cap = _cap(records)
     order = {label: i for i, label in enumerate(LABELS)}
     table["order"] = [order[_name(m, d)] for m, d in zip(table["method"], table["decay"], strict=True)]
+    several, lost = table["seeds"].max() > 1, table["lost"].any()
     rows = []
     for row in table.sort_values(["order", "alpha0", "beta"], ascending=[True, False, True]).itertuples():
-        rows.append(
-            {
-                "method": LABELS[_name(row.method, row.decay)],
-                "α₀": power_of_ten(row.alpha0),
-                "β": power_of_ten(row.beta) if row.beta else "",
-                "median": _count(row.median, cap),
-                "lowest to highest": f"{_count(row.low, cap)} to {_count(row.high, cap)}",
-                "seeds that arrived": f"{row.seeds - row.unreached} of {row.seeds}",
-                "paper": "" if np.isnan(row.paper) else _count(row.paper, 468_750),
-                "paper's place": _place(row),
-            }
-        )
-        if not _printed(records):
-            del rows[-1]["paper"], rows[-1]["paper's place"]
+        shown = {
+            "method": LABELS[_name(row.method, row.decay)],
+            "α₀": power_of_ten(row.alpha0),
+            "β": power_of_ten(row.beta) if row.beta else "",
+            "median" if several else "iterations": _count(row.median, cap, row.diverged),
+        }
+        if several:
+            low, high = _count(row.low, cap, row.lost == row.seeds), _count(row.high, cap, row.lost > 0)
+            shown["lowest to highest"] = f"{low} to {high}" if low != high else low
+            shown["seeds that arrived"] = f"{row.seeds - row.unreached} of {row.seeds}"
+            if lost:
+                shown["seeds that diverged"] = f"{row.lost} of {row.seeds}"
+        if _printed(records):
+            shown["paper"] = "" if np.isnan(row.paper) else _count(row.paper, 468_750)
+            shown["paper's place"] = _place(row)
+        rows.append(shown)
     return Table(pd.DataFrame(rows), frames.note(records))
 
 
@@ -364,6 +480,11 @@ def _printed(records: Sequence[Record]) -> bool:
     """Say whether the paper prints numbers for these runs: it does for logistic regression."""
     spec = records[0].spec
     return (spec.task, spec.model, spec.target_of) == ("mnist", "logreg", "minibatch")
+
+
+def _cap(records: Sequence[Record]) -> int:
+    """Return after how many iterations a run was given up."""
+    return max(r.spec.max_iterations for r in records)
 
 
 def _median(values: pd.Series) -> float:
@@ -383,7 +504,10 @@ def _baselines(method: str) -> list[tuple[str, tuple[str, str]]]:
 
 
 def _pairs(frame: pd.DataFrame, method: str, baseline: tuple[str, str]) -> pd.DataFrame:
-    """Return a row per cell of a method: the ratio of medians to its baseline at the same alpha_0, seeds slower."""
+    """Return a row per cell of a method: the ratio of medians to its baseline at the same alpha_0, seeds slower.
+
+    `kind` is "diverged", "neither arrived", "slower" or "no slower".
+    """
     ours = frame[frame["method"] == method]
     theirs = frame[(frame["method"] == baseline[0]) & (frame["decay"] == baseline[1])]
     pairs = ours.merge(theirs[["alpha0", "seed", "iterations"]], on=["alpha0", "seed"], suffixes=("", "_baseline"))
@@ -392,45 +516,58 @@ def _pairs(frame: pd.DataFrame, method: str, baseline: tuple[str, str]) -> pd.Da
         mine, other = _median(group["iterations"]), _median(group["iterations_baseline"])
         ratio = 1.0 if np.isinf(mine) and np.isinf(other) else min(mine, 1e12) / min(other, 1e12)
         slower = int((group["iterations"] > group["iterations_baseline"]).sum())
-        rows.append((alpha0, beta, ratio, slower, len(group)))
-    return pd.DataFrame(rows, columns=["alpha0", "beta", "ratio", "seeds_slower", "seeds"])
+        if (group["outcome"] == "diverged").mean() >= 0.5:
+            kind = "diverged"
+        elif np.isinf(mine) and np.isinf(other):
+            kind = "neither arrived"
+        else:
+            kind = "slower" if ratio > 1 else "no slower"
+        rows.append((alpha0, beta, ratio, slower, len(group), kind))
+    return pd.DataFrame(rows, columns=["alpha0", "beta", "ratio", "seeds_slower", "seeds", "kind"])
 
 
 def _slower(records: Sequence[Record], baselines: dict[str, tuple[str, str]]) -> set[tuple[str, float, float]]:
     found = set()
     for method, baseline in baselines.items():
         pairs = _pairs(reached(records), method, baseline)
-        found |= {(method, row.alpha0, row.beta) for row in pairs[pairs["ratio"] > 1].itertuples()}
+        found |= {(method, row.alpha0, row.beta) for row in pairs[pairs["kind"] == "slower"].itertuples()}
     return found
 
 
-def _paper_slower() -> dict[str, int]:
+def _outlined() -> set[tuple[str, float, float]]:
+    """Return the cells that the paper outlines in red: slower than their baseline by its numbers."""
     theirs = paper.figure4()
-    counts = {}
-    for method, baseline in BASELINE.items():
-        base = theirs[theirs["method"] == baseline].set_index("alpha0")["iterations"]
-        own = theirs[theirs["method"] == method]
-        counts[method] = int((own["iterations"].to_numpy() > base[own["alpha0"]].to_numpy()).sum())
-    return counts
+    base = theirs[theirs["beta"] == 0].set_index(["method", "alpha0"])["iterations"]
+    return {
+        (row.method, row.alpha0, row.beta)
+        for row in theirs[theirs["method"].isin(BASELINE)].itertuples()
+        if row.iterations > base[BASELINE[row.method], row.alpha0]
+    }
 
 
 def _log_ratios(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> np.ndarray:
-    """Return, per seed, the log of Adam-HD's iterations over the baseline's, mean over alpha_0."""
+    """Return, per seed, the log of Adam-HD's iterations over the baseline's, mean over alpha_0.
+
+    Those from which Adam-HD diverged are left out; without any others there is nothing to return.
+    """
     frame = reached(records)
-    frame["log"] = np.log(frame["iterations"].clip(upper=float(max(r.iterations for r in records))))
+    frame["log"] = np.log(frame["iterations"].clip(upper=_cap(records)))
     ours = frame[(frame["method"] == "adam_hd") & (frame["beta"] == beta)]
+    ours = ours[~ours["alpha0"].isin(ours.loc[ours["outcome"] == "diverged", "alpha0"])]
     base = frame[(frame["method"] == baseline[0]) & (frame["decay"] == baseline[1])]
     ours, base = (part.pivot(index="seed", columns="alpha0", values="log") for part in (ours, base))
-    return (ours - base).mean(axis=1).to_numpy()
+    return (ours - base[ours.columns]).mean(axis=1).dropna().to_numpy()
 
 
 def _ratio(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> str:
     per_seed = _log_ratios(records, beta, baseline)
-    mean = significant(np.exp(per_seed.mean()), 2)
+    if not len(per_seed):
+        return "diverged"
+    mean = _factor(np.exp(per_seed.mean()))
     if len(per_seed) < 2 or np.ptp(per_seed) == 0:
         return mean
     found = stats.bootstrap((per_seed,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return f"{mean} ({significant(np.exp(found.low), 2)} to {significant(np.exp(found.high), 2)})"
+    return f"{mean} ({_factor(np.exp(found.low))} to {_factor(np.exp(found.high))})"
 
 
 # -- words
@@ -449,13 +586,21 @@ def _columns(method: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "decay", "order"])
 
 
-def _cell_text(row, cap: int, beside: bool) -> str:
-    text = _count(row.median, cap)
-    if row.low != row.high:
-        text += f"\n{_count(row.low, cap)}–{_count(row.high, cap)}"
-    if beside and not np.isnan(row.paper):
-        text += f"\npaper {_count(row.paper, cap)} {_place(row, short=True)}"
-    return text
+def _betas(betas: Sequence[float]) -> str:
+    return f"β = {', '.join(map(power_of_ten, betas))}"
+
+
+def _failed(own: pd.DataFrame) -> str:
+    """Say how many cells diverged or did not arrive by the cap."""
+    lost, missing = int(own["diverged"].sum()), int(np.isinf(own["median"]).sum())
+    parts = {"diverged": lost, "not by the cap": missing - lost}
+    return ", ".join(f"{count} of {len(own)} {words}" for words, count in parts.items() if count)
+
+
+def _by_beta(pairs: pd.DataFrame) -> str:
+    """Say how many cells there are at each beta, after a colon; nothing where there is none."""
+    named = ", ".join(f"{count} at β = {power_of_ten(beta)}" for beta, count in pairs.groupby("beta").size().items())
+    return f": {named}" if named else ""
 
 
 def _place(row, short: bool = False) -> str:
@@ -465,20 +610,33 @@ def _place(row, short: bool = False) -> str:
         return "▼" if short else "below"
     if row.paper > row.high:
         return "▲" if short else "above"
-    return "✓" if short else "within"
+    return "" if short else "within"
 
 
-def _count(value: float, cap: int) -> str:
-    return f">{cap:,}" if np.isinf(value) else f"{value:,.0f}"
+def _count(value: float, cap: int, diverged: bool = False) -> str:
+    return f"{value:,.0f}" if np.isfinite(value) else "diverged" if diverged else f">{cap:,}"
+
+
+def _factor(value: float) -> str:
+    """Return three significant digits, with thousands separated."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 999.5 else significant(value, 3)
 
 
 def _times(own: pd.DataFrame, cap: int) -> str:
-    factor = significant(own["shown"].max() / own["shown"].min(), 2)
+    """Return the slowest over the fastest alpha_0, or what it exceeds where some did not arrive."""
+    factor = _factor(min(own["median"].max(), cap) / min(own["median"].min(), cap))
     return f"more than {factor}" if np.isinf(own["median"]).any() else factor
+
+
+def _ink(ground: tuple) -> str:
+    """Return black or white, whichever stands out more from a colour: the contrast is at least 4.5."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(ground)]
+    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
 
 
 def _spread(axis: plt.Axes, own: pd.DataFrame, cap: int, style: dict) -> None:
     own = own.sort_values("alpha0")
-    middle, low, high = (own[name].clip(upper=cap) for name in ("median", "low", "high"))
+    middle, low, high = (own[name].clip(upper=cap).mask(own["diverged"]) for name in ("median", "low", "high"))
     axis.plot(own["alpha0"], middle, marker="o", markersize=3, **style)
     axis.fill_between(own["alpha0"], low, high, color=style["color"], alpha=0.15, lw=0)

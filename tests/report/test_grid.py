@@ -1,24 +1,30 @@
 """The grid search counts what did not arrive, and compares cells as it says."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from hdlib.report import grid, paper
+from hdlib.report.style import DARK, LIGHT
 from hdlib.runs import Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 CAP = 1000
 
 
-def record(method, iterations, seed, alpha0=0.1, beta=0.0, decay="none", of="minibatch"):
-    """A run that arrived after so many iterations, or was given up at the cap."""
-    spec = RunSpec(method=method, alpha0=alpha0, beta=beta, decay=decay, seed=seed, epochs=3, max_iterations=CAP,
-                   target_loss=0.29, target_of=of, early=0, validate_every=0)  # fmt: skip
-    outcome = "finished" if iterations is None else "reached"
+LOST = "diverged"
+
+
+def record(method, iterations, seed, alpha0=0.1, beta=0.0, decay="none", of="minibatch", model="logreg"):
+    """A run that arrived after so many iterations, or was given up at the cap, or diverged."""
+    spec = RunSpec(model=model, method=method, alpha0=alpha0, beta=beta, decay=decay, seed=seed, epochs=3,
+                   max_iterations=CAP, target_loss=0.29, target_of=of, early=0, validate_every=0)  # fmt: skip
+    outcome = "finished" if iterations is None else LOST if iterations == LOST else "reached"
     empty = pd.DataFrame(columns=EPOCH_COLUMNS), pd.DataFrame(columns=TRACE_COLUMNS)
     made = {"device": "a processor", "data": "MNIST", "seconds": 1.0}
-    return Record(spec, outcome, iterations or CAP, *empty, made)
+    return Record(spec, outcome, 7 if iterations == LOST else iterations or CAP, *empty, made)
 
 
 def runs(method, values, **fields):
@@ -37,10 +43,25 @@ def records():
     return found
 
 
+@pytest.fixture
+def once():
+    """A perceptron, one seed: each method arrives from both rates with the small beta, from none with the large one."""
+    found = []
+    for alpha0, base in ((0.1, 40), (1e-6, None)):
+        common = dict(alpha0=alpha0, model="mlp")
+        found += runs("adam", [base], decay="inv_sqrt", **common)
+        for method in ("sgd", "sgdn", "adam"):
+            found += runs(method, [base], **common) + runs(f"{method}_hd", [30], beta=1e-6, **common)
+        found += runs("sgd_hd", [None], beta=1e-1, **common) + runs("sgdn_hd", [60], beta=1e-1, **common)
+        found += runs("adam_hd", [LOST], beta=1e-1, **common)
+    return found
+
+
 def test_the_papers_numbers_are_all_there():
     theirs = paper.figure4()
     assert len(theirs) == 126 and int(np.isinf(theirs["iterations"]).sum()) == 3
-    assert grid._paper_slower() == {"sgd_hd": 4, "sgdn_hd": 5, "adam_hd": 13}  # the cells of its red outline
+    outlined = [method for method, _, _ in grid._outlined()]
+    assert {method: outlined.count(method) for method in outlined} == {"sgd_hd": 4, "sgdn_hd": 5, "adam_hd": 13}
 
 
 def test_a_run_that_did_not_arrive_counts_as_infinitely_long(records):
@@ -96,3 +117,80 @@ def test_what_is_left_of_adam_hds_advantage_has_an_interval(records):
     assert row["α₀ from which Adam-HD is faster than Adam, α/√t"] == "2 of 2"
     assert "(" in row.iloc[2] and "to" in row.iloc[2]
     assert "slows Adam down from 1 of 2" in grid.advantage(records)
+
+
+def test_a_run_that_diverged_is_told_apart_from_one_that_did_not_arrive(once):
+    table = grid.full_table(once).data.set_index(["method", "α₀", "β"])["iterations"]
+    assert table["Adam-HD", "10⁻¹", "10⁻¹"] == "diverged" and table["SGD-HD", "10⁻¹", "10⁻¹"] == ">1,000"
+    text = grid.where_slower(once)
+    assert "**SGD-HD against SGD**: slower in 1 of 4 cells: 1 at β = 10⁻¹. In 1 neither arrived: 1 at β = 10⁻¹." in text
+    assert "**Adam-HD against Adam**: slower in 0 of 4 cells. Diverged in 2: 2 at β = 10⁻¹." in text
+    assert "β = 10⁻¹ (2 of 2 diverged)" in grid.insensitivity(once)
+
+
+def test_a_cell_has_diverged_if_half_of_its_seeds_have(records):
+    more = [*records, *runs("sgd_hd", (LOST, LOST, 9), beta=0.1), *runs("sgdn_hd", (LOST, 8, 9), beta=0.1)]
+    cells = grid.cells(grid.reached(more)).set_index(["method", "beta"])
+    assert cells.loc[("sgd_hd", 0.1), "diverged"] and not cells.loc[("sgdn_hd", 0.1), "diverged"]
+    table = grid.full_table(more).data.set_index(["method", "β"])
+    assert table.loc[("SGD-HD", "10⁻¹"), ["median", "lowest to highest"]].tolist() == ["diverged", "9 to diverged"]
+    assert table.loc[("SGDN-HD", "10⁻¹"), ["median", "seeds that diverged"]].tolist() == ["9", "1 of 3"]
+
+
+def test_what_diverged_is_left_out_of_the_mean_time(once):
+    rows = grid.alike(once).data.set_index("β")
+    assert rows.loc["10⁻¹", "time against Adam, mean of α₀"] == "diverged"
+    assert rows.loc["10⁻⁶", "time against Adam, mean of α₀"] == "0.150"  # of 30 over 40 and 30 over the cap
+    assert rows["α₀ from which Adam-HD diverged"].tolist() == ["0 of 2", "2 of 2"]
+    assert not any("95 %" in name for name in rows) and "bootstrap" not in grid.alike(once).note
+
+
+def test_insensitivity_counts_only_the_betas_with_which_every_rate_arrives(records):
+    slow = runs("sgd_hd", (900, 900, 900), beta=0.1) + runs("sgd_hd", (None,) * 3, alpha0=1e-6, beta=0.1)
+    text = grid.insensitivity(records + slow)  # the cap is only 1.11 times 900
+    assert "with SGD-HD 2.00 (β = 10⁻³) times, counting only the β with which all arrive" in text
+    assert "Not all do with β = 10⁻¹ (1 of 2 not by the cap)." in text
+
+
+def test_a_page_without_printed_numbers_says_where_the_finding_holds(once):
+    text = grid.holds(once)
+    assert "Here, with 1 seed and up to 1,000 iterations" in text
+    assert "**SGD-HD** is slower than SGD in 0 and diverged in 0 of the 3 cells outside the red outline" in text
+    assert "It is no slower from any α₀ with β = 10⁻⁶." in text
+    assert "**Adam-HD** is slower than Adam in 0 and diverged in 1 of the 2 cells" in text
+    assert "With β = 10⁻¹ it diverged from every α₀, by iteration 7." in text
+
+
+def test_a_caption_explains_the_marks_that_occur_and_no_others(records, once):
+    ours, theirs = grid.heatmap(once, "g").caption, grid.heatmap(records, "g").caption
+    assert "Hatched: not arrived by the cap of 1,000 iterations. Grey: diverged. Red frame" in ours
+    assert "median" not in ours and "paper" not in ours
+    assert "median over 3 seeds" in theirs and "Grey" not in theirs and "▲" in theirs
+    assert "Crosses" in grid.sensitivity(once, "s").caption and "medians" not in grid.sensitivity(once, "s").caption
+    assert "Crosses" not in grid.sensitivity(records, "s").caption
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+def test_a_heat_map_can_be_read(once, theme):
+    drawn = grid.heatmap(once, "g").draw(theme)
+    axis = drawn.axes[0]
+    assert axis.collections[0].norm.vmax == CAP
+    shown = {text.get_text(): text for text in axis.texts}
+    assert {">1,000", "40", "30"} <= set(shown) and all(text.get_fontsize() == 9 for text in axis.texts)
+    assert "diverged" in [text.get_text() for text in drawn.axes[2].texts]
+    plt.close(drawn)
+
+
+def test_ink_stands_out_from_every_colour_of_the_scale():
+    def luminance(color):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+        return np.dot(linear, (0.2126, 0.7152, 0.0722)) + 0.05
+
+    for ground in plt.get_cmap("viridis_r")(np.linspace(0, 1, 99)):
+        dark, light = sorted((luminance(ground), luminance(grid._ink(ground))))
+        assert light / dark >= 4.5
+
+
+def test_factors_have_three_digits_and_separated_thousands():
+    assert [grid._factor(value) for value in (1.0, 1.284, 270.49, 999.7, 11719)] == [
+        "1.00", "1.28", "270", "1,000", "11,700"]  # fmt: skip
