@@ -27,9 +27,11 @@ KIND_COLORS = {"better": "#2a9d8f", "worse": "#e9c46a", "ringing": "#e07a3f", "d
 KIND_NAMES = {
     "better": "lower loss than the baseline",
     "worse": "not lower",
-    "ringing": "α negative at times",
-    "diverged": "left the finite numbers",
+    "ringing": "rang: α negative at times",
+    "diverged": "diverged",
 }
+Boundaries = dict[str, dict[str, tuple[float, str]]]  # a predicted beta and by what, by model and method
+SHORT = {"at_start": "first", "largest": "largest", "growth": "growth"}  # the predictors, as heads of a table
 
 
 def outcomes(records: Sequence[Record]) -> pd.DataFrame:
@@ -77,7 +79,7 @@ def blow_ups(records: Sequence[Record]) -> Table:
                 "runs": len(runs),
                 "diverged": len(lost),
                 "at iteration": _span(lost["iterations"]),
-                "lowest α before the end": f"{runs['lowest'].min():.2g}",
+                "lowest α before the end": scientific(runs["lowest"].min()),
             }
         )
     return Table(pd.DataFrame(rows), frames.note(records))
@@ -88,41 +90,46 @@ def blow_up_sentence(records: Sequence[Record]) -> str:
     runs = outcomes(records)
     lost = runs[runs["diverged"]]
     model = "the perceptron" if records[0].spec.model == "mlp" else "logistic regression"
-    text = f"Of {len(runs)} Adam-HD runs of {model} with β = {records[0].spec.beta:g}, {len(lost)} left the finite "
-    text += "numbers"
+    text = f"Of {len(runs)} Adam-HD runs of {model} with β = {power_of_ten(records[0].spec.beta)}, "
+    text += f"{len(lost) or 'none'} left the finite numbers"
     return f"{text}, at iteration {_span(lost['iterations'])}." if len(lost) else f"{text}."
 
 
 def first_steps(steps: pd.DataFrame) -> Table:
-    """Return the first steps of a run, a row each."""
-    columns = {
-        "step": "step",
-        "loss": "loss",
-        "grad_l1": "‖g‖₁",
-        "grad_l2": "‖g‖₂",
-        "direction_l2": "‖D‖₂",
-        "hypergrad": "h",
-        "kappa": "κ",
-        "alpha": "α",
-    }
-    shown = steps[list(columns)].rename(columns=columns)
+    """Return the first steps of a run, a row each, as far as the numbers are finite."""
+    columns = {"step": "step", "loss": "loss", "grad_l2": "‖g‖", "direction_l2": "‖D‖", "hypergrad": "h", "alpha": "α"}
+    shown = _finite(steps)[list(columns)].rename(columns=columns)
     for name in shown.columns[1:]:
         shown[name] = [scientific(value) for value in shown[name]]
     return Table(shown)
 
 
+def explosion(steps: pd.DataFrame) -> str:
+    """Say from which step on loss, gradient and alpha grow at every step, and between which lengths D stays."""
+    finite = _finite(steps)
+    last, lengths = finite["step"].iloc[-1], finite["direction_l2"]
+    grow = (finite[["loss", "grad_l2", "alpha"]].abs().diff() > 0).all(axis=1)
+    start = finite.loc[~grow, "step"].max() + 1
+    if len(finite) == len(steps) or start > last:
+        return f"The numbers are finite for all of its {last} steps."
+    return (
+        f"The numbers are finite until step {last}. From step {start} on, the loss, the gradient and the size of α "
+        f"grow at every step, while the length of D stays between {scientific(lengths.min())} and "
+        f"{scientific(lengths.max())}."
+    )
+
+
 def first_steps_figure(steps: pd.DataFrame, name: str, caption: str) -> Figure:
-    """Draw loss, gradient norms, |h| and |alpha| of the first steps on logarithmic axes."""
-    finite = steps[np.isfinite(steps["loss"])]
+    """Draw loss, the lengths of g and D, and |alpha| of the first steps on logarithmic axes."""
+    finite = _finite(steps)
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharex=True)
         color = theme.color("adam_hd")
         other = theme.color("sgd_hd")
         axes[0].plot(finite["step"], finite["loss"], "o-", color=color, markersize=4)
-        axes[1].plot(finite["step"], finite["grad_l1"], "o-", color=color, markersize=4, label="‖g‖₁")
-        axes[1].plot(finite["step"], finite["grad_l2"], "s-", color=other, markersize=4, label="‖g‖₂")
-        axes[1].plot(finite["step"], finite["direction_l2"], "^:", color=theme.paper, markersize=4, label="‖D‖₂")
+        axes[1].plot(finite["step"], finite["grad_l2"], "s-", color=other, markersize=4, label="‖g‖")
+        axes[1].plot(finite["step"], finite["direction_l2"], "^:", color=theme.paper, markersize=4, label="‖D‖")
         axes[1].legend()
         for sign, marker in ((1, "o"), (-1, "X")):
             some = finite[np.sign(finite["alpha"]) == sign]
@@ -132,11 +139,12 @@ def first_steps_figure(steps: pd.DataFrame, name: str, caption: str) -> Figure:
         axes[2].legend()
         for axis, title in zip(axes, ("minibatch loss", "size of g and D", "|α|"), strict=True):
             axis.set(yscale="log", xlabel="step", title=title)
+            _round_decades(axis)
         return figure
 
     last = finite.iloc[-1]
     alt = (
-        f"Loss, gradient norms and learning rate over {len(finite)} steps: the loss goes from "
+        f"Loss, size of gradient and direction, and learning rate over {len(finite)} steps: the loss goes from "
         f"{finite['loss'].iloc[0]:.3g} to {last['loss']:.3g}, "
         f"the size of alpha from {finite['alpha'].iloc[0]:.3g} to {abs(last['alpha']):.3g}."
     )
@@ -202,18 +210,52 @@ def _descend(fit: np.ndarray, alpha: float, beta: float, count: int = 9) -> np.n
     return np.array(path)
 
 
-def sizes_sentence(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int) -> str:
-    """Compare Adam's first direction, hypergradient and curvature with SGD's on the same minibatches."""
+def sizes_sentences(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, beta: float) -> str:
+    """Compare Adam's first direction, slope and curvature with SGD's on the same minibatches, and β with 2 / κ."""
     first, second = (frame[frame["step"] == 1].iloc[0] for frame in (adam, sgd))
-    a, s = (frame[frame["step"] == 2].iloc[0] for frame in (adam, sgd))
+    a, s = _first_kappa(adam), _first_kappa(sgd)
     return (
         f"In the first step of the same run, ‖D‖² is {scientific(first['direction_l2'] ** 2)} for Adam, against "
-        f"{parameters:,} parameters, and {scientific(second['direction_l2'] ** 2)} for SGD. The slope at its start, "
-        f"{scientific(-first['slope'])}, is the 1-norm of the gradient, {scientific(first['grad_l1'])}, for Adam, and "
-        f"{scientific(-second['slope'])}, the square of its 2-norm, for SGD. The curvature along it is "
-        f"{scientific(a['kappa'])} for Adam and {scientific(s['kappa'])} for SGD, "
-        f"{scientific(a['kappa'] / s['kappa'])} times less."
+        f"{parameters:,} parameters, and {scientific(second['direction_l2'] ** 2)} for SGD. The slope at its start is "
+        f"{scientific(-first['slope'])} for Adam, the sum of the gradient's absolute entries "
+        f"({scientific(first['grad_l1'])}), and {scientific(-second['slope'])} for SGD, the sum of their squares. The "
+        f"curvature along it is {scientific(a)} for Adam and {scientific(s)} for SGD, {scientific(a / s)} times less."
+        f"\n\nFor Adam 2/κ is {scientific(2 / a)}, and β = {power_of_ten(beta)} {_condition(beta * a / 2)}. "
+        f"For SGD 2/κ is {scientific(2 / s)}, and the same β {_condition(beta * s / 2)}."
     )
+
+
+def _condition(ratio: float) -> str:
+    return f"{'breaks' if ratio > 1 else 'meets'} the condition: it is {_against(ratio, 'that')}"
+
+
+def summary(
+    adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, measured: pd.DataFrame, model: str, fitted: pd.DataFrame
+) -> str:
+    """Say how large Adam's curvature is, from which beta on Adam-HD fails, and which beta the paper's curves fit.
+
+    Args:
+        adam, sgd: first steps of the perceptron.
+        parameters: how many it has.
+        measured: critical betas, of which those of the perceptron, named `model`, count.
+        fitted: what `fits` returns.
+    """
+    times = scientific(_first_kappa(adam) / _first_kappa(sgd))
+    text = (
+        f"On the perceptron, Adam's first direction has {parameters:,} entries of a size of about 1, and its κ is "
+        f"{times} times that of SGD."
+    )
+    limit = measured.loc[(measured["model"] == model) & (measured["method"] == "adam_hd"), "critical"].median()
+    if 0 < limit < np.inf:
+        text += f" Training with Adam-HD fails there from a β of about {scientific(limit)} on."
+    best = fitted.loc[(fitted["model"] == "mlp") & (fitted["method"] == "adam_hd"), "candidate"]
+    if len(best):
+        text += f" The learning rates that the paper shows for it fit {best.iloc[0]} best."
+    return text
+
+
+def _first_kappa(steps: pd.DataFrame) -> float:
+    return float(steps.loc[steps["step"] == 2, "kappa"].iloc[0])
 
 
 # -- where
@@ -244,16 +286,16 @@ def phases(records: Sequence[Record]) -> pd.DataFrame:
     return cells[["method", "alpha0", "beta", "kind", "seeds", "loss", "baseline", "iteration"]]
 
 
-def phase_diagrams(
-    diagrams: dict[str, Sequence[Record]], boundaries: dict[str, dict[str, float]], name: str, caption: str
-) -> Figure:
+def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries, name: str, caption: str) -> Figure:
     """Draw what happened on a grid of alpha_0 and beta, a row a model, with the predicted critical betas over it.
 
     Args:
         diagrams: records by model.
-        boundaries: beta by model and method, where it is predicted.
+        boundaries: what `boundary_lines` returns.
     """
     cells = {model: phases(records) for model, records in diagrams.items()}
+    shown = pd.concat(cells.values())
+    span = shown["iteration"].min(), shown["iteration"].max()  # of the divergences
 
     def draw(theme: Theme) -> plt.Figure:
         rows = len(cells)
@@ -261,46 +303,87 @@ def phase_diagrams(
         figure, axes = plt.subplots(rows, len(HD), figsize=size, sharex=True, sharey=True, squeeze=False)
         for row, (model, own) in zip(axes, cells.items(), strict=True):
             for axis, method in zip(row, HD, strict=True):
-                _phase_panel(axis, own[own["method"] == method], boundaries.get(model, {}).get(method), theme)
+                _phase_panel(axis, own[own["method"] == method], boundaries.get(model, {}).get(method), theme, span)
             row[0].set_ylabel(model.replace(", ", ",\n") + "\n\nβ")
         for axis, method in zip(axes[0], HD, strict=True):
             axis.set_title(LABELS[method])
         for axis in axes[-1]:
             axis.set_xlabel("initial learning rate α₀")
-        _phase_legend(figure, theme)
+        _phase_legend(figure, theme, shown, bool(boundaries.keys() & cells.keys()))
         return figure
 
     told = " ".join(f"{model}: {_told(own)}." for model, own in cells.items())
     records = [record for own in diagrams.values() for record in own]
     data = pd.concat([own.assign(model=model) for model, own in cells.items()])
     alt = f"Outcome by alpha_0 and beta, a row a model. {told}"
-    return Figure(draw, name, alt, data, frames.note(records), caption)
+    return Figure(draw, name, alt, data, frames.note(records), f"{caption} {_lines_note(cells, boundaries)}")
 
 
-def _phase_panel(axis: plt.Axes, own: pd.DataFrame, boundary: float | None, theme: Theme, late: float = 30.0) -> None:
-    """Draw one method's cells; a divergence is drawn lightest from the iteration `late`."""
+def _lines_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> str:
+    """Say which prediction the dashed lines are, which methods have none, and which lines are not seen."""
+    drawn = {method: [model for model in cells if method in boundaries.get(model, {})] for method in HD}
+    named = " and ".join(
+        f"for {LABELS[method]} by {boundaries[models[0]][method][1]}" for method, models in drawn.items() if models
+    )
+    if not named:
+        return "No critical β was predicted here."
+    text = f"Dashed: the critical β that is predicted below, {named}"
+    missing = [LABELS[method] for method, models in drawn.items() if not models]
+    text += f"; none was predicted for {' and '.join(missing)}" if missing else ""
+    top = {model: _ends(sorted(own["beta"].unique()))[1] for model, own in cells.items()}
+    for method, models in drawn.items():
+        above = [model for model in models if boundaries[model][method][0] > top[model]]
+        if above:
+            text += f"; that of {LABELS[method]} with {' and with '.join(above)} lies above the diagram"
+    return f"{text}."
+
+
+def _diverged_color(iteration: float, span: tuple[float, float], theme: Theme) -> np.ndarray:
+    """Return the colour of a divergence: full for the earliest, palest for the latest iteration of a span."""
+    early, late = np.log(span)
+    fade = 0.7 * (np.log(iteration) - early) / max(late - early, 1e-9)
+    return (1 - fade) * np.array(to_rgb(KIND_COLORS["diverged"])) + fade * np.array(to_rgb(theme.background))
+
+
+def _phase_panel(
+    axis: plt.Axes, own: pd.DataFrame, boundary: tuple[float, str] | None, theme: Theme, span: tuple[float, float]
+) -> None:
+    """Draw one method's cells; a divergence is the paler the later it was in the span of iterations."""
     ground = np.array(to_rgb(theme.background))
     rates, betas = sorted(own["alpha0"].unique()), sorted(own["beta"].unique())
     image = np.ones((len(betas), len(rates), 3)) * ground
     for cell in own.itertuples():
-        color = np.array(to_rgb(KIND_COLORS[cell.kind]))
-        if cell.kind == "diverged":
-            fade = min(1.0, np.log1p(cell.iteration) / np.log1p(late)) * 0.6
-            color = (1 - fade) * color + fade * ground
+        lost = cell.kind == "diverged"
+        color = _diverged_color(cell.iteration, span, theme) if lost else np.array(to_rgb(KIND_COLORS[cell.kind]))
         image[betas.index(cell.beta), rates.index(cell.alpha0)] = color
     axis.pcolormesh(_edges(rates), _edges(betas), image, edgecolors=theme.background, linewidth=0.3)
     ringing = own[own["kind"] == "ringing"]
     axis.plot(ringing["alpha0"], ringing["beta"], ".", color=theme.background, markersize=2.5)
     if boundary is not None:
-        axis.axhline(boundary, color=theme.text, lw=1.6, ls=(0, (4, 2)))
+        axis.axhline(boundary[0], color=theme.text, lw=1.6, ls=(0, (4, 2)))
     axis.set(xscale="log", yscale="log", xlim=_ends(rates), ylim=_ends(betas))
     axis.grid(False)
 
 
-def _phase_legend(figure: plt.Figure, theme: Theme) -> None:
-    handles = [Patch(color=KIND_COLORS[kind], label=KIND_NAMES[kind]) for kind in KINDS]
-    handles.append(Line2D([], [], color=theme.text, ls=(0, (4, 2)), label="predicted boundary"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize="small")
+def _phase_legend(figure: plt.Figure, theme: Theme, cells: pd.DataFrame, predicted: bool) -> None:
+    """Name what occurs, in the colours of the cells."""
+    handles: list[Any] = []
+    labels = []
+    for kind in KINDS[:3]:
+        if (cells["kind"] == kind).any():
+            handles.append(Patch(color=KIND_COLORS[kind]))
+            labels.append(KIND_NAMES[kind])
+            if kind == "ringing":
+                dot = Line2D([], [], color=theme.background, marker=".", linestyle="", markersize=4)
+                handles[-1] = (handles[-1], dot)
+    lost = cells.loc[cells["kind"] == "diverged", "iteration"]
+    for iteration in dict.fromkeys([lost.min(), lost.max()] if len(lost) else []):
+        handles.append(Patch(color=_diverged_color(iteration, (lost.min(), lost.max()), theme)))
+        labels.append(f"diverged at iteration {iteration:.0f}")
+    if predicted:
+        handles.append(Line2D([], [], color=theme.text, ls=(0, (4, 2))))
+        labels.append("predicted critical β")
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
 
 
 def _told(cells: pd.DataFrame) -> str:
@@ -317,10 +400,10 @@ def phase_sentences(records: Sequence[Record]) -> str:
     for method, cells in phases(records).groupby("method"):
         lost, ringing = cells[cells["kind"] == "diverged"], cells[cells["kind"] == "ringing"]
         text = (
-            f"- {LABELS[method]}: of {len(cells)} pairs of α₀ and β, {len(lost)} diverged"
+            f"- {LABELS[method]}: of {len(cells)} pairs of α₀ and β, {len(lost) or 'none'} diverged"
             + (f" (β from {scientific(lost['beta'].min())})" if len(lost) else "")
-            + f" and {len(ringing)} rang; {int((cells['loss'] < cells['baseline']).sum())} ended below the baseline "
-            "from the same α₀, ringing or not."
+            + f" and {len(ringing) or 'none'} rang; {int((cells['loss'] < cells['baseline']).sum())} ended below the "
+            "baseline from the same α₀, ringing or not."
         )
         lines.append(text)
     return "\n".join(lines)
@@ -355,7 +438,8 @@ def prediction(measured: pd.DataFrame, predictors: dict[str, str], name: str, ca
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, len(predictors), figsize=(9, 3.9), sharey=True, squeeze=False)
         values = measured[["critical", *predictors]].to_numpy()
-        low, high = np.nanmin(values) / 2, np.nanmax(values) * 2
+        values = values[np.isfinite(values) & (values > 0)]
+        low, high = values.min() / 2, values.max() * 2
         span = np.array([low, high])
         markers = dict(zip(HD, ("o", "s", "^"), strict=True))
         for axis, (column, title) in zip(axes[0], predictors.items(), strict=True):
@@ -375,12 +459,12 @@ def prediction(measured: pd.DataFrame, predictors: dict[str, str], name: str, ca
     return Figure(draw, name, alt, measured, caption=caption)
 
 
-def boundary_lines(measured: pd.DataFrame, predictors: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Return, by model and method, the prediction of the predictor that suits the method best; median over seeds."""
-    lines: dict[str, dict[str, float]] = {}
+def boundary_lines(measured: pd.DataFrame, predictors: dict[str, str]) -> Boundaries:
+    """Return, by model and method, the median of the predictor that suits the method best, and its title."""
+    lines: Boundaries = {}
     for (model, method), rows in measured.groupby(["model", "method"]):
         best = max(predictors, key=lambda column: within_two(measured, method, column))
-        lines.setdefault(model, {})[method] = float(rows[best].median())
+        lines.setdefault(model, {})[method] = float(rows[best].median()), predictors[best]
     return lines
 
 
@@ -401,12 +485,14 @@ def prediction_sentence(measured: pd.DataFrame, predictors: dict[str, str]) -> s
         for column, title in predictors.items():
             ratio = (rows["critical"] / rows[column]).to_numpy()
             ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+            if not len(ratio):
+                continue
             low, middle, high = np.quantile(ratio, [0.1, 0.5, 0.9])
             within = np.mean((ratio > 0.5) & (ratio < 2))
             parts.append(
-                f"- {LABELS[method]}, {title}: the measured β is {scientific(middle)} times the predicted one in the "
-                f"median, from {scientific(low)} to {scientific(high)} (10 % to 90 %); {100 * within:.0f} % within a "
-                f"factor of 2, {len(rows)} runs."
+                f"- {LABELS[method]}, {title}: {100 * within:.0f} % of {len(rows)} runs are within a factor of two. "
+                f"The measured β is {_against(middle)} in the median, from {_against(low, 'it')} to "
+                f"{_against(high, 'it')} (10 % to 90 %)."
             )
     return "\n".join(parts)
 
@@ -434,7 +520,7 @@ def best_predictor(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
         if len(deep) < len(measured) and (deep["method"] == method).any():
             text += f", and in {100 * within_two(deep, method, best):.0f} % of those of networks with hidden layers"
         if len(missed):
-            named = "; ".join(f"{model} ({scientific(value)} times the prediction)" for model, value in missed.items())
+            named = "; ".join(f"{model} ({_against(value)})" for model, value in missed.items())
             text += f". By the median over seeds it misses {named}"
         early = missed[missed < 0.5].index
         if len(early):
@@ -460,48 +546,136 @@ def growths(measured: pd.DataFrame) -> str:
 
 
 def prediction_table(measured: pd.DataFrame, predictors: dict[str, str]) -> Table:
-    """Return a row per model and method: measured and predicted critical beta, medians over seeds."""
+    """Return a row per model and method: the measured critical beta, alone and over each prediction; medians."""
     rows = []
     for (model, method), runs in measured.groupby(["model", "method"], sort=False):
         row = {"model": model, "method": LABELS[method], "measured": scientific(runs["critical"].median())}
-        for column, title in predictors.items():
-            row[title] = scientific(runs[column].median())
-            row[f"measured / {title}"] = scientific((runs["critical"] / runs[column]).median())
+        row |= {f"÷ {SHORT[c]}": scientific((runs["critical"] / runs[c]).median()) for c in predictors}
         rows.append(row)
-    return Table(pd.DataFrame(rows), f"Medians over {measured['seed'].nunique()} seeds.")
+    told = "; ".join(f"÷ {SHORT[column]}, over {title}" for column, title in predictors.items())
+    seeds = measured.groupby(["model", "method"])["seed"].nunique()
+    several = f"{seeds.min()} to {seeds.max()}" if seeds.min() < seeds.max() else f"{seeds.max()}"
+    note = f"The measured critical β, and the same over the predicted ones: {told}. Medians, {several} seeds."
+    return Table(pd.DataFrame(rows), note)
+
+
+def curvature_growth(measured: pd.DataFrame) -> str:
+    """Say for each method in how many models the largest curvature on the way exceeds the first, and by how much."""
+    parts = []
+    for method, rows in measured.groupby("method", sort=False):
+        growth = (rows["at_start"] / rows["largest"]).groupby(rows["model"], sort=False).median().dropna()
+        grown, others = growth[growth > 1], growth.index[growth <= 1]
+        text = f"with {LABELS[method]} in {len(grown)} of {len(growth)} models"
+        text += f", by a factor of {_range(grown)}" if len(grown) else ""
+        parts.append(text + (f" (not in {'; '.join(others)})" if len(others) else ""))
+    return f"The largest κ on the way exceeds the first one: {'; '.join(parts)}. Medians over seeds."
+
+
+def limits_of_adam(measured: pd.DataFrame, models: Sequence[str]) -> str:
+    """Say at which beta Adam-HD fails with two of the models, and how far apart the two betas are."""
+    rows = measured[(measured["method"] == "adam_hd") & measured["model"].isin(models)]
+    limits = rows.groupby("model", sort=False)["critical"].median()
+    limits = limits[np.isfinite(limits) & (limits > 0)]
+    if limits.empty:
+        return "For Adam-HD no critical β was measured."
+    told = " and ".join(f"{scientific(limit)} for {model}" for model, limit in limits.items())
+    text = f"For Adam-HD the measured critical β is {told}"
+    return text + (f", a factor of {scientific(limits.max() / limits.min())} between them." if len(limits) > 1 else ".")
 
 
 # -- guarded
 
 
+def guard_cells(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per guard, method and cell, which is a pair of alpha_0 and beta, with medians over seeds.
+
+    Columns beside these: `runs` and `diverged` ones; `loss`; `no_hd`, the loss of the fixed rate alpha_0; `over_best`,
+    the loss over that of the best fixed rate.
+    """
+    base = outcomes(unguarded).groupby(["method", "alpha0"])["loss"].median()
+    runs = pd.concat([outcomes(records).assign(guard=name) for name, records in guarded.items()])
+    cells = runs.groupby(["guard", "method", "alpha0", "beta"], sort=False, as_index=False).agg(
+        runs=("loss", "size"), diverged=("diverged", "sum"), loss=("loss", "median")
+    )
+    fixed = cells["method"].map(BASELINE)
+    cells["no_hd"] = base.loc[pd.MultiIndex.from_arrays([fixed, cells["alpha0"]])].to_numpy()
+    cells["over_best"] = cells["loss"] / fixed.map(base.groupby("method").min())
+    return cells
+
+
 def guard_table(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> Table:
     """Return how each guard fares over the grid: divergence, against no HD, and against the best fixed rate."""
-    base = outcomes(unguarded).groupby(["method", "alpha0"])["loss"].median()
-    plain = outcomes(guarded["plain"]).groupby(["method", "alpha0", "beta"])["loss"].median()
+    cells = guard_cells(guarded, unguarded)
+    best = cells.groupby(["guard", "method", "alpha0"])["loss"].min()
     rows = []
-    for name, records in guarded.items():
-        runs = outcomes(records)
+    for name in guarded:
         for method in HD:
-            own = runs[runs["method"] == method]
+            own = cells[(cells["guard"] == name) & (cells["method"] == method)]
             if own.empty:
                 continue
-            fixed = base[BASELINE[method]]
-            cells = own.groupby(["alpha0", "beta"])["loss"].median()
-            against = pd.Series([fixed[alpha0] for alpha0, _ in cells.index], cells.index)
-            best = cells.groupby("alpha0").min()
-            plain_best = plain[method].groupby("alpha0").min().replace(np.inf, np.nan)  # not where none converges
+            plain = best["plain", method].replace(np.inf, np.nan)  # not where none converges
             rows.append(
                 {
                     "guard": name,
                     "method": LABELS[method],
-                    "runs": len(own),
-                    "diverged": int(own["diverged"].sum()),
-                    "cells below no HD": f"{int((cells < against).sum())} of {len(cells)}",
-                    "from each α₀ with its best β, × the plain rule's best": _range(best / plain_best),
-                    "all cells, × the best fixed rate": _range(cells / fixed.min()),
+                    "diverged": f"{own['diverged'].sum()} of {own['runs'].sum()}",
+                    "below no HD": f"{int((own['loss'] < own['no_hd']).sum())} of {len(own)}",
+                    "best β ÷ plain": _range(best[name, method] / plain),
+                    "all ÷ best fixed": _range(own["over_best"]),
                 }
             )
     return Table(pd.DataFrame(rows), frames.note([r for records in guarded.values() for r in records]))
+
+
+def worst_cells(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> pd.DataFrame:
+    """Return each guard's worst loss over the best fixed rate's: a column a method, infinite where a run diverged."""
+    cells = guard_cells(guarded, unguarded)
+    cells["worst"] = cells["over_best"].mask(cells["diverged"] > 0, np.inf)
+    return cells.groupby(["guard", "method"])["worst"].max().unstack().reindex(index=list(guarded), columns=list(HD))
+
+
+def guard_figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], name: str, caption: str) -> Figure:
+    """Draw each guard's worst cell, a panel a method; a cross at the right edge where a run diverged."""
+    worst = worst_cells(guarded, unguarded)
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(1, 3, figsize=(9, 1.4 + 0.22 * len(worst)), sharex=True, sharey=True)
+        finite = worst.to_numpy()[np.isfinite(worst)]
+        low, high = min([0.8, *finite]) / 1.3, max([1.25, *finite])
+        edge = high * (high / low) ** 0.12
+        for axis, method in zip(axes, HD, strict=True):
+            own = worst[method].to_numpy()
+            kept, lost = np.flatnonzero(np.isfinite(own)), np.flatnonzero(np.isinf(own))
+            axis.axvline(1, color=theme.text, lw=1)
+            axis.hlines(kept, 1, own[kept], color=theme.color(method), lw=1.2)
+            axis.plot(own[kept], kept, "o", color=theme.color(method), markersize=5)
+            axis.plot([edge] * len(lost), lost, "X", color=theme.text, markersize=6, clip_on=False)
+            axis.set(xscale="log", xlim=(low, edge), title=LABELS[method], xlabel="worst loss ÷ best fixed")
+        axes[0].set_yticks(range(len(worst)), worst.index)
+        axes[0].invert_yaxis()
+        return figure
+
+    alt = f"Worst loss of each guard over that of the best fixed learning rate. {guard_sentence(guarded, unguarded)}"
+    records = [r for own in guarded.values() for r in own]
+    return Figure(draw, name, alt, worst.reset_index(), frames.note(records), caption)
+
+
+def guard_sentence(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> str:
+    """Say which guards lost no run, and which two of them have the smallest worst loss over the three methods."""
+    worst = worst_cells(guarded, unguarded).max(axis=1)
+    safe = worst[np.isfinite(worst)].sort_values(kind="stable")
+    lost = worst.index[np.isinf(worst)]
+    if len(lost) < len(safe):
+        told = f"only *{'*; *'.join(lost)}* lost runs" if len(lost) else "none lost a run"
+    else:
+        kept = [f"*{name}*" for name in worst.index if name in safe.index]
+        told = f"{len(kept)} lost no run: {'; '.join(kept)}" if kept else "each lost runs"
+    text = f"Of the {len(worst)} rules, {told}."
+    if len(safe):
+        text += f" Over the three methods the worst loss of *{safe.index[0]}* is the smallest, "
+        text += f"{scientific(safe.iloc[0])} times that of the best fixed rate"
+        text += f"; then comes *{safe.index[1]}* with {scientific(safe.iloc[1])}." if len(safe) > 1 else "."
+    return text
 
 
 def recommendation(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record], name: str,
@@ -558,11 +732,11 @@ def bar_in_all(comparisons: Sequence[tuple[Sequence[Record], Sequence[Record], S
     total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "beaten", "pairs", "lower", "rates")}
     over = pd.concat([n["over_best"] for n in counts])
     return (
-        f"In all of these comparisons, {total['lost'] or 'none'} of {total['runs']} runs with the automatic β "
-        f"diverged. It ended at or below the plain rule in {total['beaten']} of the {total['pairs']} pairs of α₀ and β "
-        f"where that one converges, and below no HD from {total['lower']} of {total['rates']} initial learning rates. "
-        f"Its loss is {scientific(over.median())} times that of the best of six fixed rates in the median, from "
-        f"{_range(over)}."
+        f"In the comparisons over whole epochs below, {total['lost'] or 'none'} of {total['runs']} runs with the "
+        f"automatic β diverged. It ended at or below the plain rule in {total['beaten']} of the {total['pairs']} pairs "
+        f"of α₀ and β where that one converges, and below no HD from {total['lower']} of {total['rates']} initial "
+        f"learning rates. Its loss is {scientific(over.median())} times that of the best of six fixed rates in the "
+        f"median, from {_range(over)}."
     )
 
 
@@ -600,7 +774,7 @@ def tolerances() -> str:
     worth = {method: f"{of['sgd_hd'] / value:.1f} for {LABELS[method]}" for method, value in of.items()}
     chosen = ", ".join(f"{value:.2g} for {LABELS[method]}" for method, value in of.items())
     return (
-        f"The factor is {', '.join(worth.values())}, and so $c$ is {chosen}. The one number behind the three, that of "
+        f"The factor is {', '.join(worth.values())}, and so *c* is {chosen}. The one number behind the three, that of "
         "SGD-HD, was chosen: on the runs of logistic regression and of the small perceptron."
     )
 
@@ -694,11 +868,36 @@ def fit_sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
 
 def _candidate(spec: Any) -> str:
     if spec.method in BASELINE:
-        return f"β = {spec.beta:g}"
+        return f"β = {power_of_ten(spec.beta)}"
     return "α₀ / √t" if spec.decay == "inv_sqrt" else "α₀ throughout"
 
 
 # -- small things
+
+
+def _finite(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return the steps before the first number that is not finite."""
+    return steps[np.isfinite(steps[["loss", "alpha", "hypergrad"]]).all(axis=1)]
+
+
+def _against(ratio: float, what: str = "the prediction") -> str:
+    """Say how many times something it is, or how many times below it where it is less than half.
+
+    A critical beta is infinite where no beta that was tried failed, and 0 where none worked.
+    """
+    if ratio == 0 or np.isinf(ratio):
+        return f"{'below' if ratio == 0 else 'above'} every β that was tried"
+    if ratio < 0.5:
+        return f"{scientific(1 / ratio)} times below {what}"
+    return f"{scientific(ratio)} times {what}"
+
+
+def _round_decades(axis: plt.Axes) -> None:
+    """Put a logarithmic axis's ticks at a handful of round exponents."""
+    low, high = np.log10(axis.get_ylim())
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if (high - low) / step <= 6)
+    axis.set_yticks(10.0 ** np.arange(np.ceil(low / step) * step, high, step))
+    axis.minorticks_off()
 
 
 def _span(values: pd.Series) -> str:

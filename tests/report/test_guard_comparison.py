@@ -7,12 +7,14 @@ from hdlib.report import divergence as chapter
 from hdlib.runs import Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
+MADE = {"device": "cpu", "data": "made up"}
 
-def run(loss, method="adam_hd", alpha0=1e-3, outcome="finished", **fields):
+
+def run(loss, method="adam_hd", alpha0=1e-3, outcome="finished", iterations=469, **fields):
     """Return a made-up run of one epoch that ends at a loss."""
     spec = RunSpec(method=method, alpha0=alpha0, epochs=1, early=0, **fields)
     epochs = pd.DataFrame([[0, 0, 2.3, alpha0, 2.3, 0.1], [1, 469, loss, alpha0, loss, 0.8]], columns=EPOCH_COLUMNS)
-    return Record(spec, outcome, 469, epochs, pd.DataFrame([], columns=TRACE_COLUMNS), {})
+    return Record(spec, outcome, iterations, epochs, pd.DataFrame([], columns=TRACE_COLUMNS), MADE)
 
 
 @pytest.fixture

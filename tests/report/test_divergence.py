@@ -1,0 +1,182 @@
+"""What the chapter on divergence says follows from the steps, critical betas and runs that it is given."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from test_guard_comparison import run
+
+from hdlib.report import divergence as chapter
+from hdlib.report.style import LIGHT
+from hdlib.runs.divergence import PREDICTORS
+
+PAGE = (Path(__file__).parents[2] / "notebooks" / "divergence.md").read_text()
+
+
+@pytest.fixture
+def steps():
+    """A run that explodes from its third step on and overflows in its sixth, with a direction of wandering length."""
+    return pd.DataFrame(
+        dict(
+            step=range(1, 7),
+            loss=[2.3, 2.1, 2.4, 1e60, 1e155, np.nan],
+            grad_l1=[800.0, 900, 3e3, 1e40, 1e100, np.nan],
+            grad_l2=[1.0, 2, 10, 1e30, 1e90, np.nan],
+            direction_l2=[1339.0, 700, 650, 720, 600, np.nan],
+            slope=[-800.0, 1, 1, 1, 1, np.nan],
+            hypergrad=[0.0, -40, 500, -1e20, 1e90, np.nan],
+            kappa=[np.nan, 2e5, 1e5, 1e6, 1e7, np.nan],
+            alpha=[1e-3, 5e-3, -0.05, 6.0, -1e130, np.nan],
+        )
+    )
+
+
+@pytest.fixture
+def measured():
+    """Two models: one whose curvature is largest at once and one where it grows tenfold; SGD-HD fails early."""
+    rows = [
+        ("logistic regression", "adam_hd", 0, 8e-4, 4e-5, 4e-5, 5e-4),
+        ("2 layers of 1000 (the paper's)", "adam_hd", 0, 1e-5, 2e-5, 2e-6, 1e-5),
+        ("2 layers of 1000 (the paper's)", "sgd_hd", 0, 0.1, 400.0, 40.0, 500.0),
+    ]
+    frame = pd.DataFrame(rows, columns=["model", "method", "seed", "critical", *PREDICTORS])
+    return frame.assign(learnt=0.1, factor=2.0)
+
+
+def test_the_first_steps_end_with_the_last_finite_one_and_only_what_grows_is_said_to(steps):
+    shown = chapter.first_steps(steps).data
+    assert list(shown["step"]) == [1, 2, 3, 4, 5] and not (shown == "").to_numpy().any()
+    said = chapter.explosion(steps)
+    assert "until step 5. From step 3 on, the loss, the gradient and the size of α grow" in said
+    assert "the length of D stays between 600 and 1,339" in said
+    assert chapter.explosion(steps[:5]) == "The numbers are finite for all of its 5 steps."
+
+
+def test_the_axes_of_the_first_steps_have_round_exponents(steps):
+    axes = chapter.first_steps_figure(steps, "name", "").draw(LIGHT).axes
+    assert all(np.all(np.round(np.log10(axis.get_yticks())) % 10 == 0) for axis in axes[1:])
+    assert all(2 < len(axis.get_yticks()) < 7 for axis in axes)
+
+
+def test_beta_is_set_against_the_limit_of_each_method(steps):
+    sgd = steps.assign(kappa=[np.nan, 1.0, 1, 1, 1, np.nan])
+    said = chapter.sizes_sentences(steps, sgd, 1_796_010, 1e-4)
+    assert "For Adam 2/κ is 1.0 × 10⁻⁵, and β = 10⁻⁴ breaks the condition: it is 10.0 times that." in said
+    assert "For SGD 2/κ is 2.00, and the same β meets the condition: it is 20,000 times below that." in said
+
+
+def test_the_page_is_summed_up_in_numbers(steps, measured):
+    sgd = steps.assign(kappa=1.0)
+    fitted = pd.DataFrame([("mlp", "adam_hd", "β = 10⁻⁷")], columns=["model", "method", "candidate"])
+    said = chapter.summary(steps, sgd, 1_796_010, measured, "2 layers of 1000 (the paper's)", fitted)
+    assert "1,796,010 entries" in said and "200,000 times that of SGD" in said
+    assert "from a β of about 1.0 × 10⁻⁵ on" in said and "fit β = 10⁻⁷ best" in said
+
+
+def test_it_is_counted_where_the_first_curvature_is_not_the_largest(measured):
+    said = chapter.curvature_growth(measured)
+    assert "with Adam-HD in 1 of 2 models, by a factor of 10.0 to 10.0 (not in logistic regression)" in said
+    assert "with SGD-HD in 1 of 1 models" in said
+
+
+def test_the_limits_of_two_models_are_set_side_by_side(measured):
+    said = chapter.limits_of_adam(measured, ["logistic regression", "2 layers of 1000 (the paper's)"])
+    assert "0.000800 for logistic regression and 1.0 × 10⁻⁵ for 2 layers" in said and "a factor of 80.0 between" in said
+
+
+def test_a_measured_beta_far_below_the_predicted_one_is_said_to_be_times_below_it(measured):
+    said = chapter.best_predictor(measured, PREDICTORS)
+    assert "2 layers of 1000 (the paper's) (4,000 times below the prediction)" in said and "0.00" not in said
+
+
+@pytest.mark.parametrize("critical, said", [(np.inf, "above every β"), (0.0, "below every β")])
+def test_a_critical_beta_that_was_not_met_is_no_number(measured, critical, said):
+    sought = measured.assign(critical=critical)
+    assert f"{said} that was tried" in chapter.best_predictor(sought, PREDICTORS)
+    assert chapter.limits_of_adam(sought, list(measured["model"])) == "For Adam-HD no critical β was measured."
+    assert chapter.prediction(sought, PREDICTORS, "name", "").svg(LIGHT)
+
+
+def test_the_table_of_predictions_has_one_short_column_for_each_and_a_note_that_explains_it(measured):
+    table = chapter.prediction_table(measured, PREDICTORS)
+    assert list(table.data) == ["model", "method", "measured", "÷ first", "÷ largest", "÷ growth"]
+    assert all(title in table.note for title in PREDICTORS.values())
+
+
+def test_no_formula_is_written_where_none_is_rendered():
+    assert "$" not in chapter.tolerances()
+
+
+# -- phase diagrams
+
+
+def phase(**fields):
+    """Return a run of each method, and the baselines with a loss of 1."""
+    baselines = [run(1.0, method) for method in ("sgd", "sgdn", "adam")]
+    return baselines + [run(0.5, method, **fields) for method in chapter.HD]
+
+
+def legend(figure):
+    [found] = figure.legends
+    return {text.get_text(): handle for text, handle in zip(found.get_texts(), found.legend_handles, strict=True)}
+
+
+def test_the_legend_of_a_phase_diagram_shows_the_colours_that_occur_and_no_others():
+    lines = {"a": {"adam_hd": (3e-3, "2 / κ")}}
+    late = phase(beta=1e-3, outcome="diverged", iterations=60)
+    lost = late + phase(beta=1e-2, outcome="diverged", iterations=5)[3:]
+    diverged = chapter.phase_diagrams({"a": lost}, lines, "name", "Caption.")
+    figure = diverged.draw(LIGHT)
+    swatches = legend(figure)
+    assert list(swatches) == ["diverged at iteration 5", "diverged at iteration 60", "predicted critical β"]
+    cells = figure.axes[0].collections[0].get_array().reshape(-1, 3)
+    assert np.allclose(cells, [to_rgb(swatches[f"diverged at iteration {n}"].get_facecolor()) for n in (60, 5)])
+    learnt = chapter.phase_diagrams({"a": phase(beta=1e-3)}, {}, "name", "Caption.")
+    assert list(legend(learnt.draw(LIGHT))) == ["lower loss than the baseline"]
+
+
+def test_a_phase_diagram_says_which_prediction_is_dashed_and_which_is_missing_or_out_of_sight():
+    lines = {"a": {"sgd_hd": (9.0, "largest κ"), "adam_hd": (3e-3, "growth")}}
+    caption = chapter.phase_diagrams({"a": phase(beta=1e-3)}, lines, "name", "Caption.").caption
+    assert "for SGD-HD by largest κ and for Adam-HD by growth; none was predicted for SGDN-HD" in caption
+    assert "that of SGD-HD with a lies above the diagram" in caption
+
+
+# -- guards
+
+
+@pytest.fixture
+def guards():
+    """Three rules with Adam-HD: one loses a run, one ends at worst at ten times the best fixed rate, one at twice."""
+    guarded = {
+        "plain": [run(0.3, beta=1e-4), run(0.3, beta=1e-3, outcome="diverged")],
+        "bounds": [run(0.3, beta=1e-4), run(3.0, beta=1e-3)],
+        "automatic": [run(0.6, beta="auto")],
+    }
+    return guarded, [run(0.3, "adam"), run(0.5, "adam", alpha0=1e-2)]
+
+
+def test_each_guard_has_its_worst_cell_in_its_own_row_and_a_cross_where_a_run_diverged(guards):
+    axis = chapter.guard_figure(*guards, "name", "").draw(LIGHT).axes[list(chapter.HD).index("adam_hd")]
+    names = [label.get_text() for label in axis.figure.axes[0].get_yticklabels()]
+    dots, crosses = (next(line for line in axis.lines if line.get_marker() == marker) for marker in "oX")
+    found = {names[int(y)]: x for x, y in zip(*dots.get_data(), strict=True)}
+    assert found == pytest.approx({"bounds": 10, "automatic": 2})
+    assert [names[int(y)] for y in crosses.get_ydata()] == ["plain"]
+    assert chapter.guard_sentence(*guards) == (
+        "Of the 3 rules, only *plain* lost runs. Over the three methods the worst loss of *automatic* is the smallest, "
+        "2.00 times that of the best fixed rate; then comes *bounds* with 10.0."
+    )
+
+
+def test_the_table_of_guards_counts_cells_and_names_their_range(guards):
+    table = chapter.guard_table(*guards).data.set_index("guard")
+    assert table.loc["plain", "diverged"] == "1 of 2"
+    assert table.loc["bounds", ["below no HD", "all ÷ best fixed"]].tolist() == ["0 of 2", "1.00 to 10.0"]
+
+
+def test_the_page_says_what_a_cell_is_and_which_guard_to_take_before_the_first_table_of_them():
+    first = PAGE.index("chapter.guard_table")
+    assert PAGE.index("### Which to take") < first and PAGE.index("A *cell* is one pair of α₀ and β") < first
