@@ -146,3 +146,11 @@ def test_longer_runs_that_diverge_below_the_critical_beta_are_told():
         "SGDN-HD as in the paper's text, 1/8 of the channels, diverged in 2 of 3 longer runs, at iteration 240" in said
     )
     assert vgg.later_failures(measured.assign(critical=1e-4), dict(sgdn_hd=1e-3), lost) == ""
+
+
+def test_a_critical_beta_that_was_not_found_is_no_measurement():
+    row = dict(model="authors 1", method="adam_hd", seed=0, critical=float("inf"), works=937.0, at_start=1.0)
+    measured, betas = pd.DataFrame([row]), dict(adam_hd=1e-8)
+    [told] = vgg.critical(measured, betas, 100).data.to_dict("records")
+    assert told["critical β of 100 iterations"] == "above 937" and told["critical over that"] == ""
+    assert "was not found (above 937)" in vgg.critical_sentence(measured, betas, 100)
