@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import numbers
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -21,10 +23,14 @@ State: TypeAlias = dict[str, Any]
 Group: TypeAlias = dict[str, Any]
 Number: TypeAlias = float | Tensor
 StepT = TypeVar("StepT", bound=Callable[..., Any])
+LossT = TypeVar("LossT")
 
 CHUNK = 1 << 18  # elements whose tensors stay in the processor's cache between the operations of a pass
 SMALL = 1 << 18  # elements of an accelerator's tensor whose kernels take about as long to start as to run
 PLAIN = (Tensor, torch.nn.Parameter)
+
+# where a group keeps each option: torch's OneCycleLR writes values of its own to "min_lr" and "max_lr"
+KEYS = {name: f"hypergrad_{name}" if name in ("min_lr", "max_lr") else name for name in control.OPTIONS}
 
 
 def with_grad_if_differentiable(step: StepT) -> StepT:
@@ -44,17 +50,27 @@ def with_grad_if_differentiable(step: StepT) -> StepT:
 
 def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
     """Refuse anything but a finite number in [low, high), in one sentence."""
-    if isinstance(value, str):
+    if isinstance(value, str) and is_number(value):
         raise ValueError(f"{name} must be a number, not the string {value!r}: write {name}={value} without quotes.")
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element, not of shape {tuple(value.shape)}.")
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} must be a number, not {value!r}.")
-    if not (low <= value < high and math.isfinite(value)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        auto = ' or "auto"' if name == "hypergrad_lr" else ""
+        raise ValueError(f"{name} must be a number{auto}, not {value!r}.")
+    if not low <= float(value) < high or not math.isfinite(value):
         upper = "" if high == math.inf else f" and less than {high:g}"
         raise ValueError(f"{name} is {value}: it must be a finite number of at least {low:g}{upper}.")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number in quotes."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Part:
@@ -127,8 +143,11 @@ class HypergradientOptimizer(Optimizer):
     A group's `lr` stays a Python float where its parameters are on the CPU and `lr` was given as a float.
     On an accelerator, or where a tensor was given or `capturable` is set, it is a 0-dim tensor (float64, or float32
     where the device has no float64) that belongs to that group alone and is updated in place, so that no step waits
-    for the device. `group["hypergrad"]` holds h_t of the last step: 0 before the second, and always 0 with
-    `hypergrad_lr=0`, for which no dot product is computed.
+    for the device. `group["hypergrad"]`, in the same form, holds h_t of the last step that adapted, and 0 before the
+    second. With `hypergrad_lr=0` no dot product is computed, and it stays as it is.
+
+    Between steps a group's values may be changed, `hypergrad_lr` to "auto" too. The bounds of alpha are
+    `group["hypergrad_min_lr"]` and `group["hypergrad_max_lr"]`, which no scheduler of torch writes to.
 
     A step has two passes, because alpha_t needs the whole gradient before any parameter moves: `_observe` sums
     g_t . D_{t-1} and updates the state, `_adapt` moves alpha, `_descend` moves the parameters.
@@ -138,21 +157,45 @@ class HypergradientOptimizer(Optimizer):
     """
 
     buffers: tuple[str, ...] = ()  # names of the states that have the parameter's shape
+    additive_beta: float  # of the additive rule where no `hypergrad_lr` is given
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], guards: dict[str, Any]) -> None:
         unknown = ", ".join(sorted(set(guards) - set(control.OPTIONS)))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {unknown}.")
-        defaults = asdict(Control()) | defaults | guards
-        _resolve_auto(defaults)
-        self._check(defaults)
+        values = asdict(Control()) | defaults | guards
+        defaults = {KEYS.get(name, name): value for name, value in values.items()}
+        self._check(self._resolved(defaults))
         super().__init__(params, {**defaults, "hypergrad": 0.0, "slope": 0.0})
 
+    def _resolved(self, group: Group) -> Group:
+        """Return the group's values with the rule and the beta that the two leave to each other."""
+        rule, beta = group["rule"], group["hypergrad_lr"]
+        if beta == "auto":
+            if rule not in (None, "auto"):
+                raise ValueError(
+                    f"hypergrad_lr is 'auto' with rule={rule!r}: leave the rule out, or give hypergrad_lr a number."
+                )
+            rule, beta = "auto", None
+        rule = "additive" if rule is None else rule
+        if beta is None and rule in control.RULES:
+            beta = self.additive_beta if rule == "additive" else control.BETAS.get(rule)
+            if beta is None:
+                raise ValueError(
+                    f"hypergrad_lr is None with rule={rule!r}, which has no default: give a number whose product with "
+                    "h is about 0.01."
+                )
+        return {**group, "rule": rule, "hypergrad_lr": beta}
+
     def _check(self, group: Group) -> None:
+        options = Control(*[group[key] for key in KEYS.values()])
         check_number("lr", group["lr"])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        options = options_of(group)
+        for name, outside in (("min_lr", operator.lt), ("max_lr", operator.gt)):
+            bound = getattr(options, name)
+            if bound is not None and outside(group["lr"], bound):
+                raise ValueError(f"lr is {float(group['lr'])}, outside of {name}={bound}: start within the bounds.")
         if float(group["lr"]) == 0 and (options.rule != "additive" or options.max_change is not None):
             raise ValueError(
                 f"lr is 0 with rule={options.rule!r} and max_change={options.max_change}, which change alpha by "
@@ -172,29 +215,56 @@ class HypergradientOptimizer(Optimizer):
         """Add a group of parameters; its values are checked like the constructor's.
 
         Args:
-            param_group: `params` and the values in which the group differs from the constructor's.
+            param_group: `params` and the values in which the group differs from the constructor's. A number for
+                `hypergrad_lr` alone is the beta of the constructor's `rule`, or of "additive" where that came from
+                "auto". With `shared_alpha` the default of `lr` is the alpha of the other groups.
 
         Raises:
             ValueError: a value is outside its range, or `shared_alpha` is set and the group's `lr`, `hypergrad_lr` or
                 `rule` is not that of the other groups. The group is then not added.
         """
-        _resolve_auto(param_group)
+        self._take_over(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            group |= self._resolved(group)
             self._check(group)
             _resolve_overshoot(group)
             _check_shared(self.param_groups)
-        except (ValueError, RuntimeError):
+        except Exception:
             self.param_groups.pop()
             raise
+        for name, value in group.items():
+            if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):
+                group[name] = float(value)  # NumPy's, which a checkpoint cannot hold
         _place_alpha(group)
 
+    def _take_over(self, group: Group) -> None:
+        """Fill in what a new group takes neither from the constructor nor as it is given."""
+        for name, key in KEYS.items():
+            if name in group and key not in group:
+                group[key] = group.pop(name)
+        rule, automatic = group.get("rule"), "auto" in (self.defaults["rule"], self.defaults["hypergrad_lr"])
+        if rule is None and group.get("hypergrad_lr") == "auto":
+            group["rule"] = "auto"
+        elif rule is not None and (rule == "auto") != automatic:
+            group.setdefault("hypergrad_lr", None)  # the automatic rule's beta is no other's, nor the reverse
+        if self.param_groups and group.get("shared_alpha", self.defaults["shared_alpha"]):
+            group.setdefault("lr", self.param_groups[0]["lr"])
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        before = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
-        for group in self.param_groups:
+        for values in (self.defaults, *self.param_groups):
+            if "rule" in values:  # not torch's own
+                for name, key in KEYS.items():
+                    if name in values:
+                        values.setdefault(key, values[name])
+        for i, group in enumerate(self.param_groups):
+            own = before[i] if i < len(before) else {}
             for name, value in self.defaults.items():
-                group.setdefault(name, value)
+                group.setdefault(name, value if name in ("hypergrad", "slope") else own.get(name, value))
+            group |= self._resolved(group)
             _resolve_overshoot(group)
             _place_alpha(group)
 
@@ -205,6 +275,12 @@ class HypergradientOptimizer(Optimizer):
         every step.
         """
         return [float(group["lr"]) for group in self.param_groups]
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], LossT]) -> LossT: ...
 
     @with_grad_if_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -218,7 +294,8 @@ class HypergradientOptimizer(Optimizer):
 
         Raises:
             RuntimeError: a gradient is sparse; a CUDA graph is being captured without `capturable`.
-            ValueError: `shared_alpha` is set and somebody gave the groups different learning rates.
+            ValueError: somebody wrote a value outside its range into a group; `shared_alpha` is set and somebody gave
+                the groups different learning rates.
         """
         self._accelerator_graph_capture_health_check()
         loss = None
@@ -226,6 +303,8 @@ class HypergradientOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
+        for group in groups:
+            self._settle(group)
         gathered = [self._gather(group) for group in groups]
         if groups[0]["shared_alpha"]:
             _check_shared(groups)
@@ -236,13 +315,30 @@ class HypergradientOptimizer(Optimizer):
             self._step([groups[i] for i in indices], [gathered[i] for i in indices])
         return loss
 
+    def _settle(self, group: Group) -> None:
+        """Take in what was written into a group since its last step."""
+        if isinstance(group["hypergrad_lr"], str):
+            changed = self._resolved({**group, "rule": None})
+            self._check(changed)
+            group |= changed
+        replaced = isinstance(group["slope"], Tensor) and not isinstance(group["lr"], Tensor)
+        if replaced or not control.initial_state(options_of(group)).keys() <= group.keys():
+            _resolve_overshoot(group)
+            _place_alpha(group)
+
     def _step(self, groups: list[Group], gathered: list[tuple[list[Part], list[tuple[Tensor, State]]]]) -> None:
         """Take a step of groups that have one alpha."""
         first, options = groups[0], options_of(groups[0])
         adapts = first["hypergrad_lr"] != 0
         parts = [parts for parts, _ in gathered]
-        if adapts and options.skip_nonfinite == "step" and self._overflows(groups, parts):
+        if options.skip_nonfinite == "step" and self._overflows(groups, parts):
             return
+        for some, resting in gathered:
+            for part in some:
+                for state in part.states if not all(part.moved) else []:
+                    state["rested"] = False
+            for _, state in resting:
+                state["rested"] = True
         if adapts:
             moved = any(any(part.moved) for some in parts for part in some)
             if options.rule == "auto" and not moved:
@@ -250,11 +346,12 @@ class HypergradientOptimizer(Optimizer):
             sums = [self._sums(group, *found) for group, found in zip(groups, gathered, strict=True)]
             if moved:
                 self._adapt(groups, [sum_up(values) for values in zip(*sums, strict=True)])
-        for group, some in zip(groups, parts, strict=True):
-            if not (adapts and moved):
-                group["hypergrad"] = 0.0
-            for part in some if not adapts else []:
-                self._observe(group, part)
+            else:
+                remember(groups, {"hypergrad": 0.0})
+        else:
+            for group, some in zip(groups, parts, strict=True):
+                for part in some:
+                    self._observe(group, part)
         gamma, state = control.step_size(first["lr"], options, first)
         for group, some in zip(groups, parts, strict=True):
             alpha = group["lr"]
@@ -285,18 +382,20 @@ class HypergradientOptimizer(Optimizer):
             g = p.grad
             if g is None:
                 state = self.state.get(p)
-                if state and "rested" not in state:
+                if state and not state.get("rested"):
                     resting.append((p, state))
                 continue
             if g.layout != torch.strided:
-                raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
+                raise RuntimeError(
+                    f"{type(self).__name__} does not support sparse gradients: build the embedding with sparse=False."
+                )
             state = self.state[p]
             mesh = mesh_of(p)
             if mesh is not None and getattr(g, "placements", None) != mesh[1]:
                 g = cast(Any, g).redistribute(placements=mesh[1])
             x, y = plain(p), plain(g)
             how = way
-            if (how in ("torch", "kernels") and not self._fits(x, y, state)) or (
+            if (how in ("torch", "kernels") and not self._fits(how, x, y, state)) or (
                 how == "foreach" and not asked and type(x) not in PLAIN
             ):
                 how = "loop"
@@ -312,7 +411,7 @@ class HypergradientOptimizer(Optimizer):
             part.params.append(x)
             part.grads.append(y)
             part.states.append(state)
-            part.moved.append(state.pop("rested", None) is None and self._has_direction(group, state))
+            part.moved.append(not state.get("rested") and self._has_direction(group, state))
         return list(parts.values()), resting
 
     _without_kernels = "loop"  # the fastest way on the CPU that needs no compiler
@@ -338,12 +437,13 @@ class HypergradientOptimizer(Optimizer):
                 return self._without_kernels, False
         return "loop", True
 
-    def _fits(self, p: Tensor, g: Tensor, state: State) -> bool:
+    def _fits(self, how: str, p: Tensor, g: Tensor, state: State) -> bool:
         """Whether a fused kernel, which walks through memory, may take these tensors together."""
         tensors = [p, g] + [plain(state[name]) for name in self.buffers if state.get(name) is not None]
+        dtype, ours = p.dtype, how == "kernels"  # which look for a plain tensor's numbers in memory
         return (
-            p.dtype.is_floating_point
-            and all(t.dtype == p.dtype for t in tensors)
+            dtype.is_floating_point
+            and all([t.dtype == dtype and (type(t) in PLAIN or not ours) for t in tensors])
             and (all(map(Tensor.is_contiguous, tensors)) or all(map(channels_last, tensors)))
         )
 
@@ -355,27 +455,23 @@ class HypergradientOptimizer(Optimizer):
             if norms:
                 d = self._direction(group, plain(p), state)
                 found.append((mesh_of(p), [0.0, 0.0, 0.0 if d is None else total([rules.dot(d, d)])]))
-            state["rested"] = True
         return self._rescaled(group, over_meshes(found, 3 if norms else 1))
 
     def _overflows(self, groups: list[Group], parts: list[list[Part]]) -> bool:
         """Say whether g_t or h_t is not a finite number, before the state is touched. Waits for the device."""
         found = []
+        adapts = groups[0]["hypergrad_lr"] != 0
         for group, some in zip(groups, parts, strict=True):
             for part in some:
                 for p, g, state, moved in zip(part.params, part.grads, part.states, part.moved, strict=True):
                     g = precise(gradient(group, g, p, l2_of(group)))
-                    d = self._direction(group, p, state) if moved else None
+                    d = self._direction(group, p, state) if adapts and moved else None
                     found.append((part.mesh, [rules.dot(g, g), 0.0 if d is None else rules.dot(g, precise(d))]))
         size, h = (float(value) for value in over_meshes(found, 2))
         if math.isfinite(size) and math.isfinite(h):
             return False
-        for group, some in zip(groups, parts, strict=True):
-            group["hypergrad"] = -h if not math.isfinite(h) else math.nan
-            for part in some:  # nothing moves: what rested goes on resting
-                for state, moved in zip(part.states, part.moved, strict=True):
-                    if not moved and state:
-                        state["rested"] = True
+        if adapts:
+            remember(groups, {"hypergrad": math.nan if math.isfinite(h) else -h})
         return True
 
     def _limit_first(self, groups: list[Group], parts: list[list[Part]]) -> None:
@@ -430,9 +526,7 @@ class HypergradientOptimizer(Optimizer):
         following, state = control.next_alpha(
             alpha, h, first["hypergrad_lr"], options, state, slope=first["slope"], **norms
         )
-        remember(groups, {"lr": following, **state})
-        for group in groups:
-            group["hypergrad"] = h
+        remember(groups, {"lr": following, "hypergrad": h, **state})
 
     def _has_direction(self, group: Group, state: State) -> bool:
         """Whether the state knows D_{t-1}."""
@@ -466,7 +560,7 @@ def _check_shared(groups: list[Group]) -> None:
     """Refuse groups that are to share one alpha and start from different ones."""
     first = groups[0]
     for group in groups[1:]:
-        for name in ("shared_alpha", "hypergrad_lr", *control.OPTIONS, "lr"):
+        for name in ("shared_alpha", *KEYS.values(), "hypergrad_lr", "lr"):
             if not (first["shared_alpha"] or group["shared_alpha"]):
                 continue
             values = first[name], group[name]
@@ -477,12 +571,6 @@ def _check_shared(groups: list[Group]) -> None:
                     f"{name} is {values[0]} in one group and {values[1]} in another: with shared_alpha it must be the "
                     "same in all groups."
                 )
-
-
-def _resolve_auto(group: Group) -> None:
-    """Turn hypergrad_lr="auto" into the rule of that name with its gain."""
-    if isinstance(group.get("hypergrad_lr"), str) and group["hypergrad_lr"] == "auto":
-        group |= {"hypergrad_lr": control.AUTO_GAIN, "rule": "auto"}
 
 
 def _resolve_overshoot(group: Group) -> None:
@@ -496,7 +584,11 @@ def _resolve_overshoot(group: Group) -> None:
 
 def options_of(group: Group) -> Control:
     """Return how the group's alpha moves."""
-    return _options(*(group[name] for name in control.OPTIONS))
+    values = [group[key] for key in KEYS.values()]
+    try:
+        return _options(*values)
+    except TypeError:  # a list, say, of which Control says what is wrong
+        return Control(*values)
 
 
 @functools.lru_cache(maxsize=256)
@@ -515,24 +607,30 @@ def remember(groups: list[Group], values: dict[str, Number]) -> None:
         for name, value in values.items():
             if not isinstance(group[name], Tensor):
                 group[name] = float(value)
-            elif group["differentiable"]:
-                group[name] = value
+                continue
+            tensor = value if isinstance(value, Tensor) else torch.full_like(group[name], value)
+            if group["differentiable"]:
+                group[name] = tensor
             else:
                 kept.append(group[name])
-                new.append(torch.as_tensor(value))
+                new.append(tensor)
     if kept:
         torch._foreach_copy_(kept, new)
 
 
 def _place_alpha(group: Group) -> None:
-    """Give a group whose alpha is a tensor, or belongs on an accelerator, a 0-dim tensor of its own there."""
+    """Give a group whose alpha is a tensor, or belongs on an accelerator, 0-dim tensors of its own there.
+
+    What a step changes is then a tensor from the first: torch's distributed checkpoints are read into what is there.
+    """
     state = control.initial_state(options_of(group))
     for name, zero in state.items():
         group.setdefault(name, zero)
     device = group["params"][0].device if group["params"] else torch.device("cpu")
-    if isinstance(group["lr"], Tensor) or group["capturable"] or device.type not in ("cpu", "meta"):
+    tensors = isinstance(group["lr"], Tensor) or isinstance(group["slope"], Tensor)
+    if tensors or group["capturable"] or device.type not in ("cpu", "meta"):
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        for name in ("lr", "slope", *state):
+        for name in ("lr", "hypergrad", "slope", *state):
             value = torch.as_tensor(group[name], dtype=dtype, device=device).reshape(())
             group[name] = value if group["differentiable"] else value.detach().clone()
 

@@ -8,8 +8,9 @@ Epsilon stands outside the bias correction, as in the algorithm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from hdlib.optim._base import (
     precise,
     precision,
 )
+from hdlib.optim.control import Rule
 
 
 class AdamHD(HypergradientOptimizer):
@@ -53,12 +55,14 @@ class AdamHD(HypergradientOptimizer):
         amsgrad: divide by the largest second moment so far.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.Adam, bit for bit.
             "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
-            try first without tuning, from any lr above 0: the first step is at most 0.3 of the parameters' norm.
+            try first without tuning, from any lr above 0: the first step is at most 0.3 of the parameters' norm,
+            unless they are all zero. Default: 1e-8 with the rule "additive", 0.02 with "multiplicative", 0.5 with
+            "curvature", that of "auto" with "auto"; "log" has none.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
             1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what they are good
-            for, are in `hdlib.optim.control.Control`.
+            for, are in `hdlib.optim.control.Control`. Default: "auto" with `hypergrad_lr="auto"`, else "additive".
         shared_alpha: one alpha for all groups, moved by the dot product over all parameters, instead of one per group.
-            The groups then need the same `lr`, `hypergrad_lr`, `rule` and guards.
+            The groups then need the same `lr`, `hypergrad_lr`, `rule` and guards; one that gives no `lr` takes theirs.
         maximize: ascend instead of descend.
         foreach: compute all tensors at a time. Default: on accelerators.
         capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
@@ -71,7 +75,7 @@ class AdamHD(HypergradientOptimizer):
         decoupled_weight_decay: what AdamWHD sets.
         guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
             `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each
-            does.
+            does. In `param_groups` the bounds are `hypergrad_min_lr` and `hypergrad_max_lr`.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
@@ -92,6 +96,7 @@ class AdamHD(HypergradientOptimizer):
     """
 
     buffers = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    additive_beta = 1e-8
     _without_kernels = "torch"
 
     def __init__(
@@ -103,8 +108,8 @@ class AdamHD(HypergradientOptimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
-        hypergrad_lr: float | str = 1e-8,
-        rule: str = "additive",
+        hypergrad_lr: float | Literal["auto"] | None = None,
+        rule: Rule | None = None,
         shared_alpha: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,
@@ -203,9 +208,12 @@ class AdamHD(HypergradientOptimizer):
     def _rescaled(self, group: Group, sums: list[Number]) -> list[Number]:
         if not group["decoupled_weight_decay"] or group["weight_decay"] == 0:
             return sums
-        left_out = 1 / (1 - group["lr"] * group["weight_decay"])
-        factors = (left_out, 1.0, left_out**2)
-        return [s * factor for s, factor in zip(sums, factors, strict=False)]
+        kept = 1 - group["lr"] * group["weight_decay"]
+        # nothing of theta_{t-2} may be left, and then D_{t-1} cannot be known
+        left_out = (1 / kept).nan_to_num(math.nan, 1.0) if isinstance(kept, Tensor) else 1 / (kept or 1.0)
+        if len(sums) == 1:
+            return [sums[0] * left_out]
+        return [sums[0] * left_out, sums[1], sums[2] * left_out**2]
 
     def _descend(self, group: Group, part: Part) -> None:
         if group["hypergrad_lr"] == 0 or part.way in ("torch", "foreach"):
@@ -255,8 +263,8 @@ class AdamWHD(AdamHD):
         weight_decay: float = 0.01,
         amsgrad: bool = False,
         *,
-        hypergrad_lr: float | str = 1e-8,
-        rule: str = "additive",
+        hypergrad_lr: float | Literal["auto"] | None = None,
+        rule: Rule | None = None,
         shared_alpha: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,

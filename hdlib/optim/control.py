@@ -20,19 +20,22 @@ Sources:
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from hdlib.optim import rules
 
-RULES = (*rules.RULES, "log", "curvature", "auto")
+Rule = Literal["additive", "multiplicative", "log", "curvature", "auto"]
+RULES = get_args(Rule)
 SCALINGS = ("none", "adagrad", "adam")
 SKIPS = ("none", "alpha", "step")
 
 AUTO_GAIN = 1.0  # beta of the rule "auto"
+BETAS = {"multiplicative": 0.02, "curvature": 0.5, "auto": AUTO_GAIN}  # where none is given; a beta without a unit
 AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by a factor of 1.5
 AUTO_OVERSHOOT = 0.3  # of a method whose direction is the gradient; `default_overshoot` says what of others
 AUTO_STEPS = 300.0  # after which its overshoot has halved
@@ -61,16 +64,17 @@ class Control:
                 "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(10 + x_1^2 + ... + x_t^2),
                                   x_t = clip(r_t, -1, 1) + overshoot / (1 + t / 300)
 
+            Where both slopes are zero, as with a loss that is switched off, nothing is known and alpha stays.
             "auto" is beta = c_t / kappa with the curvature ``|s| / alpha`` that would make the last step exactly
             right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model. Its
-            first alpha is at most ``0.3 |theta_0| / |D_1|`` (`first_alpha`).
+            first alpha is at most ``0.3 |theta_0| / |D_1|`` (`first_alpha`), unless theta_0 is zero.
         min_lr: lower bound of alpha.
-        max_lr: upper bound of alpha.
+        max_lr: upper bound of alpha, above 0.
         max_change: bound on ``|alpha_t - alpha_{t-1}| / |alpha_{t-1}|``; below 1 alpha keeps its sign.
         scaling: divide h by a running size of it: "adagrad", sqrt of the sum of h^2, or "adam", its moving
             averages with 0.9 and 0.999. beta then has the unit of alpha.
         skip_nonfinite: where h is not a finite number keep alpha ("alpha"), or leave alpha and the parameters as
-            they are ("step").
+            they are ("step", also where the gradient is not finite): in each parameter group by itself.
         overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
             alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``. 0 is the paper's greedy choice. None is 0;
             with the rule "auto", where it fades, it is 0.3 at first, and the optimisers make less of it with momentum
@@ -101,10 +105,10 @@ class Control:
         for name in ("min_lr", "max_lr", "max_change", "overshoot", "final_lr", "transition"):
             value = getattr(self, name)
             if value is not None and (
-                isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+                isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value)
             ):
                 raise ValueError(f"{name} is {value!r}: it must be a finite number, or None for no such guard.")
-        for name in ("max_change", "transition"):
+        for name in ("max_lr", "max_change", "transition"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}: it must be above 0.")
@@ -259,16 +263,19 @@ def _propose(
 ) -> Any:
     """Return alpha by the rule alone, and update the state in place."""
     if control.rule == "auto":
-        ratio = _clip(_where(_finite(h), -h / (downhill + 1e-30), RATIO_RANGE[0]), *RATIO_RANGE)
-        count: Any = state["ratio_count"] + 1.0
-        tolerance = control.tolerance / (1.0 + count / AUTO_STEPS)
-        x = _where(_finite(downhill), ratio, RATIO_RANGE[0]) + tolerance
+        known = downhill != 0  # a gradient of zero tells nothing
+        if isinstance(known, Tensor):
+            known = known.to(downhill.dtype)
+        ratio: Any = _where(_finite(h - downhill), -h / (downhill + 1e-30), RATIO_RANGE[0])
+        count: Any = state["ratio_count"] + known
+        x = known * (_clip(ratio, *RATIO_RANGE) + control.tolerance / (1.0 + count / AUTO_STEPS))
         total: Any = cast(Any, state["ratio_sq"]) + x * x
         state["ratio_sq"], state["ratio_count"] = total, count
         return alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
     target = h - control.tolerance * downhill if control.tolerance > 0 else h
     if control.rule == "curvature":
-        measured = _finite(h - slope)
+        size = abs(h) + downhill  # zero where the gradients were, which tells nothing
+        measured = (size > 0) & (size < math.inf)
         rise: Any = CURVATURE_MEMORY * state["curvature_rise"] + _where(measured, alpha * (h - slope), 0.0)
         run: Any = CURVATURE_MEMORY * state["curvature_run"] + _where(measured, alpha * alpha, 0.0)
         state["curvature_rise"], state["curvature_run"] = rise, run

@@ -22,8 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RULES = ("additive", "multiplicative")
-
 
 def next_alpha(
     alpha: Any, h: Any, beta: Any, rule: str = "additive", grad_norm: Any = None, direction_norm: Any = None

@@ -8,7 +8,7 @@ keeps one alpha per group and leaves p.grad alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from hdlib.optim._base import (
     precision,
     sum_up,
 )
+from hdlib.optim.control import Rule
 
 
 class SGDHD(HypergradientOptimizer):
@@ -53,12 +54,14 @@ class SGDHD(HypergradientOptimizer):
         nesterov: Nesterov momentum; needs a momentum and no dampening.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.SGD, bit for bit.
             "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
-            try first without tuning, from any lr above 0: the first step is at most 0.3 of the parameters' norm.
+            try first without tuning, from any lr above 0: the first step is at most 0.3 of the parameters' norm,
+            unless they are all zero. Default: 1e-6 with the rule "additive", 0.02 with "multiplicative", 0.5 with
+            "curvature", that of "auto" with "auto"; "log" has none.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
             1 +- hypergrad_lr in a step and cannot change its sign (the paper's Eq. 8). Others, and what they are good
-            for, are in `hdlib.optim.control.Control`.
+            for, are in `hdlib.optim.control.Control`. Default: "auto" with `hypergrad_lr="auto"`, else "additive".
         shared_alpha: one alpha for all groups, moved by the dot product over all parameters, instead of one per group.
-            The groups then need the same `lr`, `hypergrad_lr`, `rule` and guards.
+            The groups then need the same `lr`, `hypergrad_lr`, `rule` and guards; one that gives no `lr` takes theirs.
         maximize: ascend instead of descend.
         foreach: compute all tensors at a time. Default: on accelerators.
         capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
@@ -70,7 +73,7 @@ class SGDHD(HypergradientOptimizer):
             add. Tensors of another layout or precision are computed one by one.
         guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
             `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each
-            does.
+            does. In `param_groups` the bounds are `hypergrad_min_lr` and `hypergrad_max_lr`.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
@@ -90,6 +93,7 @@ class SGDHD(HypergradientOptimizer):
     """
 
     buffers = ("momentum_buffer", "direction")
+    additive_beta = 1e-6
 
     def __init__(
         self,
@@ -100,8 +104,8 @@ class SGDHD(HypergradientOptimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
-        hypergrad_lr: float | str = 1e-6,
-        rule: str = "additive",
+        hypergrad_lr: float | Literal["auto"] | None = None,
+        rule: Rule | None = None,
         shared_alpha: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,

@@ -157,12 +157,63 @@ def test_guarded_alpha_stays_finite_and_positive_whatever_it_meets(options):
     assert all(math.isfinite(a) and a >= 0 for a in alphas), alphas
 
 
+FINDERS = [
+    dict(),
+    dict(rule="multiplicative", hypergrad_lr=0.02),
+    dict(rule="log", hypergrad_lr=0.01, overshoot=0.1),
+    dict(rule="log", scaling="adagrad", hypergrad_lr=0.01),
+    dict(rule="curvature", hypergrad_lr=0.5, max_change=1.0),
+    dict(scaling="adam", hypergrad_lr=1e-4),
+    dict(hypergrad_lr="auto"),
+]
+
+
+@pytest.mark.parametrize("way", [{}, {"foreach": True}, {"fused": True}, {"capturable": True}], ids=str)
+@pytest.mark.parametrize("lr", [0.01, torch.tensor(0.01, dtype=torch.float64)], ids=["float", "tensor"])
+@pytest.mark.parametrize("options", FINDERS, ids=str)
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_of_zero_leave_alpha_and_a_loss_that_is_switched_on_then_trains(name, options, lr, way):
+    params = tensors()
+    optimizer = make(name, params, lr=lr, **options, **way)
+    for _ in range(100):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        assert optimizer.learning_rates() == [0.01]
+    before = sum(loss_of(params, t).item() for t in range(20))
+    train(optimizer, params, 40)
+    assert sum(loss_of(params, t).item() for t in range(20)) < 0.9 * before
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()  # the slope before was not zero, and this gradient may be the bottom of a parabola
+    alpha = optimizer.learning_rates()
+    for _ in range(50):
+        optimizer.step()
+    coasts = options.get("scaling") == "adam"
+    assert optimizer.learning_rates() == pytest.approx(alpha, rel=0.5 if coasts else 1e-12)
+
+
+@pytest.mark.parametrize("rule", ["curvature", "auto"])
+def test_what_is_known_of_a_parabola_outlasts_gradients_of_zero(rule):
+    """Between two real hypergradients any number of zeros makes no difference."""
+    options, h, s = Control(rule=rule), [-1.0, -0.5], [-2.0, -1.5]
+    straight = follow(h, s, options)
+    interrupted = follow([h[0], *[0.0] * 200, h[1]], [s[0], *[0.0] * 200, s[1]], options)
+    assert interrupted[0] == interrupted[200] == straight[0]
+    if rule == "auto":
+        assert interrupted[-1] == straight[-1]
+    else:  # the older measurement has faded, and the newer one alone counts: kappa = (h - s) / alpha
+        newton = 0.1 * 0.5 / (1.0 / straight[0])
+        assert interrupted[-1] == pytest.approx(straight[0] + newton, rel=1e-6)
+
+
 @pytest.mark.parametrize("options", [*BOUNDED, Control(), Control(rule="log")], ids=str)
 def test_a_stack_moves_each_model_as_if_it_were_alone(options):
     rng = torch.Generator().manual_seed(0)
     h = torch.randn(6, 4, generator=rng, dtype=torch.float64)
     s = -torch.rand(6, 4, generator=rng, dtype=torch.float64)
     h[3, 1] = NAN
+    h[0, 2] = s[0, 2] = h[4, 3] = s[4, 3] = 0.0
     beta = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     alone = [follow(h[:, k].tolist(), s[:, k].tolist(), options, 0.01, float(beta[k])) for k in range(4)]
     stacked = follow(h.unbind(), s.unbind(), options, torch.full((4,), 0.01, dtype=torch.float64), beta)

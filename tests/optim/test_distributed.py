@@ -157,6 +157,40 @@ def test_two_processes_follow_one(ranks, way, name):
     assert abs(expected[0][-1] / expected[0][0] - 1) > 1e-4
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("beta", [0.0, 1e-4, "auto"])
+@pytest.mark.parametrize(
+    "values", [{}, {"capturable": True}, {"lr": torch.tensor(0.01)}], ids=["", "capturable", "tensor"]
+)
+@pytest.mark.parametrize("cls", [functools.partial(SGDHD, momentum=0.9), AdamHD, AdamWHD], ids=["sgd", "adam", "adamw"])
+def test_a_run_resumes_from_a_distributed_checkpoint_on_disk(cls, values, beta, tmp_path):
+    """It is read into the state of a new optimiser, entry by entry; one tensor had no gradient in the last step."""
+    from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    def start():
+        net = model()
+        return net, cls(net.parameters(), **{"lr": 0.01, "hypergrad_lr": beta} | values)
+
+    net, optimizer = start()
+    steps(net, optimizer, 0, 1, [])
+    net[0].bias.grad = None
+    optimizer.step()
+    dcp.save(dict(zip(("net", "optimizer"), get_state_dict(net, optimizer), strict=True)), checkpoint_id=tmp_path)
+    again, resumed = start()
+    saved = dict(zip(("net", "optimizer"), get_state_dict(again, resumed), strict=True))
+    dcp.load(saved, checkpoint_id=tmp_path)
+    set_state_dict(again, resumed, model_state_dict=saved["net"], optim_state_dict=saved["optimizer"])
+    outcomes = []
+    for some, its in ((net, optimizer), (again, resumed)):
+        alphas = []
+        steps(some, its, 0, 1, alphas, start=STEPS)
+        outcomes.append((alphas, its.param_groups[0]["hypergrad"]))
+        assert (beta == 0.0) == (alphas[0] == alphas[-1])
+    assert outcomes[0] == outcomes[1]
+    assert torch.equal(whole(net), whole(again))
+
+
 def test_a_sharded_run_resumes_from_a_distributed_checkpoint(ranks):
     expected = alone("adam", 2)
     for outcome in ranks:

@@ -103,7 +103,9 @@ class TestAlphaInItsGroup:
         params = tensors()
         optimizer = make(name, [{"params": params[:2]}, {"params": params[2:]}], lr=given, hypergrad_lr=1e-4)
         alphas = [group["lr"] for group in optimizer.param_groups]
+        hypergrads = [group["hypergrad"] for group in optimizer.param_groups]
         train(optimizer, params, 5)
+        assert all(group["hypergrad"] is h != 0 for group, h in zip(optimizer.param_groups, hypergrads, strict=True))
         assert [group["lr"] for group in optimizer.param_groups] == alphas
         assert all(group["lr"] is alpha for group, alpha in zip(optimizer.param_groups, alphas, strict=True))
         assert all(alpha.shape == () and alpha.dtype == torch.float64 for alpha in alphas)
@@ -278,6 +280,24 @@ class TestCheckpoints:
             assert optimizer.param_groups[0]["hypergrad_lr"] == beta
             alphas = train(optimizer, again, 5, start=5)
             assert (same(again, params), alphas == [0.02] * 5) == ((True, True) if beta == 0 else (False, False))
+
+    @pytest.mark.parametrize("cls", NATIVE)
+    def test_what_torchs_checkpoint_does_not_say_stays_as_each_group_has_it(self, cls):
+        params = tensors()
+        native = NATIVE[cls]([{"params": params[:2]}, {"params": params[2:]}], lr=0.02)
+        train(native, params, 3)
+        groups = [
+            {"params": params[:2], "hypergrad_lr": "auto"},
+            {"params": params[2:], "hypergrad_lr": 0.05, "rule": "multiplicative", "max_lr": 0.5},
+        ]
+        optimizer = cls(groups, lr=0.01)
+        train(optimizer, params, 3)
+        own = ("rule", "hypergrad_lr", "hypergrad_max_lr", "overshoot")
+        before = [{name: group[name] for name in own} for group in optimizer.param_groups]
+        optimizer.load_state_dict(native.state_dict())
+        assert [{name: group[name] for name in own} for group in optimizer.param_groups] == before
+        assert optimizer.learning_rates() == [0.02, 0.02]
+        assert [group["slope"] for group in optimizer.param_groups] == [0.0, 0.0]  # of steps that were not these
 
     @pytest.mark.parametrize("name", METHODS)
     def test_torchs_checkpoint_of_complex_parameters_is_taken_up_too(self, name):

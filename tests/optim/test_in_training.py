@@ -7,13 +7,16 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from problem import ALPHA, BETA, METHODS, flat, loss_of, make, tensors, train
 from torch import nn
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import SWALR
 
 from hdlib import SGDHD, AdamHD, AdamWHD
+from hdlib.optim._base import options_of
 from hdlib.optim.control import OPTIONS
 
 GUIDE = Path(__file__).parents[2] / "book" / "guide.md"
@@ -86,15 +89,35 @@ class TestSchedules:
 
     RELATIVE: ClassVar = {
         "StepLR": lambda o: lr_scheduler.StepLR(o, 3, 0.5),
+        "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 5], 0.5),
+        "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, 0.5, 4),
         "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
         "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda t: 0.95),
         "LinearLR": lambda o: lr_scheduler.LinearLR(o, 0.5, 1.0, 5),
         "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 20),
+        "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 20),
+        "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, factor=0.5, patience=1),
+        "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+            [lr_scheduler.LinearLR(o, 0.5, 1.0, 5), lr_scheduler.CosineAnnealingLR(o, 20)], optimizer=o
+        ),
     }
     ABSOLUTE: ClassVar = {
         "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda t: 0.9**t),
         "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.02, total_steps=20, cycle_momentum=False),
+        "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.05, 4, cycle_momentum=False),
+        "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 8),
+        "SWALR": lambda o: SWALR(o, 0.01, anneal_epochs=0),
     }
+    MIXED: ClassVar = {
+        "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.LinearLR(o, 0.5, 1.0, 5), lr_scheduler.ExponentialLR(o, 0.9)], [5]
+        ),
+    }
+
+    @staticmethod
+    def advance(*schedules):
+        for schedule in schedules:
+            schedule.step(*[1.0] if isinstance(schedule, lr_scheduler.ReduceLROnPlateau) else [])
 
     @pytest.mark.parametrize("tensor_lr", [False, True])
     @pytest.mark.parametrize("scheduler", RELATIVE)
@@ -108,8 +131,7 @@ class TestSchedules:
         for t in range(10):
             (learnt,), before = train(optimizer, params, 1, start=t), native.param_groups[0]["lr"]
             native.step()
-            schedule.step()
-            fixed.step()
+            self.advance(schedule, fixed)
             factor = native.param_groups[0]["lr"] / before
             assert optimizer.learning_rates() == [pytest.approx(learnt * factor, rel=1e-6)]
         assert optimizer.learning_rates()[0] != pytest.approx(native.param_groups[0]["lr"], rel=1e-3)
@@ -120,11 +142,58 @@ class TestSchedules:
         optimizer, native = SGDHD(params, lr=0.05, hypergrad_lr=1e-3), torch.optim.SGD(tensors(), lr=0.05)
         schedule, fixed = self.ABSOLUTE[scheduler](optimizer), self.ABSOLUTE[scheduler](native)
         for t in range(5):
+            assert train(optimizer, params, 1, start=t) != [native.param_groups[0]["lr"]] or t == 0
+            native.step()
+            self.advance(schedule, fixed)
+            assert optimizer.learning_rates() == [native.param_groups[0]["lr"]]
+
+    def test_a_sequence_of_schedules_overwrites_what_was_learnt_at_its_milestone_alone(self):
+        params = tensors()
+        optimizer, native = SGDHD(params, lr=0.05, hypergrad_lr=1e-3), torch.optim.SGD(tensors(), lr=0.05)
+        schedule, fixed = self.MIXED["SequentialLR"](optimizer), self.MIXED["SequentialLR"](native)
+        kept = []
+        for t in range(8):
             train(optimizer, params, 1, start=t)
             native.step()
-            schedule.step()
-            fixed.step()
-            assert optimizer.learning_rates() == [native.param_groups[0]["lr"]]
+            self.advance(schedule, fixed)
+            kept.append(optimizer.learning_rates() != [native.param_groups[0]["lr"]])
+        assert kept == [t not in (0, 4) for t in range(8)]  # nothing is learnt before the second step
+
+    def test_the_guide_says_of_every_scheduler_what_it_does_to_alpha(self):
+        rows = re.findall(r"^\| ([^|]*α[^|]*) \|([^|]*)\|$", GUIDE.read_text(), re.M)
+        places = {what: set(re.findall(r"`(\w*(?:LR|Scheduler|Plateau|Restarts))`", names)) for what, names in rows}
+        assert places["multiply α"] == set(self.RELATIVE)
+        assert places["overwrite α"] == set(self.ABSOLUTE)
+        assert places["multiply α, but overwrite it at each milestone"] == set(self.MIXED)
+        known = {n for n in lr_scheduler.__all__ if n not in ("LRScheduler", "_LRScheduler")} | {"SWALR"}
+        assert known == {*self.RELATIVE, *self.ABSOLUTE, *self.MIXED}
+
+    @pytest.mark.parametrize("number", [float, np.float32])
+    @pytest.mark.parametrize("scheduler", [*RELATIVE, *ABSOLUTE, *MIXED])
+    def test_no_scheduler_touches_the_bounds_of_alpha(self, scheduler, number):
+        params = tensors()
+        groups = [{"params": params[:2], "max_lr": 0.3}, {"params": params[2:], "min_lr": 1e-6}]
+        optimizer = SGDHD(groups, lr=number(0.05), hypergrad_lr=1e-3)
+        before = [options_of(group) for group in optimizer.param_groups]
+        assert [(options.min_lr, options.max_lr) for options in before] == [(None, 0.3), (1e-6, None)]
+        schedule = {**self.RELATIVE, **self.ABSOLUTE, **self.MIXED}[scheduler](optimizer)
+        for t in range(6):
+            train(optimizer, params, 1, start=t)
+            self.advance(schedule)
+        assert [options_of(group) for group in optimizer.param_groups] == before
+
+    def test_a_checkpoint_that_has_the_bounds_under_their_older_names_keeps_them(self):
+        params = tensors()
+        optimizer = SGDHD(params, max_lr=0.25)
+        old = optimizer.state_dict()
+        old["param_groups"][0]["max_lr"] = old["param_groups"][0].pop("hypergrad_max_lr")
+        again = SGDHD(params)
+        again.load_state_dict(old)
+        assert options_of(again.param_groups[0]).max_lr == 0.25
+        native = torch.optim.SGD(params, lr=0.01)
+        lr_scheduler.OneCycleLR(native, 0.02, total_steps=20, cycle_momentum=False)
+        again.load_state_dict(native.state_dict())  # whose max_lr is the schedule's
+        assert options_of(again.param_groups[0]).max_lr == 0.25
 
     def test_any_schedule_can_be_written_as_one_that_multiplies(self):
         """The guide's recipe for warm-up and cosine: the ratio of two consecutive values."""
@@ -189,6 +258,17 @@ class TestSharedAlpha:
             optimizer.add_param_group({"params": params[2:], **differs})
         assert len(optimizer.param_groups) == 1
 
+    @pytest.mark.parametrize("lr", [0.05, torch.tensor(0.05)])
+    def test_a_group_that_is_added_later_takes_the_alpha_of_the_others(self, lr):
+        params = tensors()
+        optimizer = SGDHD(params[:2], lr=lr, hypergrad_lr=1e-3, shared_alpha=True)
+        train(optimizer, params, 5)
+        (alpha,) = optimizer.learning_rates()
+        optimizer.add_param_group({"params": params[2:]})
+        assert optimizer.learning_rates() == [alpha, alpha] != [0.05, 0.05]
+        train(optimizer, params, 5, start=5)
+        assert len(set(optimizer.learning_rates())) == 1
+
     def test_a_learning_rate_set_for_one_group_only_is_refused_at_the_step(self):
         params = tensors()
         optimizer = SGDHD([{"params": params[:2]}, {"params": params[2:]}], shared_alpha=True)
@@ -229,13 +309,14 @@ class TestComplaints:
         optimizer.step()
         assert optimizer.learning_rates() == alphas
 
+    @pytest.mark.parametrize("beta", [{}, {"hypergrad_lr": 0.0}], ids=["adapting", "beta 0"])
     @pytest.mark.parametrize("way", [{}, {"foreach": True}, {"fused": True}, {"capturable": True}])
     @pytest.mark.parametrize("name", METHODS)
-    def test_a_step_with_a_gradient_that_is_not_finite_can_be_left_out_as_if_it_had_not_been(self, name, way):
+    def test_a_step_with_a_gradient_that_is_not_finite_can_be_left_out_as_if_it_had_not_been(self, name, way, beta):
         outcomes = []
         for bad in (False, True):
             params = tensors()
-            optimizer = make(name, params, skip_nonfinite="step", weight_decay=0.01, **way)
+            optimizer = make(name, params, skip_nonfinite="step", weight_decay=0.01, **way, **beta)
             train(optimizer, params, 3)
             if bad:
                 for p in params[1:]:
@@ -244,6 +325,17 @@ class TestComplaints:
             train(optimizer, params, 3, start=3)
             outcomes.append([*optimizer.learning_rates(), *flat(params).tolist()])
         assert outcomes[0] == outcomes[1]
+
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_a_step_is_left_out_in_the_group_whose_gradient_is_not_finite(self, shared):
+        params = tensors()
+        groups = [{"params": params[:2]}, {"params": params[2:]}]
+        optimizer = make("sgd", groups, skip_nonfinite="step", shared_alpha=shared)
+        train(optimizer, params, 3)
+        before = [p.detach().clone() for p in params]
+        params[0].grad.fill_(math.nan)
+        optimizer.step()
+        assert [torch.equal(p, q) for p, q in zip(params, before, strict=True)] == [True, True, shared, shared]
 
     def test_a_beta_of_the_multiplicative_rule_means_the_same_for_every_loss(self):
         """The additive beta that suits one loss explodes where the loss is a thousand times as large."""

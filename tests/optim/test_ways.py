@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdlib import SGDHD, AdamHD, AdamWHD
@@ -158,6 +159,23 @@ def test_small_tensors_that_an_accelerator_joins_give_the_same_sums(cls, setting
     torch.testing.assert_close(alphas, expected[1], rtol=1e-12, atol=0)
     for p, q in zip(params, expected[0], strict=True):
         torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-30])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cls", NATIVE)
+def test_tensors_that_hold_others_are_never_looked_for_in_memory(cls, way, beta, compiler):
+    """Such a tensor has no memory of its own; a kernel that walks through it would crash."""
+    ends = []
+    for kind, values in ((cls, {"hypergrad_lr": beta, **WAYS[way]}), (NATIVE[cls], {})):
+        p = torch.nn.Parameter(TwoTensor(torch.ones(3), torch.full((3,), 2.0)))
+        optimizer = kind([p], **{"lr": 0.01} | values)
+        for _ in range(2):
+            p.grad = TwoTensor(torch.ones(3), torch.full((3,), 0.5))
+            optimizer.step()
+        ends.append(torch.cat([p.a, p.b]).detach())
+    torch.testing.assert_close(*ends)
+    assert not torch.equal(ends[0], torch.tensor([1.0, 1, 1, 2, 2, 2]))
 
 
 @pytest.mark.parametrize("way", [{}, {"foreach": False}, {"foreach": True}, {"fused": True}])
