@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +43,7 @@ def run(
     """
     from hdlib.report import pages
 
+    show_bars()
     with one_sentence_errors():
         if show:
             for name, (default, comment) in pages.parameters_of(notebook).items():
@@ -47,7 +53,7 @@ def run(
         for text in parameter or []:
             name, equals, value = text.partition("=")
             if not equals:
-                raise ValueError(f"-p {text!r} has no value: write -p {text}=VALUE.")
+                raise pages.PageError(f"-p {text!r} has no value: write -p {text}=VALUE.")
             values[name] = pages.number(value)
         root = pages.find_root()
         target = output or root / "_build" / "runs" / f"{notebook.stem}.ipynb"
@@ -67,6 +73,7 @@ def book(
     """
     from hdlib.report import pages
 
+    show_bars()
     with one_sentence_errors():
         root = pages.find_root()
         if only is None:
@@ -75,7 +82,7 @@ def book(
             return
         listed = {page.name: page for page in pages.read_pages(root)}
         if only not in listed:
-            raise ValueError(f"There is no page {only!r}: the pages are {', '.join(listed)}.")
+            raise pages.PageError(f"There is no page {only!r}: the pages are {', '.join(listed)}.")
         page = listed[only]
         pages.execute(page.source(root), page.output(root), page.parameters, root)
 
@@ -92,21 +99,33 @@ def check() -> None:
     typer.echo(f"{len(listed)} pages are as their notebooks say.")
 
 
-class one_sentence_errors:
-    """Print refused input as its sentence, without a traceback, and leave with status 2."""
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Print refused input, and an interruption, as a sentence without a traceback, and leave with status 2 or 130."""
+    from hdlib.report.pages import PageError
 
-    def __enter__(self) -> None:
-        pass
+    try:
+        yield
+    except PageError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the cell's own traceback, when its task is dropped
+        typer.echo("\nInterrupted: the same command goes on from where it stopped.", err=True)
+        raise typer.Exit(130) from None
 
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, ValueError):
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2)
+
+def show_bars() -> None:
+    """Let the kernels that this process starts draw their bars on its terminal, if it has one, and nowhere else."""
+    os.environ["HDLIB_TERMINAL"] = ""
+    if sys.stderr.isatty():
+        with suppress(OSError, AttributeError):  # a container's terminal, and Windows', has no name
+            os.environ["HDLIB_TERMINAL"] = os.ttyname(sys.stderr.fileno())
 
 
 def typer_print(text: str, end: str = "\n", flush: bool = False) -> None:
     typer.echo(text, nl=False)
-    typer.echo(end, nl=False)
+    typer.echo("\n" if os.environ["HDLIB_TERMINAL"] else end, nl=False)  # a bar has a line of its own
 
 
 if __name__ == "__main__":

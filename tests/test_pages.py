@@ -28,8 +28,10 @@ steps = 2  # how many
 ```
 
 ```{code-cell}
+from hdlib.report.parameters import ParameterError
+
 if steps < 0:
-    raise ValueError(f"steps is {steps}: it must be at least 0.")
+    raise ParameterError(f"steps is {steps}: it must be at least 0.")
 print(steps * 2, 1 // steps)
 ```
 """
@@ -76,7 +78,7 @@ TINY = {
         "width_factor": 1 / 32,
         "batch_size": 64,
         "precision": "float32",
-        "experiments": [["authors", "uniform", 2, ["sgd", "adam_hd"]], ["blog", "uniform", 1, ["sgd"]]],
+        "experiments": [["authors", "uniform", 2, 2, ["sgd", "adam_hd"]], ["blog", "uniform", 1, 1, ["sgd"]]],
     },
 }
 
@@ -117,8 +119,21 @@ def test_an_executed_page_passes_and_says_what_made_it(executed):
     assert notebook.cells[0].source == "# A page about tests"
     assert last_cell(notebook).outputs[0].text == "2.0 1.0\n"
     assert notebook.metadata.hdlib.source == "notebooks/note.md"
-    folded = [cell.metadata.tags for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
-    assert ["hide-input" in tags for tags in folded] == [True]
+
+
+def test_a_page_shows_the_parameters_it_was_run_with_and_no_others(project):
+    source = project / "notebooks" / "note.md"
+    lines = 'name: str = "β"; steps = int(\n    2\n)  # β = 2'
+    source.write_text(
+        source.read_text().replace('name = "nothing"  # what the page is about\nsteps = 2  # how many', lines)
+    )
+    given = {"steps": 3, "name": 'the paper\'s "β"'}
+    pages.execute(source, project / "out.ipynb", given, project)
+    notebook = nbformat.read(project / "out.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(code) == 2
+    assert code[0] == "name: str = 'the paper\\'s \"β\"'; steps = 3  # β = 2"
+    assert notebook.metadata.hdlib.effective == given
 
 
 def test_an_executed_page_names_no_folder_of_this_machine(project):
@@ -200,6 +215,15 @@ def test_a_changed_notebook_makes_its_page_stale(executed):
 
 def test_other_parameters_make_a_page_stale(executed):
     (executed / "book" / "pages.yml").write_text("page: {notebook: note, parameters: {steps: 3}}")
+    with pytest.raises(pages.PageError, match="other parameters"):
+        pages.check(pages.read_pages(executed), executed)
+
+
+def test_a_page_that_shows_other_parameters_is_refused(executed):
+    def show_the_defaults(notebook):
+        notebook.cells[1].source = notebook.cells[1].source.replace("1.0", "2")
+
+    edit(executed, show_the_defaults)
     with pytest.raises(pages.PageError, match="other parameters"):
         pages.check(pages.read_pages(executed), executed)
 

@@ -145,6 +145,22 @@ def test_pages_are_accessible(site, address, browser, scheme):
     assert not faults, "\n".join(faults)
 
 
+def test_on_paper_nothing_is_cut_off_and_the_ground_is_white(address, browser):
+    page = browser.new_page(viewport=dict(width=700, height=1000), color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    for name in ("claims", "guide", "online-tuning"):
+        page.goto(f"{address}/book/{name}.html", wait_until="networkidle")
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll('article pre, .hd-scroll, article table.table')]
+                .filter(e => e.offsetWidth > 0 && e.scrollWidth > e.clientWidth + 1)
+                .map(e => e.innerText.slice(0, 60))"""
+        )
+        assert not cut, f"{name}: {cut}"
+        assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.close()
+
+
 def test_figures_come_with_their_data(site, address, browser):
     page = browser.new_page()
     page.goto(f"{address}/book/tuning-logreg.html")

@@ -11,3 +11,9 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 window.addEventListener("load", () => document.fonts.ready.then(() => window.dispatchEvent(new Event("resize"))));
+
+// Paper is white, whatever the screen is.
+const { dataset } = document.documentElement;
+let theme;
+window.addEventListener("beforeprint", () => { theme = dataset.theme; dataset.theme = "light"; });
+window.addEventListener("afterprint", () => { dataset.theme = theme; });

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from hdlib.report import frames, paper
 from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, power_of_ten
-from hdlib.runs import BASELINE, Record
+from hdlib.runs import Record, RunSpec
 
 LINE_KEYS = ["method", "rule", "decay", "alpha0"]
 ALPHA_FLOOR = 1e-6  # below this an axis of learning rates is linear, so that zero and negative values have a place
+PAPER_POINTS = dict(linestyle="none", marker="o", markersize=3.5, markerfacecolor="none", markeredgewidth=0.9)
 EARLY_POINTS = 100  # points drawn of the early iterations, log-spaced
 
 
@@ -27,69 +28,87 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
         family: the baseline, "sgd", "sgdn" or "adam".
         name: of the figure.
 
-    Curves are means over seeds, bands reach from the lowest to the highest seed, a stronger line is a larger
-    alpha_0. The left column shows the early iterations, the right one epochs. The paper's curves are grey.
+    The left column shows the baseline, the right one its hypergradient version, the last row the learning rates of the
+    latter. A colour is an alpha_0, a line the mean over seeds, a band reaches from the lowest to the highest seed, and
+    circles are the paper's curves. The multiplicative rule, with one alpha_0, has the colour of the text.
     """
-    records = [r for r in records if BASELINE.get(r.spec.method, r.spec.method) == family]
+    adapted = f"{family}_hd"
+    records = [r for r in records if r.spec.method in (family, adapted)]
+    per_epoch, early = _per_epoch(records), _early(records)
     theirs = paper.figure2()
-    theirs = theirs[theirs["method"].isin([family, f"{family}_hd"])]
-    rates = {r.spec.alpha0 for r in records}
-    shown = f"{LABELS[family]} (dashed) and {LABELS[family]}-HD (solid) from {len(rates)} initial learning rates"
-    return _six_panels(records, theirs, name, shown, caption, ALPHA_FLOOR)
+    theirs = _same_epochs(theirs[theirs["method"].isin([family, adapted])], records, per_epoch)
+    rates = sorted({r.spec.alpha0 for r in records})
+    losses = ((early, "loss"), (per_epoch, "train_loss"), (per_epoch, "valid_loss"))
+    panels = [(method, data, quantity) for data, quantity in losses for method in (family, adapted)]
+    panels += [(adapted, early, "alpha"), (adapted, per_epoch, "alpha")]
+
+    def draw(theme: Theme) -> plt.Figure:
+        colors = _rate_colors(rates, theme)
+        figure, axes = plt.subplots(4, 2, figsize=(9, 11.5))
+        for axis, (method, data, quantity) in zip(axes.flat, panels, strict=True):
+            drawn = data[data["quantity"] == quantity]
+            for (rule, decay, alpha0), line in drawn[drawn["method"] == method].groupby(LINE_KEYS[1:]):
+                color = theme.text if rule == "multiplicative" else colors[alpha0]
+                _line(axis, line, _x(data), **theme.line(method, rule, decay) | dict(color=color))
+            if data is per_epoch:
+                points = theirs[(theirs["quantity"] == quantity) & (theirs["method"] == method)]
+                for (rule, alpha0), line in points.groupby(["rule", "alpha0"]):
+                    color = theme.text if rule == "multiplicative" else colors[alpha0]
+                    axis.plot(line["epoch"], line["value"], color=color, **PAPER_POINTS)
+            _scales(axis, quantity, data[data["method"] == adapted] if quantity == "alpha" else data, ALPHA_FLOOR)
+            if data is early or quantity == "alpha":
+                axis.set_title(LABELS[method])
+        _mark_divergence(axes[0, 1], axes[1, 1], records, lambda spec: colors[spec.alpha0])
+        handles = [
+            Line2D([], [], label=label, **style | dict(color=theme.text)) for label, style in _methods(records, theme)
+        ]
+        if len(theirs):
+            handles.append(Line2D([], [], color=theme.text, label="the paper's curves", **PAPER_POINTS))
+        handles += [
+            Line2D([], [], color=colors[rate], linewidth=4, label=f"α₀ = {power_of_ten(rate)}")
+            for rate in reversed(rates)
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=5)
+        return figure
+
+    alt = (
+        f"Eight panels, {LABELS[family]} on the left, {LABELS[adapted]} on the right, from {len(rates)} initial "
+        "learning rates: minibatch loss over the first iterations, training and validation loss over epochs, and below "
+        f"the learning rate of {LABELS[adapted]}, over the first iterations and over epochs. {_outcomes(records)}"
+    )
+    return Figure(draw, name, alt, _table(per_epoch, early, theirs), frames.note(records), caption)
 
 
 def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
     """Draw all methods from one alpha_0 (the paper's Figure 3), beside the paper's curves in grey."""
-    shown = "SGD, SGD with Nesterov momentum and Adam (dashed) and their hypergradient versions (solid)"
-    return _six_panels(records, paper.figure3(), name, shown, caption, linear_below=1e-3)
-
-
-def _six_panels(
-    records: Sequence[Record], theirs: pd.DataFrame, name: str, shown: str, caption: str, linear_below: float
-) -> Figure:
-    """Draw losses, error and learning rate, early and by epoch; `theirs` are the paper's curves."""
     per_epoch, early = _per_epoch(records), _early(records)
-    theirs = theirs[(theirs["model"] == records[0].spec.model) & (theirs["epoch"] <= per_epoch["epoch"].max())]
-    rates = sorted({r.spec.alpha0 for r in records})
+    theirs = _same_epochs(paper.figure3(), records, per_epoch)
+    panels = [(early, "loss"), (per_epoch, "train_loss"), (per_epoch, "valid_error"), (per_epoch, "valid_loss")]
+    panels += [(early, "alpha"), (per_epoch, "alpha")]
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(3, 2, figsize=(9, 9), width_ratios=[1, 1.25])
-        panels = [
-            (axes[0, 0], early, "loss"),
-            (axes[0, 1], per_epoch, "train_loss"),
-            (axes[1, 0], per_epoch, "valid_error"),
-            (axes[1, 1], per_epoch, "valid_loss"),
-            (axes[2, 0], early, "alpha"),
-            (axes[2, 1], per_epoch, "alpha"),
-        ]
-        for axis, data, quantity in panels:
-            x = "iteration" if data is early else "epoch"
+        for axis, (data, quantity) in zip(axes.flat, panels, strict=True):
             if data is per_epoch:
-                _paper_lines(axis, theirs[theirs["quantity"] == quantity], theme)
-            for (method, rule, decay, alpha0), line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
-                _line(axis, line, x, **theme.line(method, rule, decay, _strength(alpha0, rates)))
-            _scales(axis, x, quantity, data, linear_below)
-        _mark_divergence(axes[0, 0], axes[0, 1], records, theme, rates)
-        _legend(figure, records, theme, theirs)
+                for method, line in theirs[theirs["quantity"] == quantity].groupby("method"):
+                    style = theme.line(method) | dict(color=theme.paper, linewidth=2.4, alpha=0.35)
+                    axis.plot(line["epoch"], line["value"], **style, zorder=1)
+            for (method, rule, decay, _), line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
+                _line(axis, line, _x(data), **theme.line(method, rule, decay))
+            _scales(axis, quantity, data, linear_below=1e-3)
+        _mark_divergence(axes[0, 0], axes[0, 1], records, lambda spec: theme.color(spec.method))
+        handles = [Line2D([], [], label=label, **style) for label, style in _methods(records, theme)]
+        if len(theirs):
+            handles.append(Line2D([], [], color=theme.paper, linewidth=2.4, alpha=0.5, label="the paper's curves"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 6 else len(handles))
         return figure
 
     alt = (
-        f"Six panels for {shown}: training loss, validation loss and error, and learning rate, over the first "
-        f"iterations and over epochs. {_outcomes(records)}"
+        "Six panels for SGD, SGD with Nesterov momentum and Adam (dashed) and their hypergradient versions (solid): "
+        "training loss, validation loss and error, and learning rate, over the first iterations and over epochs. "
+        f"{_outcomes(records)}"
     )
-    data = pd.concat(
-        [
-            per_epoch.rename(columns={"epoch": "x"}).assign(axis="epoch"),
-            early.rename(columns={"iteration": "x"}).assign(axis="iteration"),
-            theirs.rename(columns={"epoch": "x", "value": "mean"}).assign(axis="epoch, paper"),
-        ]
-    )
-    return Figure(draw, name, alt, data, frames.note(records), caption)
-
-
-def _strength(alpha0: float, rates: Sequence[float]) -> float:
-    """Return how strongly a line from alpha_0 is coloured: the largest of several rates fully, the smallest least."""
-    return 1.0 if len(rates) == 1 else 0.45 + 0.55 * rates.index(alpha0) / (len(rates) - 1)
+    return Figure(draw, name, alt, _table(per_epoch, early, theirs), frames.note(records), caption)
 
 
 def final_loss(records: Sequence[Record], name: str, quantity: str = "train_loss", caption: str = "") -> Figure:
@@ -149,20 +168,42 @@ def _line(axis: plt.Axes, line: pd.DataFrame, x: str, **style) -> None:
         axis.fill_between(line[x], line["low"], line["high"], color=style["color"], alpha=0.18, lw=0)
 
 
-def _paper_lines(axis: plt.Axes, theirs: pd.DataFrame, theme: Theme) -> None:
-    keys = [key for key in ("method", "rule", "alpha0") if key in theirs]
-    for key, line in theirs.groupby(keys):
-        style = theme.line(key[0]) | dict(color=theme.paper, linewidth=2.4, alpha=0.35)
-        axis.plot(line["epoch"], line["value"], **style, zorder=1)
+def _x(data: pd.DataFrame) -> str:
+    return "iteration" if "iteration" in data else "epoch"
 
 
-def _scales(axis: plt.Axes, x: str, quantity: str, data: pd.DataFrame, linear_below: float) -> None:
-    axis.set_xlabel(x)
+def _same_epochs(theirs: pd.DataFrame, records: Sequence[Record], per_epoch: pd.DataFrame) -> pd.DataFrame:
+    """Return those of the paper's curves that belong beside our runs, as far as ours go."""
+    return theirs[(theirs["model"] == records[0].spec.model) & (theirs["epoch"] <= per_epoch["epoch"].max())]
+
+
+def _table(per_epoch: pd.DataFrame, early: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """Return what a figure shows as one table, for its readers."""
+    return pd.concat(
+        [
+            per_epoch.rename(columns={"epoch": "x"}).assign(axis="epoch"),
+            early.rename(columns={"iteration": "x"}).assign(axis="iteration"),
+            theirs.rename(columns={"epoch": "x", "value": "mean"}).assign(axis="epoch, paper"),
+        ]
+    )
+
+
+def _rate_colors(rates: Sequence[float], theme: Theme) -> dict[float, tuple]:
+    """Return a colour for each alpha_0, in their order, of the part of a map that is readable on the page."""
+    part = (0.35, 1.0) if theme.name == "dark" else (0.0, 0.8)
+    return dict(zip(rates, plt.colormaps["plasma"](np.linspace(*part, len(rates))), strict=True))
+
+
+def _scales(axis: plt.Axes, quantity: str, data: pd.DataFrame, linear_below: float) -> None:
+    axis.set_xlabel(_x(data))
     axis.set_ylabel(QUANTITIES[quantity])
-    if x == "iteration":
+    if _x(data) == "iteration":
         axis.set_xscale("log")
     if quantity == "alpha":
-        axis.set_yscale("symlog", linthresh=linear_below, linscale=0.4 if linear_below < 1e-4 else 1)
+        narrow = linear_below < 1e-4
+        axis.set_yscale("symlog", linthresh=linear_below, linscale=0.4 if narrow else 1)
+        ticks = linear_below * 10.0 ** np.arange(narrow, 8)  # zero has no room for another beside it
+        axis.yaxis.set_major_locator(FixedLocator([*-ticks[::-1], 0, *ticks]))
         shown = data.loc[data["quantity"] == "alpha", "mean"].clip(-0.05, 1)
         low = min(0.0, float(shown.min()))
         axis.set_ylim(low * 3 if low < -ALPHA_FLOOR else -ALPHA_FLOOR / 2, max(0.15, float(shown.max()) * 1.5))
@@ -181,11 +222,13 @@ def _log_y(axis: plt.Axes) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _mark_divergence(early: plt.Axes, late: plt.Axes, records: Sequence[Record], theme: Theme, rates: list) -> None:
+def _mark_divergence(
+    early: plt.Axes, late: plt.Axes, records: Sequence[Record], color: Callable[[RunSpec], tuple]
+) -> None:
+    """Mark where runs diverge with a cross at the top of the early iterations, and count them beside the epochs."""
     lost = [r for r in records if r.outcome == "diverged"]
     for record in lost:
-        color = theme.color(record.spec.method, _strength(record.spec.alpha0, rates))
-        style = dict(color=color, marker="X", clip_on=False, markersize=6)
+        style = dict(color=color(record.spec), marker="X", clip_on=False, markersize=6)
         early.plot([record.iterations], [0.98], transform=early.get_xaxis_transform(), linestyle="none", **style)
     if lost:
         first, last = min(r.iterations for r in lost), max(r.iterations for r in lost)
@@ -195,25 +238,18 @@ def _mark_divergence(early: plt.Axes, late: plt.Axes, records: Sequence[Record],
         late.text(0.98, 0.96, text, transform=late.transAxes, ha="right", va="top", fontsize="small")
 
 
-def _legend(figure: plt.Figure, records: Sequence[Record], theme: Theme, theirs: pd.DataFrame) -> None:
+def _methods(records: Sequence[Record], theme: Theme) -> list[tuple[str, dict]]:
+    """Return a legend's label and line for each method that ran."""
     kinds = sorted(
         {(r.spec.method, r.spec.rule, r.spec.decay) for r in records},
         key=lambda kind: (list(LABELS).index(kind[0]), kind[1], kind[2]),
     )
-    handles = []
+    found = []
     for method, rule, decay in kinds:
         label = LABELS[method if decay == "none" else f"{method}_decayed"]
         label += ", multiplicative" if rule == "multiplicative" else ""
-        handles.append(Line2D([], [], label=label, **theme.line(method, rule, decay)))
-    if len(theirs):
-        handles.append(Line2D([], [], color=theme.paper, linewidth=2.4, alpha=0.5, label="the paper's curves"))
-    rates = sorted({r.spec.alpha0 for r in records}, reverse=True)
-    if len(rates) > 1:
-        method = records[0].spec.method
-        for rate in rates:
-            color = theme.color(method, _strength(rate, sorted(rates)))
-            handles.append(Line2D([], [], color=color, linewidth=4, label=f"α₀ = {power_of_ten(rate)}"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 6 else len(handles))
+        found.append((label, theme.line(method, rule, decay)))
+    return found
 
 
 def _outcomes(records: Iterable[Record]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython.display import display
 
 from hdlib.report import frames, paper
 from hdlib.report.style import LABELS, Table, power_of_ten, significant, spread
@@ -44,18 +45,34 @@ def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: 
         f"{_range(ours)}. {label} ends lower from {len(better)} of {len(rates)} initial learning rates"
     )
     if worse and better:
-        named = ", ".join(f"{power_of_ten(rate)} ({_loss(ours[rate])} against {_loss(theirs[rate])})" for rate in worse)
-        text += f"; not from {named}"
+        named = (f"{power_of_ten(rate)} ({' against '.join(_apart(ours[rate], theirs[rate]))})" for rate in worse)
+        text += f"; not from {', '.join(named)}"
     best = theirs.idxmin()
-    finite = ours[np.isfinite(ours)]
-    text += (
-        f". The best {name}, α₀ = {power_of_ten(best)}, reaches {_loss(theirs[best])}: {label} ends at between "
-        f"{significant(finite.min() / theirs[best], 2)} and {significant(finite.max() / theirs[best], 2)} times that."
-    )
+    text += f". The best {name}, α₀ = {power_of_ten(best)}, reaches {_loss(theirs[best])}"
+    ratios = ours[np.isfinite(ours)] / theirs[best]
+    text += f": {label} ends {_beside(ratios.min(), ratios.max())} that." if len(ratios) else "."
     if len(lost):
         where = ", ".join(power_of_ten(rate) for rate in sorted(set(lost["alpha0"]), reverse=True))
-        text += f" {len(lost)} {label} runs diverged, all from α₀ in {{{where}}}."
+        text += f" {len(lost)} {label} run{'s' if len(lost) > 1 else ''} diverged, from α₀ = {where}."
     return text
+
+
+def overview(records: Sequence[Record]) -> dict[str, str]:
+    """Return what was run, and where each hypergradient method ends with its best baseline in brackets."""
+    finals = frames.finals(records)
+    finals = finals[(finals["rule"] != "multiplicative") & (finals["decay"] == "none")]
+    found = {"runs": f"{records[0].spec.epochs} epochs, {_seeds(finals)}"}
+    for method, base in BASELINE.items():
+        ours, theirs = (finals[finals["method"] == m].groupby("alpha0")["train_loss"].mean() for m in (method, base))
+        if len(ours):
+            found[base] = f"{_between(ours)} ({_loss(theirs.min())})"
+    return found
+
+
+def glue(texts: dict[str, str]) -> None:
+    """Store texts in a notebook by name, for `{glue:text}` of Jupyter Book, which need not be there to run it."""
+    for name, text in texts.items():
+        display({"text/plain": repr(text)}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": ""}})
 
 
 def final_table(records: Sequence[Record]) -> Table:
@@ -67,7 +84,7 @@ def final_table(records: Sequence[Record]) -> Table:
             rows.append(
                 {
                     "method": _label(method, rule, decay),
-                    "β": "" if method not in BASELINE else "automatic" if rule == "auto" else f"{beta:g}",
+                    "β": "" if method not in BASELINE else "automatic" if rule == "auto" else power_of_ten(beta),
                     "α₀": power_of_ten(alpha0),
                     "training loss": spread(runs["train_loss"]),
                     "validation loss": spread(runs["valid_loss"]),
@@ -178,48 +195,58 @@ def speed(store: str) -> str:
     )
 
 
-def ends(records: Sequence[Record]) -> str:
-    """Return one sentence: between which losses each hypergradient method and its baseline end."""
-    finals = frames.finals(records)
-    finals = finals[(finals["rule"] != "multiplicative") & (finals["decay"] == "none")]
-    told = []
-    for method, base in BASELINE.items():
-        ours, theirs = (finals[finals["method"] == m].groupby("alpha0")["train_loss"].mean() for m in (method, base))
-        if len(ours):
-            seeds = _seeds(finals[finals["method"] == method])
-            told.append(f"{LABELS[method]} {_range(ours)} ({seeds}), where {LABELS[base]} {_range(theirs)}")
-    return "; ".join(told) + "."
-
-
-def headline(records: Sequence[Record], family: str = "sgd") -> str:
-    """Return one sentence: how far apart six initial learning rates end, without and with hypergradients."""
-    finals = frames.finals(records)
-    finals = finals[(finals["rule"] == "additive") & (finals["decay"] == "none")]
-    base, ours = (
-        finals[finals["method"] == method].groupby("alpha0")["train_loss"].mean() for method in (family, f"{family}_hd")
-    )
-    return (
-        f"From {len(base)} initial learning rates between {power_of_ten(base.index.min())} and "
-        f"{power_of_ten(base.index.max())}, {LABELS[family]} {_range(base)} in training loss; {LABELS[family]}-HD "
-        f"{_range(ours)} ({_seeds(finals)})."
-    )
-
-
 def _seeds(finals: pd.DataFrame) -> str:
     seeds = finals["seed"].nunique()
     return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 
 def _range(losses: pd.Series) -> str:
+    return _between(losses) if np.isinf(losses).all() else f"ends {_between(losses)}"
+
+
+def _between(losses: pd.Series) -> str:
+    """Return the lowest and the highest loss, with digits enough to tell them apart."""
     if np.isinf(losses).all():
         return "diverges everywhere"
     finite = losses[np.isfinite(losses)]
-    text = f"ends between {_loss(finite.min())} and {_loss(finite.max())}"
+    low, high = _apart(finite.min(), finite.max())
+    text = f"at {low}" if low == high else f"between {low} and {high}"
     return text if len(finite) == len(losses) else f"{text} where it does not diverge"
 
 
-def _loss(value: float) -> str:
-    return "no finite value" if not np.isfinite(value) else significant(value)
+def _apart(one: float, other: float) -> tuple[str, str]:
+    """Return two losses, with more than three digits where it takes more to tell them apart.
+
+    >>> _apart(0.25601, 0.25583), _apart(0.238, 0.233)
+    (('0.2560', '0.2558'), ('0.238', '0.233'))
+    """
+    for digits in (3, 4, 5, 6):
+        shown = _loss(one, digits), _loss(other, digits)
+        if shown[0] != shown[1]:
+            break
+    return shown
+
+
+def _loss(value: float, digits: int = 3) -> str:
+    return "no finite value" if not np.isfinite(value) else significant(value, digits)
+
+
+def _beside(low: float, high: float) -> str:
+    """Say where ratios from low to high lie, to be followed by what they are ratios to: near 1 in per cent.
+
+    >>> _beside(0.51, 164), _beside(1.7, 1.701)
+    ('at 0.51 to 164 times', 'at 1.7 times')
+    >>> _beside(1.021, 1.043), _beside(0.9929, 0.9955), _beside(0.96, 1.038)
+    ('2.1 to 4.3 % above', '0.45 to 0.71 % below', 'between 4.0 % below and 3.8 % above')
+    """
+    if not 0.5 < low <= high < 1.5:
+        first, last = significant(low, 2), significant(high, 2)
+        return f"at {first if first == last else f'{first} to {last}'} times"
+    first, last = (significant(100 * abs(ratio - 1), 2) for ratio in (low, high))
+    if low < 1 <= high:
+        return f"between {first} % below and {last} % above"
+    first, last = (last, first) if high < 1 else (first, last)
+    return f"{first if first == last else f'{first} to {last}'} % {'below' if high < 1 else 'above'}"
 
 
 def _verdict(ours: pd.DataFrame, theirs: pd.DataFrame, column: str) -> str:
@@ -263,4 +290,6 @@ def _divergence(runs: pd.DataFrame) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"

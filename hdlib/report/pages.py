@@ -24,9 +24,10 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from hdlib.report.parameters import unknown_name
+from hdlib.report.parameters import refusal
 
 CELL_TIMEOUT = 24 * 3600  # seconds; a cell may train
 SPHINX_FOLDERS = ("html", ".doctrees", "jupyter_execute")  # below _build
@@ -110,31 +111,15 @@ def parameters_of(source: Path) -> dict[str, Parameter]:
     Raises:
         PageError: the notebook cannot be read, or has no cell tagged `parameters`.
     """
-    for cell in read_notebook(source).cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            break
-    else:
-        raise PageError(f"{source.name} has no cell tagged 'parameters': tag one.")
-    try:
-        body = ast.parse(cell.source).body
-    except SyntaxError as error:
-        raise PageError(f"The parameters cell of {source.name} is not Python: {error}.") from None
-    found = {}
-    lines = cell.source.splitlines()
-    for node in body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        default = ast.get_source_segment(cell.source, node.value) if hasattr(node, "value") else None
-        comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip()
-        found |= {target.id: Parameter(default, comment) for target in targets if isinstance(target, ast.Name)}
-    return found
+    return _parameters(read_notebook(source), source.name)
 
 
 def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
-    """Refuse names that the notebook does not have."""
-    known = list(parameters_of(source))
-    for name in parameters:
-        if name not in known:
-            raise PageError(unknown_name(source.name, name, known))
+    """Refuse names that the notebook does not have, and values of another type than the default's."""
+    known = parameters_of(source)
+    for name, value in parameters.items():
+        if sentence := refusal(source.name, name, value, known):
+            raise PageError(sentence)
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
@@ -159,15 +144,16 @@ def execute(
     A failed run leaves what there is beside the output, as `<name>.failed.ipynb`.
 
     Raises:
-        PageError: the notebook is missing, a parameter is unknown, or a cell failed or took too many seconds.
+        PageError: the notebook is missing, a parameter is refused, the output cannot be written, a cell failed or took
+            too many seconds, or the kernel died.
     """
     check_parameters(source, parameters)
     source, output = source.resolve(), output.resolve()
     if output == source:
         raise PageError(f"The executed notebook would replace {source.name}: name another output.")
     notebook = read_notebook(source)
-    defaults = {name: number(parameter.default) for name, parameter in parameters_of(source).items()}
-    effective = defaults | parameters
+    _set_parameters(notebook, parameters, source.name)
+    effective = _values(notebook, source.name)
     _fill_in(notebook, effective, source.name)
     stamp = {
         "source": source.relative_to(root).as_posix() if source.is_relative_to(root) else source.name,
@@ -180,15 +166,17 @@ def execute(
         "versions": {"python": platform.python_version()}
         | {name: _version(name) for name in ("hdlib", "torch", "papermill", "jupyter-book")},
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
     failed = output.with_suffix(".failed.ipynb")
-    nbformat.write(notebook, failed)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, failed)
+    except OSError as error:
+        raise PageError(f"{output} cannot be written ({error.strerror}): name another output.") from None
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
             failed,
             failed,
-            parameters=parameters,
             kernel_name="python3",
             cwd=root,
             execution_timeout=cell_timeout,
@@ -201,6 +189,11 @@ def execute(
             raise PageError(error.evalue) from None
         trace = "\n".join(error.traceback)
         raise PageError(f"{source.name} failed with {error.ename}: {error.evalue}\n{trace}") from None
+    except DeadKernelError:
+        raise PageError(
+            f"{source.name} was not finished, its kernel died, perhaps for want of memory: "
+            "the same command goes on from where it stopped."
+        ) from None
     except TimeoutError:
         raise PageError(f"{source.name} has a cell that took longer than {cell_timeout:g} seconds.") from None
     executed = nbformat.read(failed, as_version=4)
@@ -245,7 +238,7 @@ def build(root: Path, say=print) -> Path:
 
 def refuses_input(name: str) -> bool:
     """Say whether an exception is one of those by which hdlib refuses bad input."""
-    return name in {"ValueError", "SpecError", "DataNotFoundError", "PageError"}
+    return name in {"SpecError", "DataNotFoundError", "ParameterError", "PageError"}
 
 
 def _page(name: str, entry: Any) -> Page:
@@ -274,7 +267,7 @@ def _fault(page: Page, root: Path) -> str:
     stamp = notebook.metadata.get("hdlib", {})
     if stamp.get("sha256") != _sha256(page.source(root)):
         return f"{page.name} is stale, {page.notebook}.md has changed since: run `hdlib book`."
-    if stamp.get("parameters") != page.parameters:
+    if _values(notebook, page.name) != _values(read_notebook(page.source(root)), page.notebook) | page.parameters:
         return f"{page.name} was run with other parameters than book/pages.yml says: run `hdlib book`."
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     for cell in cells:
@@ -283,6 +276,65 @@ def _fault(page: Page, root: Path) -> str:
     if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
         return f"{page.name} was not executed from beginning to end: run `hdlib book`."
     return ""
+
+
+def _parameters_cell(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
+    """Return the cell that is tagged `parameters`."""
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            return cell
+    raise PageError(f"{name} has no cell tagged 'parameters': tag one.")
+
+
+def _assignments(text: str, name: str) -> dict[str, ast.Assign | ast.AnnAssign]:
+    """Return each `name = value` and `name: type = value` of a parameters cell."""
+    try:
+        body = ast.parse(text).body
+    except SyntaxError as error:
+        raise PageError(f"The parameters cell of {name} is not Python: {error}.") from None
+    found = {}
+    for node in body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if getattr(node, "value", None) and len(targets) == 1 and isinstance(targets[0], ast.Name):
+            found[targets[0].id] = node
+    return found
+
+
+def _parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Parameter]:
+    """Return a notebook's parameters as they are written."""
+    text = _parameters_cell(notebook, name).source
+    lines = text.splitlines()
+    return {
+        parameter: Parameter(
+            ast.get_source_segment(text, node.value),
+            lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip(),
+        )
+        for parameter, node in _assignments(text, name).items()
+    }
+
+
+def _values(notebook: nbformat.NotebookNode, name: str) -> dict[str, Any]:
+    """Return the values of a notebook's parameters."""
+    return {parameter: number(default) for parameter, (default, _) in _parameters(notebook, name).items()}
+
+
+def _set_parameters(notebook: nbformat.NotebookNode, values: dict[str, Any], name: str) -> None:
+    """Write values into the parameters cell in place of its defaults, so that a page shows what it was run with."""
+    cell = _parameters_cell(notebook, name)
+    text = cell.source.encode()  # Python counts columns in bytes
+    starts = [0, *(end.end() for end in re.finditer(b"\n", text))]
+    for parameter, node in reversed(_assignments(cell.source, name).items()):
+        if parameter in values:
+            old = node.value
+            start, end = starts[old.lineno - 1] + old.col_offset, starts[old.end_lineno - 1] + old.end_col_offset
+            text = text[:start] + _literal(values[parameter]).encode() + text[end:]
+    cell.source = text.decode()
+
+
+def _literal(value: Any) -> str:
+    """Return a value as Python, in double quotes as the notebooks write them."""
+    text = repr(value)
+    return text if '"' in text else text.replace("'", '"')
 
 
 def _fill_in(notebook: nbformat.NotebookNode, values: dict[str, Any], name: str) -> None:
@@ -299,15 +351,13 @@ def _fill_in(notebook: nbformat.NotebookNode, values: dict[str, Any], name: str)
 
 
 def _clean(notebook: nbformat.NotebookNode, root: Path) -> None:
-    """Drop timings and this machine's folders, fold the injected parameters, and leave out what shows nothing."""
+    """Drop timings and this machine's folders, and leave out what shows nothing."""
     for cells in _silent_sections(notebook):
         for cell in cells:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-cell"]
     for cell in notebook.cells:
         for noise in ("papermill", "execution"):
             cell.metadata.pop(noise, None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("hide-input")
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
                 output.text = _without_folders(output.text, root)

@@ -1,41 +1,77 @@
-"""Refuse misspelt notebook parameters, whoever injects them: papermill itself accepts any name."""
+"""Refuse misspelt and mistyped notebook parameters, whoever injects them: papermill itself accepts any."""
 
 from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+KINDS = {bool: "truth value", int: "number", float: "number", str: "string", list: "list", tuple: "list"}
 
 
-def unknown_name(source: str, name: str, known: Sequence[str]) -> str:
-    """Return the sentence that refuses a parameter."""
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}? Its" if close else "its"
-    return f"{source} has no parameter {name!r}: {hint} parameters are {', '.join(known)}."
+class ParameterError(ValueError):
+    """A notebook was given a parameter that it cannot have; the message is one sentence."""
+
+
+def refusal(source: str, name: str, value: Any, known: Mapping[str, tuple[str, str]]) -> str:
+    """Return the sentence that refuses a parameter, or nothing.
+
+    Args:
+        source: the notebook's name.
+        name: of the parameter.
+        value: that it is given.
+        known: the notebook's parameters: each one's default as written, and the comment behind it. A value has the
+            default's type; a number may be a string that the comment quotes, such as "auto".
+    """
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? Its" if close else "its"
+        return f"{source} has no parameter {name!r}: {hint} parameters are {', '.join(known)}."
+    text, comment = known[name]
+    wanted, given = KINDS.get(type(_plain(text))), KINDS.get(type(value), "value")
+    if wanted in (None, given) or value is ... or (wanted == "number" and f'"{value}"' in comment):
+        return ""
+    return f"{name} is the {given} {value!r}: give a {wanted}, such as {' '.join(text.split())}."
 
 
 def refuse_unknown(cells: Sequence[str]) -> None:
-    """Raise ValueError if papermill injected a name that the parameters cell does not have.
+    """Raise ParameterError if papermill injected what the parameters cell does not have, or has with another type.
 
     Args:
         cells: the sources of the cells executed so far, which a notebook knows as `In`. papermill's cell begins
             with "# Parameters" and follows the cell that is tagged `parameters`.
     """
-    known: list[str] = []
+    known: dict[str, tuple[str, str]] = {}
     for cell in cells:
-        names = _assigned(cell)
+        assigned = _assigned(cell)
         if cell.startswith("# Parameters"):
-            for name in names:
-                if name not in known:
-                    raise ValueError(unknown_name("The notebook", name, known))
-        elif names and not known:
-            known = names
+            for name, (text, _) in assigned.items():
+                if sentence := refusal("The notebook", name, _plain(text), known):
+                    raise ParameterError(sentence)
+        elif not known:
+            known = assigned
 
 
-def _assigned(cell: str) -> list[str]:
+def _plain(text: str) -> Any:
+    """Return the value that a text writes out, or an ellipsis where it has to be computed."""
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return ...
+
+
+def _assigned(cell: str) -> dict[str, tuple[str, str]]:
+    """Return the values that a cell assigns to names, as they are written, and the comments behind them."""
     try:
         body = ast.parse(cell).body
     except SyntaxError:  # a cell with IPython's magics
-        return []
-    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+        return {}
+    lines = cell.splitlines()
+    return {
+        target.id: (ast.get_source_segment(cell, node.value) or "", lines[(node.end_lineno or 0) - 1])
+        for node in body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }

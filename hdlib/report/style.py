@@ -175,7 +175,8 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
         return mean
     half = (values.max() - values.min()) / 2
     decimals = len(mean.partition(".")[2])
-    return f"{mean} ± {half:.{decimals}f}" if decimals else f"{mean} ± {significant(half, 2)}"
+    told = f"{half:.{decimals}f}"
+    return f"{mean} ± {told if decimals and float(told) else significant(half, 1 if decimals else 2)}"
 
 
 def significant(value: float, digits: int = 3) -> str:

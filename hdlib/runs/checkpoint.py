@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hdlib.runs.files import write_whole
 from hdlib.runs.record import code_version
 from hdlib.runs.spec import RunSpec
 
@@ -41,6 +42,7 @@ class Checkpoints:
     @classmethod
     def beside(cls, store: Path, **when: Any) -> Checkpoints:
         """Return those of a record store: the folder `<store>.checkpoints` beside it."""
+        store = store.resolve()
         return cls(store.with_name(f"{store.name}.checkpoints"), **when)
 
     def due(self, epoch: int, seconds: float) -> bool:
@@ -53,14 +55,7 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save({"spec": spec.canonical(), "code": code_version(), "state": state}, buffer)
         content = buffer.getbuffer()
-        path = self._path(spec)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            file.write(hashlib.sha256(content).digest())
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(self._path(spec), hashlib.sha256(content).digest(), content)
 
     def load(self, spec: RunSpec, device: str = "cpu") -> dict[str, Any] | None:
         """Return the run's saved state with its tensors on a device, or None where there is none to go on from.
@@ -85,7 +80,7 @@ class Checkpoints:
     def discard(self, spec: RunSpec) -> None:
         """Remove the run's checkpoint, if there is one, and the folder once it is empty."""
         self._path(spec).unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with suppress(OSError):  # there is none, or it holds others
             self.folder.rmdir()
 
     def _path(self, spec: RunSpec) -> Path:

@@ -11,7 +11,7 @@ import pandas as pd
 from hdlib.runs.probe import critical_betas, decades, recorded
 from hdlib.runs.spec import METHODS, PAPERS, RunSpec
 from hdlib.runs.store import Store
-from hdlib.runs.sweep import grid
+from hdlib.runs.sweep import grid, steps_per_epoch
 from hdlib.tasks import build_model
 from hdlib.tasks.data import SIZES
 
@@ -68,7 +68,9 @@ GUARDS: dict[str, dict[str, Any]] = {
 
 def short(iterations: int, **fields: Any) -> dict[str, Any]:
     """Return the fields of runs that are traced at every one of a few iterations and nowhere validated."""
-    return dict(epochs=1, max_iterations=iterations, validate_every=0, early=iterations) | fields
+    sizes = {name: fields[name] for name in ("task", "batch_size", "train_images") if name in fields}
+    epochs = max(1, -(-iterations // steps_per_epoch(**sizes)))
+    return dict(epochs=epochs, max_iterations=iterations, validate_every=0, early=iterations) | fields
 
 
 def blow_ups(beta: float, iterations: int, seeds: int, **fields: Any) -> list[RunSpec]:
@@ -86,7 +88,7 @@ def phase(points: int, iterations: int, seeds: int, **fields: Any) -> list[RunSp
 def varied(alpha0: float, iterations: int, method: str, **fields: Any) -> dict[str, RunSpec]:
     """The models whose critical beta is measured, with one method; beta is to be found."""
     return {
-        name: RunSpec(method=method, alpha0=alpha0, **(short(iterations) | model | fields))
+        name: RunSpec(method=method, alpha0=alpha0, **short(iterations, **(model | fields)))
         for name, model in VARIED.items()
     }
 
@@ -185,7 +187,7 @@ def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[
             common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=1e-3)
             method = ["adam_hd"] if whole else ["adam_hd", "sgd_hd", "sgdn_hd"]
             asked[f"{variant} {factor:g}"] = grid(
-                method=method, seeds=1 if whole else seeds, **(short(100) | common | fields)
+                method=method, seeds=1 if whole else seeds, **short(100, **(common | fields))
             )
     return asked
 
@@ -193,13 +195,16 @@ def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[
 def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **how: Any) -> pd.DataFrame:
     """Return a row per run: model, method, seed, `critical` beta (the middle of its bracket), and `PREDICTORS`.
 
+    Where no beta that was tried failed, `critical` is infinite, and where none worked, 0: it lies above `works` or
+    below `fails`, the largest that worked and the smallest that failed, and was not measured.
     `learnt` is the share of its first loss that the run lost from which the curvatures on the way are taken.
     """
     names, specs = zip(*((name, spec) for name, own in asked.items() for spec in own), strict=True)
     brackets = critical_betas(specs, store, **how)
     rows = []
     for name, spec, (works, fails, _) in zip(names, specs, brackets, strict=True):
-        rows.append(dict(model=name, method=spec.method, seed=spec.seed, critical=(works * fails) ** 0.5, key=spec.key))
+        bracket = dict(critical=(works * fails) ** 0.5, works=works, fails=fails)
+        rows.append(dict(model=name, method=spec.method, seed=spec.seed, **bracket, key=spec.key))
     frame = pd.DataFrame(rows).set_index("key").assign(**dict.fromkeys(("largest", "learnt"), np.nan))
     frame[list(GROWTHS)] = np.nan
     folder = store.folder if isinstance(store, Store) else store

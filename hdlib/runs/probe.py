@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from hdlib.runs.files import write_whole
 from hdlib.runs.record import Record, provenance
 from hdlib.runs.spec import RunSpec
 from hdlib.runs.store import Store
@@ -159,19 +162,32 @@ def recorded_line(spec: RunSpec, t: int, points: int, folder: str | Path = "resu
 
 def _recorded(what: str, asked: list, task: str, folder: str | Path, measure: Callable) -> pd.DataFrame:
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    path = Path(folder) / "probes" / f"{what}-{digest}.parquet"
-    if not path.is_file():
-        started = time.perf_counter()
-        table = measure()
-        made = provenance(
-            "cpu", torch.get_num_threads(), time.perf_counter() - started, load_data(task, "cpu", torch.float64).source
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = pa.Table.from_pandas(table, preserve_index=False)
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(kept.replace_schema_metadata(kept.schema.metadata | {b"made": json.dumps(made)}), temporary)
-        temporary.replace(path)
-    return pd.read_parquet(path)
+    store = Store(folder)
+    path = store.folder / "probes" / f"{what}-{digest}.parquet"
+    try:
+        return _table(path.read_bytes())
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # whatever the reader of a damaged file raises
+        warnings.warn(f"{path} is damaged ({type(error).__name__}): it is measured again.", stacklevel=3)
+    store.require_writable()
+    started = time.perf_counter()
+    table = measure()
+    made = provenance(
+        "cpu", torch.get_num_threads(), time.perf_counter() - started, load_data(task, "cpu", torch.float64).source
+    )
+    kept = pa.Table.from_pandas(table, preserve_index=False)
+    kept = kept.replace_schema_metadata(kept.schema.metadata | {b"made": json.dumps(made)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(kept, sink, write_page_checksum=True)
+    content = sink.getvalue().to_pybytes()
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, content)
+    return _table(content)
+
+
+def _table(content: bytes) -> pd.DataFrame:
+    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True).to_pandas()
 
 
 def failed(record: Record) -> bool:
@@ -196,13 +212,14 @@ def critical_betas(
     Args:
         specs: hypergradient runs; every one needs its early iterations traced.
         store: where the runs are recorded.
-        low: decimal logarithm of a beta that is taken to work.
-        high: of one that is taken to fail.
+        low: decimal logarithm of a beta below all that are tried.
+        high: of one above them.
         rounds: bisections; the bracket ends 2**rounds times narrower.
         how: passed to `sweep`.
 
     Returns:
         For each spec the largest beta that worked and the smallest that failed, next to each other, and all runs.
+        Where none of those that were tried worked, the first is 0; where none failed, the second is infinite.
     """
     brackets = [[low, high] for _ in specs]
     runs: list[list[Record]] = [[] for _ in specs]
@@ -212,4 +229,7 @@ def critical_betas(
         for i, record in enumerate(sweep(tried, store, **how)):
             brackets[i][failed(record)] = middle[i]
             runs[i].append(record)
-    return [(10**a, 10**b, records) for (a, b), records in zip(brackets, runs, strict=True)]
+    return [
+        (10**a if a > low else 0.0, 10**b if b < high else math.inf, records)
+        for (a, b), records in zip(brackets, runs, strict=True)
+    ]

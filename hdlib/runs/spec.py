@@ -22,7 +22,7 @@ RECORDING = frozenset(("early", "validate_every"))
 
 
 class SpecError(ValueError):
-    """A run was described wrongly; the message is one sentence that names the field, the value and the remedy."""
+    """What is asked of runs cannot be; the message is one sentence that names the field, the value and the remedy."""
 
 
 class RunSpec(BaseModel):
@@ -87,6 +87,8 @@ class RunSpec(BaseModel):
 
     def __init__(self, **fields: Any) -> None:
         if isinstance(fields.get("beta"), str) and fields["beta"] == "auto":  # as the optimisers' hypergrad_lr
+            if fields.get("rule") not in (None, "additive", "auto"):
+                raise SpecError(f"rule is {fields['rule']!r} but beta is 'auto': leave the rule out, or give a number.")
             fields |= {"rule": "auto", "beta": AUTO_GAIN}
         try:
             super().__init__(**fields)

@@ -3,7 +3,7 @@
 A record is one row: its key, its spec and provenance as JSON, its histories as lists. Files are written
 beside their place and moved into it, so a record is there whole or not at all. A file's name is the checksum of its
 content: two writers never touch the same one, and a damaged file is noticed, named in a warning, and its runs count
-as not recorded.
+as not recorded. Another process may merge files away at any time: readers list again until they have met them all.
 """
 
 from __future__ import annotations
@@ -20,25 +20,50 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hdlib.runs.files import write_whole
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS, Record
-from hdlib.runs.spec import RunSpec
+from hdlib.runs.spec import RunSpec, SpecError
 
 MAX_FILE_BYTES = 4_000_000
+ROOM_BYTES = 100_000  # that there must be for records before any are trained
 INTEGERS = ("epoch", "iteration")
+HISTORIES = {"epochs": EPOCH_COLUMNS, "trace": TRACE_COLUMNS}
+COLUMNS = {"key", "spec", "outcome", "iterations", "provenance"} | {
+    f"{kind}.{name}" for kind, names in HISTORIES.items() for name in names
+}
 
 
 class Store:
     """Records in a folder, found by their specs.
 
     Args:
-        folder: created when the first record is put into it.
+        folder: created when the first record is put into it; ~ is the home folder.
+
+    Raises:
+        SpecError: it cannot be a folder.
     """
 
     def __init__(self, folder: str | Path = "results") -> None:
-        self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"store is {str(folder)!r}, which is a file: name a folder.")
+        self.folder = Path(folder).expanduser()
+        if not str(folder) or not self.folder.resolve().name:
+            raise SpecError(f"store is {str(folder)!r}: name a folder.")
+        if os.path.exists(self.folder) and not self.folder.is_dir():
+            raise SpecError(f"store is {str(folder)!r}, which is a file: name a folder.")
         self._index: dict[Path, tuple[tuple[int, int], list[str]]] = {}
+
+    def require_writable(self) -> None:
+        """Create the folder and try to write into it.
+
+        Raises:
+            SpecError: it cannot be written into.
+        """
+        probe = self.folder / f".{os.getpid()}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(probe, bytes(ROOM_BYTES))
+            probe.unlink()
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def keys(self) -> set[str]:
         """Return the keys of all readable records."""
@@ -47,66 +72,98 @@ class Store:
     def get(self, specs: Iterable[RunSpec]) -> list[Record]:
         """Return the records of those specs that are recorded, in the order of the specs."""
         specs = list(specs)
-        wanted = {spec.key for spec in specs}
-        found: dict[str, Record] = {}
-        for path, keys in self._files().items():
-            if wanted & set(keys):
-                found |= {record.spec.key: record for record in _read(path, wanted & set(keys))}
+        found = self._records({spec.key for spec in specs})
         return [found[spec.key] for spec in specs if spec.key in found]
 
     def all(self) -> list[Record]:
         """Return every readable record."""
-        records = {record.spec.key: record for path, keys in self._files().items() if keys for record in _read(path)}
-        return list(records.values())
+        return list(self._records().values())
 
     def put(self, records: Iterable[Record]) -> list[Path]:
-        """Write records into new files below MAX_FILE_BYTES; return the files' paths."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write records into new files below MAX_FILE_BYTES; return the files' paths.
+
+        Raises:
+            SpecError: they cannot be written.
+        """
         paths = []
-        for batch in _batches(list(records)):
-            content = _parquet(batch)
-            task, model = batch[0].spec.task, batch[0].spec.model
-            path = self.folder / f"{task}-{model}-{_checksum(content)}.parquet"
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-            paths.append(path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for batch in _batches(list(records)):
+                content = _parquet(batch)
+                task, model = batch[0].spec.task, batch[0].spec.model
+                paths.append(self.folder / f"{task}-{model}-{_checksum(content)}.parquet")
+                write_whole(paths[-1], content)
+        except OSError as error:
+            raise self._unwritable(error) from error
         return paths
 
     def compact(self, paths: Iterable[Path]) -> None:
-        """Merge the given files into few: the merged ones are in place before the old ones go."""
+        """Merge files that this process wrote into few: the merged ones are in place before the old ones go.
+
+        Where that fails, a warning says so: the records are in the files that there are.
+        """
         paths = set(paths)
         groups: dict[tuple[str, str], dict[str, Record]] = {}
-        for path in sorted(paths):
-            for record in _read(path):
-                groups.setdefault((record.spec.task, record.spec.model), {})[record.spec.key] = record
-        merged = {path for group in groups.values() for path in self.put(group.values())}
-        for path in paths - merged:
-            path.unlink()
+        try:
+            for path in sorted(paths):
+                for record in _read(path):
+                    groups.setdefault((record.spec.task, record.spec.model), {})[record.spec.key] = record
+            merged = {path for group in groups.values() for path in self.put(group.values())}
+            for path in paths - merged:
+                path.unlink()
+        except (OSError, ValueError) as error:
+            warnings.warn(f"The records are safe, but their files could not be merged: {error}", stacklevel=2)
+
+    def _records(self, wanted: set[str] | None = None) -> dict[str, Record]:
+        """Return the readable records, all or those with the wanted keys."""
+        records: dict[str, Record] = {}
+        seen: set[Path] = set()
+        while new := {path: keys for path, keys in self._files().items() if path not in seen}:
+            seen |= set(new)
+            for path, held in new.items():
+                keys = set(held) if wanted is None else wanted & set(held)
+                try:
+                    records |= {record.spec.key: record for record in _read(path, keys)} if keys else {}
+                except FileNotFoundError:  # merged away
+                    continue
+        return records
 
     def _files(self) -> dict[Path, list[str]]:
-        files = {}
-        for path in sorted(self.folder.glob("*.parquet")):
-            try:
-                stat = path.stat()
-            except FileNotFoundError:  # merged away by its writer
-                continue
-            state = (stat.st_mtime_ns, stat.st_size)
-            if self._index.get(path, (None,))[0] != state:
+        """Return the readable files with the keys of their records."""
+        files: dict[Path, list[str]] = {}
+        seen: set[Path] = set()
+        while new := set(self.folder.glob("*.parquet")) - seen:
+            seen |= new
+            for path in sorted(new):
                 try:
-                    keys = _keys(path)
-                except FileNotFoundError:
+                    files[path] = self._keys_in(path)
+                except FileNotFoundError:  # merged away
                     continue
-                except Exception as error:
-                    keys = []
-                    warnings.warn(
-                        f"{path} is damaged ({type(error).__name__}): its runs will be trained again where they "
-                        "are asked for; delete the file to be rid of this warning.",
-                        stacklevel=3,
-                    )
-                self._index[path] = (state, keys)
-            files[path] = self._index[path][1]
         return files
+
+    def _keys_in(self, path: Path) -> list[str]:
+        stat = path.stat()
+        state = (stat.st_mtime_ns, stat.st_size)
+        if self._index.get(path, (None,))[0] != state:
+            keys = []
+            try:
+                keys = _keys(path)
+            except FileNotFoundError:
+                raise
+            except Exception as error:
+                warnings.warn(
+                    f"{path} is damaged ({type(error).__name__}): its runs will be trained again where they "
+                    "are asked for; delete the file to be rid of this warning.",
+                    stacklevel=5,
+                )
+            self._index[path] = (state, keys)
+        return self._index[path][1]
+
+    def _unwritable(self, error: OSError) -> SpecError:
+        return SpecError(
+            f"store is {str(self.folder)!r}, where nothing can be written ({error.strerror or error}): "
+            "name another folder, or make it writable and give it room."
+        )
 
 
 def _batches(records: list[Record]) -> list[list[Record]]:
@@ -139,7 +196,7 @@ def _parquet(records: list[Record]) -> bytes:
         "iterations": pa.array([r.iterations for r in records], pa.int64()),
         "provenance": pa.array([json.dumps(r.provenance, sort_keys=True) for r in records]),
     }
-    for kind, names in (("epochs", EPOCH_COLUMNS), ("trace", TRACE_COLUMNS)):
+    for kind, names in HISTORIES.items():
         for name in names:
             element = pa.int32() if name in INTEGERS else pa.float64() if kind == "epochs" else pa.float32()
             with np.errstate(over="ignore"):
@@ -169,19 +226,28 @@ def _content(path: Path) -> pa.BufferReader:
 
 
 def _keys(path: Path) -> list[str]:
-    return pq.read_table(_content(path), columns=["key"]).column("key").to_pylist()
+    file = pq.ParquetFile(_content(path))
+    missing = COLUMNS - set(file.schema_arrow.names)
+    if missing:
+        raise ValueError(f"it lacks {min(missing)}")
+    return file.read(columns=["key"]).column("key").to_pylist()
 
 
 def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
+    """Return a file's records, all or some; those that this version does not know are named in a warning, left out."""
     filters = None if keys is None else [("key", "in", sorted(keys))]
     table = pq.read_table(_content(path), filters=filters)
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     epochs, traces = _frames(columns, "epochs", EPOCH_COLUMNS), _frames(columns, "trace", TRACE_COLUMNS)
-    records = []
+    records, unknown = [], []
     for i, (key, text) in enumerate(zip(columns["key"].to_pylist(), columns["spec"].to_pylist(), strict=True)):
-        spec = RunSpec(**json.loads(text))
-        if spec.key != key:
-            raise ValueError("a record's key does not belong to its spec")
+        try:
+            spec = RunSpec(**json.loads(text))
+            if spec.key != key:
+                raise SpecError(f"the run's key is {spec.key} and not {key}.")
+        except SpecError as error:
+            unknown.append(error)
+            continue
         records.append(
             Record(
                 spec=spec,
@@ -191,6 +257,11 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
                 epochs=epochs[i],
                 trace=traces[i],
             )
+        )
+    if unknown:
+        warnings.warn(
+            f"{path} holds {len(unknown)} records of another version of hdlib, which are left out: {unknown[0]}",
+            stacklevel=4,
         )
     return records
 

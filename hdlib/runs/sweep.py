@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
+import multiprocessing.connection
 import os
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import torch
@@ -29,6 +32,7 @@ CACHE_BYTES = 50_000_000  # of a stack on a CPU, whatever memory is free
 COMPILE_FROM = 4e9  # weights that a process moves in all, from which compiling pays
 VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VGG-16
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
+TERMINAL = "HDLIB_TERMINAL"  # environment variable: the device on which kernels draw bars, or empty for none
 RECORD_EVERY = 5.0  # seconds between the writing of records
 
 
@@ -42,6 +46,13 @@ def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
     >>> len(grid(method=["sgd", "adam"], alpha0=[0.1, 0.01], epochs=1, seeds=3))
     12
     """
+    for name, value in fields.items():
+        if isinstance(value, (list, tuple)):
+            if not value:
+                raise SpecError(f"{name} is {value!r}: give at least one value.")
+            twice = [one for i, one in enumerate(value) if one in value[:i]]
+            if twice:
+                raise SpecError(f"{name} is {value!r}, which has {twice[0]!r} twice: give each value once.")
     if seeds is not None:
         if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
             raise SpecError(f"seeds is {seeds!r}: it must be a whole number of at least 1.")
@@ -73,32 +84,42 @@ def sweep(
         jobs: processes on a CPU; by default one per core that this process may use, or none but this one for
             little work.
         memory: bytes that the stacks that are trained at one time may take together; by default half of what is free.
-        progress: show a bar with the time left; by default where standard error is a terminal.
+        progress: show a bar with the time left; by default where standard error is a terminal or a Jupyter notebook
+            that somebody sees: of one that `hdlib run` executes, the bar is on the terminal of that command.
 
     Raises:
-        ValueError: the device is not on this machine.
+        SpecError: the device is not on this machine, or the store cannot be written, found out before any training.
         DataNotFoundError: a data set is missing, found out before any training.
     """
     store = store if isinstance(store, Store) else Store(store)
     device = resolve_device(device)
     if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs is {jobs}: it must be at least 1.")
+        raise SpecError(f"jobs is {jobs}: it must be at least 1.")
     if memory is not None and memory < 1:
-        raise ValueError(f"memory is {memory}: it must be a positive number of bytes.")
+        raise SpecError(f"memory is {memory}: it must be a positive number of bytes.")
     recorded = store.keys()
     missing = list({spec.key: spec for spec in specs if spec.key not in recorded}.values())
     if missing:
         for task in {spec.task for spec in missing}:
             require_data(task)
+        store.require_writable()
         if jobs is None:
             jobs = usable_cores() if sum(map(_work, missing)) > PROCESSES_FROM else 1
         _train_missing(missing, store, device, jobs, memory, progress)
     return store.get(specs)
 
 
-def steps_per_epoch(task: str, batch_size: int = 128) -> int:
-    """Return how many iterations an epoch of a task has; its last minibatch may be smaller."""
-    return -(-SIZES[task][0] // batch_size)
+def steps_per_epoch(task: str = "mnist", batch_size: int = 128, train_images: int | None = None) -> int:
+    """Return how many iterations an epoch of a task has, on all its data or a part; its last minibatch may be smaller.
+
+    Raises:
+        SpecError: there is no such task or minibatch.
+    """
+    if task not in SIZES:
+        raise SpecError(f"task is {task!r}: it must be one of {', '.join(map(repr, SIZES))}.")
+    if batch_size < 1:
+        raise SpecError(f"batch_size is {batch_size}: it must be at least 1.")
+    return -(-(train_images or SIZES[task][0]) // batch_size)
 
 
 def usable_cores() -> int:
@@ -107,15 +128,15 @@ def usable_cores() -> int:
 
 
 def resolve_device(device: str) -> str:
-    """Return the torch device that "auto", "cpu" or "cuda..." means here; raise ValueError where there is none."""
+    """Return the torch device that "auto", "cpu" or "cuda..." means here; raise SpecError where there is none."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return device
     if not device.startswith("cuda"):
-        raise ValueError(f"device is {device!r}: it must be 'auto', 'cpu' or a CUDA device such as 'cuda'.")
+        raise SpecError(f"device is {device!r}: it must be 'auto', 'cpu' or a CUDA device such as 'cuda'.")
     if not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r} but torch finds no GPU on this machine: use device='auto' or 'cpu'.")
+        raise SpecError(f"device is {device!r} but torch finds no GPU on this machine: use device='auto' or 'cpu'.")
     return device
 
 
@@ -204,10 +225,9 @@ def _train_missing(
     processes = min(jobs, len(specs)) if device == "cpu" else 1
     stacks = plan(specs, device, processes, memory)
     compiled = sum(map(_work, specs)) / processes > COMPILE_FROM and can_compile(device)
-    disable = not (sys.stderr.isatty() if progress is None else progress)
     written: list[Path] = []
     left = len(specs)
-    with tqdm(total=sum(map(_iterations, specs)), unit="it", unit_scale=True, disable=disable, smoothing=0.05) as bar:
+    with _bar(progress, total=sum(map(_iterations, specs)), unit="it", unit_scale=True) as bar:
         bar.set_description(f"{left} runs")
 
         def tell(path: Path, runs: int, unused: int) -> None:
@@ -225,6 +245,29 @@ def _train_missing(
                 _in_processes(stacks, processes, compiled, store.folder, bar, tell)
         finally:
             store.compact(written)
+
+
+def _bar(progress: bool | None, **options: Any) -> tqdm:
+    """Return a bar where somebody sees it; see `sweep`."""
+    kind, shown = tqdm, sys.stderr.isatty() if progress is None else progress
+    if type(sys.stderr).__module__.startswith("ipykernel"):
+        terminal, shown = os.environ.get(TERMINAL), progress is not False
+        if terminal is None:
+            with warnings.catch_warnings(action="ignore"):  # without widgets it is a line of text
+                from tqdm.auto import tqdm as kind
+        else:
+            options["file"] = _opened(terminal)
+            shown = shown and options["file"] is not None
+    return kind(disable=not shown, leave=False, dynamic_ncols=True, smoothing=0.05, **options)
+
+
+@lru_cache(maxsize=1)
+def _opened(terminal: str) -> TextIO | None:
+    """Return a terminal to write on, which does not become this process's own; None where there is none."""
+    try:
+        return os.fdopen(os.open(terminal, os.O_WRONLY | os.O_NOCTTY), "w")
+    except OSError:
+        return None
 
 
 def _in_processes(
@@ -267,12 +310,19 @@ _worker: tuple[Callable[[int], None], _Recorder]  # of this process, where it is
 def _start_worker(steps, told, folder: Path) -> None:
     global _worker
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def tick(iterations: int) -> None:
         with steps.get_lock():
             steps.value += iterations
 
     _worker = tick, _Recorder(Store(folder), lambda *news: told.put(news))
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, however it comes, and end too."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _train_in_worker(stack: list[RunSpec], compiled: bool) -> None:

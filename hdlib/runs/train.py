@@ -25,7 +25,7 @@ from hdlib.optim._base import HypergradientOptimizer
 from hdlib.runs.checkpoint import Checkpoints
 from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, device_name, provenance
-from hdlib.runs.spec import RunSpec
+from hdlib.runs.spec import RunSpec, SpecError
 from hdlib.tasks import Data, build_model, load_data
 from hdlib.tasks.images import draw_moves, move, normalise
 
@@ -49,12 +49,12 @@ def train(
             finished run's is left for the caller to discard once the record is safe.
 
     Raises:
-        DataNotFoundError: the task's data is not at hand.
-        ValueError: the precision is not the device's, or the data has fewer images than asked for.
+        DataNotFoundError: the task's data is not at hand, or has fewer images than asked for.
+        SpecError: the precision is not the device's.
     """
     started = time.perf_counter()
     if spec.precision == "tf32" and not device.startswith("cuda"):
-        raise ValueError(f"precision is 'tf32' but the device is {device!r}: use float32 or bf16 there.")
+        raise SpecError(f"precision is 'tf32' but the device is {device!r}: use float32 or bf16 there.")
     dtype = torch.float64 if spec.precision == "float64" else torch.float32
     data = load_data(spec.task, device, dtype).scaled(spec.input_scale)
     if spec.train_images is not None:
@@ -76,7 +76,10 @@ def train(
             training.run_epoch(tick)
             now = time.perf_counter()
             if checkpoints and training.goes_on and checkpoints.due(training.epoch, now - last_saved):
-                checkpoints.save(spec, training.state() | {"seconds": before + now - started, "visits": visits})
+                try:
+                    checkpoints.save(spec, training.state() | {"seconds": before + now - started, "visits": visits})
+                except OSError as error:
+                    warnings.warn(f"A checkpoint could not be written, training goes on: {error}.", stacklevel=2)
                 last_saved = time.perf_counter()
     seconds = before + time.perf_counter() - started
     made = provenance(device, torch.get_num_threads(), seconds, data.source)

@@ -22,11 +22,17 @@ TASKS = ("mnist", "digits", "cifar10")
 # training examples, features, classes
 SIZES = {"mnist": (60_000, 784, 10), "digits": (1_500, 64, 10), "cifar10": (50_000, 3072, 10)}
 MNIST_PLACE = "MNIST/raw"
+MNIST_BYTES = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
 CIFAR10_PLACE = "cifar-10-batches-py or cifar10/train"
 
 
 class DataNotFoundError(ValueError):
-    """A data set is neither on this machine nor could be downloaded."""
+    """A data set is not on this machine as it is asked for, nor could be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,11 @@ class Data:
         """Return the same data with `size` training images of a fixed shuffle, the same for every seed.
 
         Raises:
-            ValueError: there are not so many.
+            DataNotFoundError: there are not so many.
         """
         total = len(self.train_y)
         if size > total:
-            raise ValueError(f"train_images is {size} but there are {total}: ask for that many at most.")
+            raise DataNotFoundError(f"train_images is {size} but there are {total}: ask for that many at most.")
         kept = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:size].to(self.train_y.device)
         return replace(self, train_x=self.train_x[kept], train_y=self.train_y[kept])
 
@@ -119,15 +125,32 @@ def _sets(name: str, folder: Path, place: str):
     made = getattr(datasets, name)
     try:
         return [made(folder, train=train, download=False) for train in (True, False)]
-    except RuntimeError:
+    except Exception:  # whatever missing and damaged files make it raise
         pass
     try:
         return [made(folder, train=train, download=True) for train in (True, False)]
     except Exception as error:
+        fault = _fault(folder / MNIST_PLACE) if name == "MNIST" else ""
+        if fault:
+            raise DataNotFoundError(
+                f"MNIST in {str(folder)!r} is not whole, {fault}: replace that file, or delete {MNIST_PLACE} and "
+                "connect to a network."
+            ) from error
         raise DataNotFoundError(
             f"{name} is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}): "
             f"set HDLIB_DATA to a folder that holds {place}, or connect to a network."
         ) from error
+
+
+def _fault(raw: Path) -> str:
+    """Say which of MNIST's files is missing or too short; nothing where all are there, or none."""
+    sizes = {name: (raw / name).stat().st_size for name in MNIST_BYTES if (raw / name).is_file()}
+    for name, expected in MNIST_BYTES.items() if sizes else ():
+        if name not in sizes:
+            return f"{name} is missing"
+        if sizes[name] < expected:
+            return f"{name} has {sizes[name]:,} bytes of {expected:,}"
+    return ""
 
 
 def _mnist(folder: Path, device: str, dtype: torch.dtype) -> Data:

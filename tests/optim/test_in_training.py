@@ -197,6 +197,7 @@ class TestSchedules:
 
     def test_any_schedule_can_be_written_as_one_that_multiplies(self):
         """The guide's recipe for warm-up and cosine: the ratio of two consecutive values."""
+
         def shape(t):
             return min(1.0, (t + 1) / 5) * 0.5 * (1 + math.cos(math.pi * t / 20))
 

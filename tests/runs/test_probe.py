@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hdlib.runs import RunSpec, divergence, probe, train
+from hdlib.runs import RunSpec, SpecError, divergence, probe, train
+from hdlib.tasks.data import SIZES
 
 SPECS = [
     RunSpec(task="digits", model="mlp", width=12, method=method, alpha0=alpha0, beta=1e-5, epochs=1, input_scale=0.5)
@@ -55,6 +56,49 @@ def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_pa
     by_beta = {record.spec.beta: probe.failed(record) for record in runs}
     assert all(fail == (beta > works * 1.01) for beta, fail in by_beta.items())
     assert set(by_beta.values()) == {True, False}
+
+
+def test_a_critical_beta_beyond_those_that_were_tried_is_not_made_up(tmp_path):
+    fields = divergence.short(12, task="digits", model="mlp", width=12)
+    spec = RunSpec(method="sgd_hd", alpha0=1e-3, **fields)
+    [(works, fails, runs)] = probe.critical_betas([spec], tmp_path, low=-12, high=-8, rounds=2)
+    assert fails == np.inf and works == pytest.approx(max(record.spec.beta for record in runs))
+    [(works, fails, runs)] = probe.critical_betas([spec], tmp_path, low=4, high=8, rounds=2)
+    assert works == 0 and fails == pytest.approx(min(record.spec.beta for record in runs))
+
+
+@pytest.mark.parametrize(
+    ("fields", "epochs"),
+    [({}, 1), (dict(batch_size=1024), 2), (dict(task="digits"), 9), (dict(task="digits", batch_size=1500), 100)],
+)
+def test_a_short_run_takes_all_the_iterations_that_are_asked_for(fields, epochs):
+    spec = RunSpec(method="sgd", alpha0=0.1, **divergence.short(100, **fields))
+    assert spec.epochs == epochs
+    assert spec.iterations(SIZES[spec.task][0]) == 100
+
+
+def test_a_short_run_in_batches_of_1024_is_traced_to_its_end():
+    spec = divergence.varied(1e-3, 30, "sgd_hd", task="digits")["2 layers of 100, batches of 1024"]
+    assert train(spec).trace["iteration"].to_list() == list(range(1, 31))
+
+
+def test_a_short_run_of_an_unknown_task_is_refused():
+    with pytest.raises(SpecError, match="task is 'imagenet'"):
+        divergence.short(100, task="imagenet")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_probe_is_named_and_measured_again(tmp_path, damage):
+    first = probe.recorded(SPECS[:1], 3, tmp_path)
+    [path] = (tmp_path / "probes").iterdir()
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[60] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=rf"{path.name} is damaged .* it is measured again"):
+        assert probe.recorded(SPECS[:1], 3, tmp_path).equals(first)
 
 
 def test_a_deviation_grows_by_the_product_of_its_factors():

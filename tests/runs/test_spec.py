@@ -49,6 +49,8 @@ def test_a_missing_field_is_named():
         dict(method="adam_hd", decay="inv_sqrt"),
         dict(method="sgd_hd", rule="multiplicative", beta=1.5),
         dict(method="sgd", rule="multiplicative", beta=0.0),
+        dict(rule="multiplicative", beta="auto"),
+        dict(rule="curvature", beta="auto"),
     ],
 )
 def test_values_that_contradict_one_another_are_refused(fields):
@@ -83,6 +85,15 @@ def test_the_key_of_a_recorded_run_never_changes():
 def test_a_wrong_number_of_seeds_is_refused(seeds):
     with pytest.raises(SpecError, match="seeds is"):
         grid(seeds=seeds, method="sgd", alpha0=0.1, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("rates", "sentence"),
+    [([], r"alpha0 is \[\]: give at least one value"), ([0.1, 1e-2, 1e-1], r"has 0\.1 twice: give each value once")],
+)
+def test_a_grid_without_values_or_with_one_twice_is_refused(rates, sentence):
+    with pytest.raises(SpecError, match=sentence):
+        grid(method="sgd", alpha0=rates, epochs=1)
 
 
 def test_an_automatic_beta_is_asked_for_as_of_the_optimisers():

@@ -173,7 +173,8 @@ def test_a_step_waits_for_no_device():
 def test_memory_is_foreseen():
     for model, method in itertools.product(("logreg", "mlp"), ("sgd", "sgdn_hd", "adam_hd")):
         beta = 0.0 if method == "sgd" else 1e-3
-        specs = grid(task="digits", model=model, method=method, beta=beta, alpha0=ALPHAS * 10, epochs=1)
+        rates = [0.1 / i for i in range(1, 21)]
+        specs = grid(task="digits", model=model, method=method, beta=beta, alpha0=rates, epochs=1)
         [cohort] = Stack(specs, "cpu", False).cohorts
         held = [*cohort.theta, *cohort.grad, *itertools.chain(*cohort.state), *cohort.out, *cohort.hidden, cohort.trail]
         used = sum(t.numel() * t.element_size() for t in held)

@@ -1,19 +1,28 @@
 """Nothing is lost: records are whole or absent, a killed sweep resumes, writers do not collide."""
 
+import dataclasses
+import hashlib
+import itertools
+import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import hdlib
-from hdlib.runs import Store, grid, sweep, train
+from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.record import code_version
 from hdlib.runs.sweep import resolve_device
 
@@ -135,9 +144,140 @@ def test_an_interrupted_write_leaves_no_record(tmp_path, tiny, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SpecError, match=r"nothing can be written \(disk full\)"):
         Store(tmp_path).put([train(tiny)])
-    assert Store(tmp_path).keys() == set()
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let the system refuse to write larger files, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["hdlib.runs.sweep"], "_train_missing", lambda *_: pytest.fail("it was trained"))
+    (tmp_path / "file").touch()
+    with pytest.raises(SpecError, match=r"store is '.*/file/store', where nothing can be written \(Not a directory\)"):
+        sweep(specs(), tmp_path / "file" / "store")
+    with files_of_at_most(50_000), pytest.raises(SpecError, match=r"\(File too large\): name another folder"):
+        sweep(specs(), tmp_path / "full")
+    assert not list((tmp_path / "full").iterdir())
+
+
+def test_records_that_cannot_be_merged_are_kept_as_they_are(tmp_path):
+    store = Store(tmp_path)
+    paths = [path for spec in specs(2) for path in store.put([train(spec)])]
+    with files_of_at_most(1000), pytest.warns(UserWarning, match="The records are safe, but"):
+        store.compact(paths)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+@pytest.mark.parametrize("name", ["", "/"])
+def test_a_store_without_a_name_is_refused(name):
+    with pytest.raises(SpecError, match=f"store is '{name}': name a folder"):
+        Store(name)
+
+
+def test_a_store_may_be_this_folder_or_in_the_home_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(sweep(specs(1), ".", jobs=1)) == len(sweep(specs(1), "~/here", jobs=1)) == 1
+    assert len(list((tmp_path / "here").iterdir())) == 1
+
+
+def rewritten(path, **fields):
+    """Change a file's first run into one that has other fields, as another version may have written it."""
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    text = json.dumps(json.loads(rows[0]["spec"]) | fields, sort_keys=True)
+    rows[0] |= {"spec": text, "key": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), sink)
+    content = sink.getvalue().to_pybytes()
+    path.unlink()
+    path = path.with_name(f"digits-logreg-{hashlib.sha256(content).hexdigest()[:16]}.parquet")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("fields", [dict(label_smoothing=0.1), dict(method="lion_hd")])
+def test_a_record_of_another_version_is_named_and_the_others_are_read(tmp_path, fields):
+    sweep(specs(3), tmp_path, jobs=1)
+    [path] = tmp_path.iterdir()
+    path = rewritten(path, **fields)
+    with pytest.warns(UserWarning, match=rf"{path.name} holds 1 records of another version .*{next(iter(fields))}"):
+        assert len(Store(tmp_path).all()) == 2
+
+
+def test_a_file_that_lacks_a_column_is_named_and_its_runs_are_trained_again(tmp_path):
+    sweep(specs(1), tmp_path, jobs=1)
+    [path] = tmp_path.iterdir()
+    sink = pa.BufferOutputStream()
+    pq.write_table(pq.read_table(path).drop_columns(["trace.hypergrad"]), sink)
+    content = sink.getvalue().to_pybytes()
+    path.unlink()
+    path = tmp_path / f"digits-logreg-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=path.name):
+        assert len(sweep(specs(1), tmp_path, jobs=1)) == 1
+
+
+def _put_and_merge(folder):
+    """Write records one by one and merge them, over and over: at any time each is in some file."""
+    store = Store(folder)
+    records = [train(spec) for spec in specs(5)]
+    old = []
+    for turn in itertools.count():
+        paths = [path for r in records for path in store.put([dataclasses.replace(r, provenance={"turn": turn})])]
+        for path in old:
+            path.unlink()
+        store.compact(paths)
+        old = list(store.folder.glob("*.parquet"))
+
+
+def test_nothing_is_missed_while_another_process_writes_and_merges(tmp_path):
+    writer = multiprocessing.get_context("spawn").Process(target=_put_and_merge, args=(str(tmp_path),))
+    writer.start()
+    try:
+        while len(Store(tmp_path).keys()) < 5:
+            assert writer.is_alive()
+            time.sleep(0.05)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            assert len(Store(tmp_path).keys()) == len(Store(tmp_path).all()) == len(Store(tmp_path).get(specs(5))) == 5
+        assert writer.is_alive()
+    finally:
+        writer.kill()
+        writer.join()
+
+
+def test_training_ends_with_the_process_that_asked_for_it(tmp_path):
+    code = (
+        "from hdlib.runs import grid, sweep\n"
+        "if __name__ == '__main__':\n"
+        "    sweep(grid(seeds=2, task='digits', method='sgd_hd', alpha0=0.01, beta=1e-3, epochs=[1, 10**6]),"
+        f" {str(tmp_path / 'store')!r}, jobs=2)"
+    )
+    (tmp_path / "long.py").write_text(code)
+    process = psutil.Popen([sys.executable, tmp_path / "long.py"])
+    while not list(tmp_path.glob("store/*.parquet")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    started = process.children(recursive=True)
+    assert len(started) >= 2
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(started, timeout=10)
+    for one in left:
+        one.kill()
+    assert not left
 
 
 @pytest.mark.parametrize(

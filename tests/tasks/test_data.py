@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import datasets
 from torchvision.transforms import v2
 
 from hdlib.tasks import DataNotFoundError, load_data
-from hdlib.tasks.data import require_data
+from hdlib.tasks.data import MNIST_BYTES, require_data
 from hdlib.tasks.images import MEAN, PADDING, STD, draw_moves, move, normalise
 
 
@@ -49,6 +50,26 @@ def test_an_image_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch, dam
                 Image.new("RGB", (side, side)).save(folder / "a.png")
     with pytest.raises(DataNotFoundError, match=r"cifar10|CIFAR-10") as refused:
         load_data("cifar10")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [(None, "t10k-labels-idx1-ubyte is missing"), (9, "t10k-labels-idx1-ubyte has 9 bytes of 10,008")],
+)
+def test_a_file_of_mnist_that_is_missing_or_too_short_is_named(tmp_path, monkeypatch, size, fault):
+    monkeypatch.setenv("HDLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [])
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, whole in MNIST_BYTES.items():
+        if not name.startswith("t10k-labels"):
+            with (raw / name).open("wb") as file:
+                file.truncate(whole)
+        elif size is not None:
+            (raw / name).write_bytes(bytes(size))
+    with pytest.raises(DataNotFoundError, match=fault) as refused:
+        require_data("mnist")
     assert "\n" not in str(refused.value)
 
 

@@ -1,0 +1,100 @@
+"""What a person at the command line sees of runs: a bar while they train, and a sentence when they are refused."""
+
+import fcntl
+import os
+import pty
+import struct
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from hdlib.report.parameters import ParameterError, refusal, refuse_unknown
+
+NOTEBOOK = """---
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+```{code-cell}
+:tags: [parameters]
+store = "store"
+```
+
+```{code-cell}
+from hdlib.runs import grid, sweep
+len(sweep(grid(seeds=3, task="digits", method="sgd", alpha0=0.1, epochs=300), store, device="cpu", jobs=1))
+```
+"""
+
+
+def test_a_run_in_a_terminal_shows_its_bar_there_and_not_in_the_notebook(tmp_path):
+    for folder in ("book", "notebooks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "book" / "pages.yml").write_text("page: {notebook: note}")
+    (tmp_path / "notebooks" / "note.md").write_text(NOTEBOOK)
+    command = [str(Path(sys.executable).with_name("hdlib")), "run", "notebooks/note.md", "-o", "out.ipynb"]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.execv(command[0], command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # its other end is closed
+            break
+    assert os.waitpid(child, 0)[1] == 0, shown
+    assert b"3 runs" in shown and b"it/s" in shown
+    text = (tmp_path / "out.ipynb").read_text()
+    assert "it/s" not in text and "stderr" not in text
+
+
+KNOWN = {
+    "title": ('"a page"', ""),
+    "epochs": ("20", "# passes"),
+    "beta": ("1e-4", '# hypergradient learning rate, or "auto"'),
+    "alphas": ("[1e-1, 1e-2]", ""),
+    "flag": ("False", ""),
+    "computed": ("2 * 3", ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("epochs", [1, 2], "epochs is the list [1, 2]: give a number, such as 20."),
+        ("epochs", "ten", "epochs is the string 'ten': give a number, such as 20."),
+        ("epochs", True, "epochs is the truth value True: give a number, such as 20."),
+        ("epochs", None, "epochs is the value None: give a number, such as 20."),
+        ("beta", "automatic", "beta is the string 'automatic': give a number, such as 1e-4."),
+        ("alphas", 0.1, "alphas is the number 0.1: give a list, such as [1e-1, 1e-2]."),
+        ("alphas", "0.1", "alphas is the string '0.1': give a list, such as [1e-1, 1e-2]."),
+        ("title", 2018, 'title is the number 2018: give a string, such as "a page".'),
+        ("flag", 1, "flag is the number 1: give a truth value, such as False."),
+        (
+            "alpha",
+            0.1,
+            "note.md has no parameter 'alpha': did you mean alphas? Its parameters are " + ", ".join(KNOWN) + ".",
+        ),
+        ("beta", "auto", ""),
+        ("beta", 1, ""),
+        ("epochs", 3.0, ""),
+        ("alphas", (0.1,), ""),
+        ("computed", "anything", ""),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused_in_one_sentence(name, value, sentence):
+    assert refusal("note.md", name, value, KNOWN) == sentence
+
+
+def test_what_papermill_injects_is_checked_too():
+    cells = [
+        "",
+        '"""Prose."""',
+        'beta = 1e-4  # or "auto"\nsteps = 2',
+        '# Parameters\nbeta = "auto"\nsteps = float("nan")\n',
+    ]
+    refuse_unknown(cells)
+    with pytest.raises(ParameterError, match=r"steps is the list \[3\]: give a number, such as 2"):
+        refuse_unknown([*cells, "# Parameters\nsteps = [3]\n"])
