@@ -545,11 +545,19 @@ def growths(measured: pd.DataFrame) -> str:
     return f"The growth that suits the other models best is {' and '.join(parts)}."
 
 
+def critical_beta(runs: pd.DataFrame) -> str:
+    """Return the median critical beta, or on which side of all that were tried it lies."""
+    middle = runs["critical"].median()
+    if np.isinf(middle):
+        return f"above {scientific(runs['works'].max())}"
+    return f"below {scientific(runs['fails'].min())}" if middle == 0 else scientific(middle)
+
+
 def prediction_table(measured: pd.DataFrame, predictors: dict[str, str]) -> Table:
     """Return a row per model and method: the measured critical beta, alone and over each prediction; medians."""
     rows = []
     for (model, method), runs in measured.groupby(["model", "method"], sort=False):
-        row = {"model": model, "method": LABELS[method], "measured": scientific(runs["critical"].median())}
+        row = {"model": model, "method": LABELS[method], "measured": critical_beta(runs)}
         row |= {f"÷ {SHORT[c]}": scientific((runs["critical"] / runs[c]).median()) for c in predictors}
         rows.append(row)
     told = "; ".join(f"÷ {SHORT[column]}, over {title}" for column, title in predictors.items())

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames, paper
+from hdlib.report.divergence import critical_beta
 from hdlib.report.style import LABELS, Table, power_of_ten, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
@@ -366,7 +367,7 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
                 "model as in": _network(model),
                 "method": LABELS[method],
                 "seeds": len(runs),
-                f"critical β of {iterations} iterations": _critical(runs),
+                f"critical β of {iterations} iterations": critical_beta(runs),
                 "β of the experiment": scientific(betas[method]),
                 "critical over that": scientific(float(f"{middle / betas[method]:.2g}")) if 0 < middle < np.inf else "",
                 PREDICTORS["at_start"]: scientific(runs["at_start"].median()),
@@ -387,7 +388,7 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
     for method, runs in widest.groupby("method", sort=False):
         middle = runs["critical"].median()
         if not 0 < middle < np.inf:
-            told.append(f"for {LABELS[method]} beside a critical β that was not found ({_critical(runs)})")
+            told.append(f"for {LABELS[method]} beside a critical β that was not found ({critical_beta(runs)})")
             continue
         over = float(f"{middle / betas[method]:.2g}")
         how = f"{scientific(over)} times below" if over >= 1 else f"{scientific(1 / over)} times above"
@@ -396,14 +397,6 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
         f"For VGG as in {_network(widest['model'].iloc[0])}, the experiment's β is {' and '.join(told)} of "
         f"{iterations} iterations."
     )
-
-
-def _critical(runs: pd.DataFrame) -> str:
-    """Return the median critical beta, or on which side of all that were tried it lies."""
-    middle = runs["critical"].median()
-    if np.isinf(middle):
-        return f"above {scientific(runs['works'].max())}"
-    return f"below {scientific(runs['fails'].min())}" if middle == 0 else scientific(middle)
 
 
 def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Sequence[Record]) -> str:
