@@ -119,8 +119,8 @@ def ledger(found: Sequence[Verdict]) -> Table:
     ]
     return Table(
         pd.DataFrame(rows),
-        "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; in "
-        "brackets its 95 % interval over seeds, Student's on the logarithms. A run that did not arrive counts with the "
+        "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
+        "below it its 95 % interval over seeds, Student's on the logarithms. A run that did not arrive counts with the "
         "iterations after which it was given up.",
     )
 
@@ -131,14 +131,16 @@ def exceptions(found: Sequence[Verdict]) -> str:
     return "\n".join(f"- {v.claim.text} Not: {'; '.join(v.fails)}." for v in partly) or "There are none."
 
 
-def _effect(v: Verdict) -> str:
+def _effect(v: Verdict) -> str | Noted:
+    """Return the ratio that was found, with its interval below it, and in how many cases nothing finite was."""
     told = []
     if np.isfinite(v.effect) and v.claim.found:
-        span = f" ({significant(v.low)} to {significant(v.high)})" if v.seeds > 1 else ""
-        told.append(v.claim.found.format(significant(v.effect)) + span)
+        told.append(v.claim.found.format(significant(v.effect)))
     if v.lost:
         told.append(f"diverged in {v.lost} of {len(v.holds) + len(v.fails)}")
-    return "; ".join(told)
+    text = "; ".join(told)
+    interval_told = np.isfinite(v.effect) and v.claim.found and v.seeds > 1
+    return Noted(text, f"{significant(v.low)} to {significant(v.high)}") if interval_told else text
 
 
 # -- which runs, and what they come to
