@@ -157,7 +157,8 @@ class Noted:
 def _cell(value: Any) -> Any:
     """Return a table's text for HTML; a sentence is broken into lines, so that it does not hide the next columns."""
     if isinstance(value, Noted):
-        return f'{_cell(value.text)}<div class="hd-note">{_cell(value.remark)}</div>'
+        both = f'{html.escape(value.text)}<div class="hd-note">{html.escape(value.remark)}</div>'
+        return f'<div class="hd-long">{both}</div>' if max(len(value.text), len(value.remark)) > LONG else both
     if not isinstance(value, str):
         return value
     text = html.escape(value)
