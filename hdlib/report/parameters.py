@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,15 +43,12 @@ def refuse_unknown(cells: Sequence[str]) -> None:
         cells: the sources of the cells executed so far, which a notebook knows as `In`. papermill's cell begins
             with "# Parameters" and follows the cell that is tagged `parameters`.
     """
-    known: dict[str, tuple[str, str]] = {}
-    for cell in cells:
-        assigned = _assigned(cell)
+    for before, cell in itertools.pairwise(cells):
         if cell.startswith("# Parameters"):
-            for name, (text, _) in assigned.items():
+            known = _assigned(before)
+            for name, (text, _) in _assigned(cell).items():
                 if sentence := refusal("The notebook", name, _plain(text), known):
                     raise ParameterError(sentence)
-        elif not known:
-            known = assigned
 
 
 def _plain(text: str) -> Any:

@@ -89,12 +89,9 @@ def test_a_parameter_of_another_type_is_refused_in_one_sentence(name, value, sen
 
 
 def test_what_papermill_injects_is_checked_too():
-    cells = [
-        "",
-        '"""Prose."""',
-        'beta = 1e-4  # or "auto"\nsteps = 2',
-        '# Parameters\nbeta = "auto"\nsteps = float("nan")\n',
-    ]
-    refuse_unknown(cells)
+    cells = ["", "rows = [1]  # computed before", 'beta = 1e-4  # or "auto"\nsteps = 2']
+    refuse_unknown([*cells, '# Parameters\nbeta = "auto"\nsteps = float("nan")\n', "print(steps)"])
     with pytest.raises(ParameterError, match=r"steps is the list \[3\]: give a number, such as 2"):
         refuse_unknown([*cells, "# Parameters\nsteps = [3]\n"])
+    with pytest.raises(ParameterError, match="no parameter 'rows'"):
+        refuse_unknown([*cells, "# Parameters\nrows = [3]\n"])
