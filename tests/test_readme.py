@@ -1,5 +1,6 @@
 """What the README and the book tell a user to type works."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -14,7 +15,8 @@ def test_the_readmes_training_loop_runs():
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("[0.0")
+    [alpha] = ast.literal_eval(done.stdout)
+    assert 0 < alpha < 10 and alpha != 0.01  # it has moved, and stays sensible: the data are noise
     body = code.split("import SGDHD\n")[1].strip()
     assert len(body.splitlines()) <= 10
 
