@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib.pyplot as plt
@@ -234,7 +235,9 @@ def _mark_divergence(
         first, last = min(r.iterations for r in lost), max(r.iterations for r in lost)
         span = f"iteration {first}" if first == last else f"iterations {first} to {last}"
         runs = "run" if len(lost) == 1 else "runs"
-        text = f"✕ {len(lost)} {LABELS[lost[0].spec.method]} {runs} diverged, {span}"
+        counts = Counter(LABELS[r.spec.method] for r in lost)
+        named = ", ".join(f"{count} {label}" for label, count in counts.items())
+        text = f"✕ {named} {runs} diverged, {span}"
         late.text(0.98, 0.96, text, transform=late.transAxes, ha="right", va="top", fontsize="small")
 
 

@@ -43,7 +43,7 @@ def one_minute(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
         f"**Reproduced.** On logistic regression it hardly matters where α starts. From {_rates(logreg)}, "
         f"{_levels(logreg, dict.fromkeys(METHODS, STATED))} ({_scale(logreg)}).",
         "**Only in part.** On the perceptron a bad start is repaired and does not become a good one. With the β that "
-        f"the paper's curves imply, {_beside_best(mlp, IMPLIED)} ({_scale(mlp)}).",
+        f"the paper's curves imply, {_levels(mlp, IMPLIED, of_best=True)} ({_scale(mlp)}).",
         f"**Not reproduced.** With the β that the paper states, {power_of_ten(STATED)}, Adam-HD does not train the "
         f"perceptron at all: {number} {len(stated)} runs diverge"
         + (f", after {min(lost)} to {max(lost)} iterations." if lost else "."),
@@ -69,26 +69,18 @@ def _ends(records: Sequence[Record], method: str, beta: float | str) -> tuple[pd
     return ended, fixed
 
 
-def _levels(records: Sequence[Record], betas: dict[str, float]) -> str:
+def _levels(records: Sequence[Record], betas: dict[str, float], of_best: bool = False) -> str:
+    """Say between which losses each method ends, and its baseline; or how many times the loss of the best baseline."""
     told = []
     for method, beta in betas.items():
-        ours, theirs = _ends(records, method, beta)
+        (ours, theirs), base = _ends(records, method, beta), LABELS[BASELINE[method]]
         told.append(
-            f"{LABELS[method]} ends at training losses of {_range(ours)}, where {LABELS[BASELINE[method]]} without it "
-            f"ends at {_range(theirs)}"
+            f"{LABELS[method]} ends at {_range(ours / theirs.min(), 2)} times the training loss of the best {base}"
+            if of_best
+            else f"{LABELS[method]} ends at training losses of {_range(ours)}, where {base} without it ends at "
+            f"{_range(theirs)}"
         )
     return "; ".join(told)
-
-
-def _beside_best(records: Sequence[Record], betas: dict[str, float]) -> str:
-    told = []
-    for method, beta in betas.items():
-        ours, theirs = _ends(records, method, beta)
-        told.append(
-            f"{LABELS[method]} ends at {_range(ours / theirs.min(), 2)} times the training loss of the best "
-            f"{LABELS[BASELINE[method]]}"
-        )
-    return ", ".join(told)
 
 
 def _automatic(records: Sequence[Record]) -> str:

@@ -6,7 +6,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from hdlib.report import figures, findings
-from hdlib.report.style import LONG, Table, spread
+from hdlib.report.style import LIGHT, LONG, Table, spread
+from hdlib.runs import Record, RunSpec
+from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 
 def test_text_is_escaped_and_a_sentence_broken_into_lines():
@@ -34,3 +36,14 @@ def test_a_small_spread_over_seeds_is_not_rounded_to_none():
     assert spread([0.2731, 0.2729]) == "0.273 ± 0.0001"
     assert spread([0.278, 0.268]) == "0.273 ± 0.005"
     assert spread([0.5, 0.5]) == "0.500 ± 0"
+
+
+def test_runs_that_diverge_are_counted_by_their_method():
+    made = dict(task="digits", alpha0=1e30, epochs=1)
+    epochs = pd.DataFrame([[0, 0, 2.3, 1e30, 2.3, 0.1]], columns=EPOCH_COLUMNS)
+    trace = pd.DataFrame([[1, 2.3, 1e30, 0.0]], columns=TRACE_COLUMNS)
+    runs = [
+        Record(RunSpec(method=method, seed=seed, **made), "diverged", 2, epochs, trace, dict(device="a", data="b"))
+        for method, seed in (("sgd", 0), ("sgdn", 0), ("sgdn", 1))
+    ]
+    assert "✕ 1 SGD, 2 SGDN runs diverged, iteration 2" in figures.tuning(runs, "lost").svg(LIGHT)
