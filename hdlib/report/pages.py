@@ -185,7 +185,7 @@ def execute(
             extra_arguments=["--log-level=40"],  # no word about the kernel's transport on every page
         )
     except PapermillExecutionError as error:
-        if refuses_input(error.ename):
+        if is_told_in_a_sentence(error.ename):
             raise PageError(error.evalue) from None
         trace = "\n".join(error.traceback)
         raise PageError(f"{source.name} failed with {error.ename}: {error.evalue}\n{trace}") from None
@@ -236,9 +236,9 @@ def build(root: Path, say=print) -> Path:
     return index
 
 
-def refuses_input(name: str) -> bool:
-    """Say whether an exception is one of those by which hdlib refuses bad input."""
-    return name in {"SpecError", "DataNotFoundError", "ParameterError", "PageError"}
+def is_told_in_a_sentence(name: str) -> bool:
+    """Say whether an exception is one of hdlib's own, whose message needs no traceback."""
+    return name in {"SpecError", "DataNotFoundError", "ParameterError", "PageError", "SweepError"}
 
 
 def _page(name: str, entry: Any) -> Page:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -34,6 +34,10 @@ VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VG
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
 TERMINAL = "HDLIB_TERMINAL"  # environment variable: the device on which kernels draw bars, or empty for none
 RECORD_EVERY = 5.0  # seconds between the writing of records
+
+
+class SweepError(RuntimeError):
+    """Not all runs of a sweep could be trained; those that were are recorded."""
 
 
 def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
@@ -279,44 +283,40 @@ def _in_processes(
     tell: Callable[[Path, int, int], None],
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    steps, told = context.Value("q", 0), context.Queue()
+    # a stack's steps are counted by the one process that trains it: a lock could be held by a process that is killed
+    steps, told = context.RawArray("q", len(stacks)), context.Queue()
     pool = ProcessPoolExecutor(processes, context, _start_worker, (steps, told, folder))
 
     def catch_up() -> None:
-        bar.update(steps.value - bar.n)
+        bar.update(sum(steps) - bar.n)
         while not told.empty():
             tell(*told.get())
 
     try:
-        waiting = {pool.submit(_train_in_worker, stack, compiled) for stack in stacks}
+        waiting = {pool.submit(_train_in_worker, i, stack, compiled) for i, stack in enumerate(stacks)}
         while waiting:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
             catch_up()
     except BrokenProcessPool as error:
-        raise RuntimeError(
-            "A training process was killed, perhaps for want of memory: what was finished is recorded; "
-            "run the same sweep again, with fewer jobs if memory is short."
+        raise SweepError(
+            "A training process was killed, perhaps for want of memory: what was finished is recorded, and the same "
+            "sweep goes on from there; where memory is short, let it have fewer cores or jobs."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         catch_up()
 
 
-_worker: tuple[Callable[[int], None], _Recorder]  # of this process, where it is one of the pool
+_worker: tuple[MutableSequence[int], _Recorder]  # of this process, where it is one of the pool
 
 
-def _start_worker(steps, told, folder: Path) -> None:
+def _start_worker(steps: MutableSequence[int], told, folder: Path) -> None:
     global _worker
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    def tick(iterations: int) -> None:
-        with steps.get_lock():
-            steps.value += iterations
-
-    _worker = tick, _Recorder(Store(folder), lambda *news: told.put(news))
+    _worker = steps, _Recorder(Store(folder), lambda *news: told.put(news))
 
 
 def _end_with_parent() -> None:
@@ -325,8 +325,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _train_in_worker(stack: list[RunSpec], compiled: bool) -> None:
-    tick, recorder = _worker
+def _train_in_worker(number: int, stack: list[RunSpec], compiled: bool) -> None:
+    steps, recorder = _worker
+
+    def tick(iterations: int) -> None:
+        steps[number] += iterations
+
     _train(stack, "cpu", compiled, tick, recorder)
 
 

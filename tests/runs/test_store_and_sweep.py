@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hdlib
+from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.record import code_version
 from hdlib.runs.sweep import resolve_device
@@ -96,11 +97,11 @@ def test_a_killed_sweep_keeps_what_was_finished_and_resumes(tmp_path):
     process.wait()
     kept = Store(tmp_path).keys()
     assert 3 <= len(kept) < 400
+    dates = {r.spec.key: r.provenance["date"] for r in Store(tmp_path).all()}
     wanted = specs(len(kept) + 2, epochs=3)
     records = sweep(wanted, tmp_path, jobs=1)
-    assert len(records) == len(wanted)
-    dates = {r.spec.key: r.provenance["date"] for r in Store(tmp_path).get(wanted)}
-    assert kept <= set(dates) or kept <= Store(tmp_path).keys()
+    assert [r.spec for r in records] == wanted
+    assert dates == {r.spec.key: r.provenance["date"] for r in Store(tmp_path).all() if r.spec.key in kept}
 
 
 def _put_many(folder, seed):
@@ -258,7 +259,9 @@ def test_nothing_is_missed_while_another_process_writes_and_merges(tmp_path):
         writer.join()
 
 
-def test_training_ends_with_the_process_that_asked_for_it(tmp_path):
+@pytest.fixture
+def long_sweep(tmp_path):
+    """Return a process that has recorded one run and trains another one for long, and those that it started."""
     code = (
         "from hdlib.runs import grid, sweep\n"
         "if __name__ == '__main__':\n"
@@ -266,18 +269,34 @@ def test_training_ends_with_the_process_that_asked_for_it(tmp_path):
         f" {str(tmp_path / 'store')!r}, jobs=2)"
     )
     (tmp_path / "long.py").write_text(code)
-    process = psutil.Popen([sys.executable, tmp_path / "long.py"])
+    process = psutil.Popen([sys.executable, tmp_path / "long.py"], stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("store/*.parquet")):
         assert process.poll() is None
         time.sleep(0.1)
     started = process.children(recursive=True)
     assert len(started) >= 2
+    yield process, started
+    for one in [process, *started]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def test_training_ends_with_the_process_that_asked_for_it(long_sweep):
+    process, started = long_sweep
     process.kill()
     process.wait()
     _, left = psutil.wait_procs(started, timeout=10)
-    for one in left:
-        one.kill()
     assert not left
+
+
+def test_a_sweep_whose_worker_is_killed_says_what_to_do_and_keeps_what_was_finished(tmp_path, long_sweep):
+    process, started = long_sweep
+    max(started, key=lambda one: one.cpu_times().user).kill()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "\nhdlib.runs.sweep.SweepError: A training process was killed, perhaps for want of memory" in told
+    assert is_told_in_a_sentence("SweepError")
+    assert Store(tmp_path / "store").all()
 
 
 @pytest.mark.parametrize(
