@@ -6,7 +6,6 @@ import functools
 import importlib
 import math
 import numbers
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias, TypeVar, cast, overload
@@ -192,15 +191,7 @@ class HypergradientOptimizer(Optimizer):
         check_number("lr", group["lr"])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        for name, outside in (("min_lr", operator.lt), ("max_lr", operator.gt)):
-            bound = getattr(options, name)
-            if bound is not None and outside(group["lr"], bound):
-                raise ValueError(f"lr is {float(group['lr'])}, outside of {name}={bound}: start within the bounds.")
-        if float(group["lr"]) == 0 and (options.rule != "additive" or options.max_change is not None):
-            raise ValueError(
-                f"lr is 0 with rule={options.rule!r} and max_change={options.max_change}, which change alpha by "
-                "factors and would leave it at 0: start from a small positive lr, such as 1e-6."
-            )
+        options.check_start(group["lr"])
         if group["rule"] == "multiplicative" and group["hypergrad_lr"] >= 1:
             raise ValueError(
                 f"hypergrad_lr is {group['hypergrad_lr']}: the multiplicative rule needs a value below 1, "

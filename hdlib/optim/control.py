@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
@@ -125,6 +126,22 @@ class Control:
         if self.scaling != "none" and self.rule not in ("additive", "log"):
             raise ValueError(
                 f"scaling is {self.scaling!r} with the rule {self.rule!r}, which scales h itself: leave scaling out."
+            )
+
+    def check_start(self, lr: float, name: str = "lr") -> None:
+        """Refuse an alpha_0 that is out of bounds, or that factors would leave at 0.
+
+        Raises:
+            ValueError: it is; the message calls it `name`.
+        """
+        for bound, outside in (("min_lr", operator.lt), ("max_lr", operator.gt)):
+            limit = getattr(self, bound)
+            if limit is not None and outside(lr, limit):
+                raise ValueError(f"{name} is {float(lr)}, outside of {bound}={limit}: start within the bounds.")
+        if float(lr) == 0 and (self.rule != "additive" or self.max_change is not None):
+            raise ValueError(
+                f"{name} is 0 with rule={self.rule!r} and max_change={self.max_change}, which change alpha by "
+                f"factors and would leave it at 0: start from a small positive {name}, such as 1e-6."
             )
 
     @property

@@ -119,6 +119,7 @@ class RunSpec(BaseModel):
         if not adapts and control != Control():
             changed = next(name for name in OPTIONS if getattr(control, name) != getattr(Control(), name))
             raise ValueError(f"{changed} is {getattr(self, changed)!r} but {self.method} does not adapt: leave it out.")
+        control.check_start(self.alpha0, "alpha0")
         if self.target_of != "minibatch" and self.target_loss is None:
             raise ValueError(f"target_of is {self.target_of!r} but there is no target_loss: give one.")
         if (self.model == "vgg") != (self.task == "cifar10"):

@@ -51,6 +51,9 @@ def test_a_missing_field_is_named():
         dict(method="sgd", rule="multiplicative", beta=0.0),
         dict(rule="multiplicative", beta="auto"),
         dict(rule="curvature", beta="auto"),
+        dict(rule="log", max_lr=1e-4),
+        dict(min_lr=0.5),
+        dict(alpha0=0, max_change=0.1),
     ],
 )
 def test_values_that_contradict_one_another_are_refused(fields):
