@@ -130,11 +130,11 @@ def _sets(name: str, folder: Path, place: str):
     try:
         return [made(folder, train=train, download=True) for train in (True, False)]
     except Exception as error:
-        fault = _fault(folder / MNIST_PLACE) if name == "MNIST" else ""
+        where, fault = _fault(name, folder)
         if fault:
             raise DataNotFoundError(
-                f"MNIST in {str(folder)!r} is not whole, {fault}: replace that file, or delete {MNIST_PLACE} and "
-                "connect to a network."
+                f"{name} in {str(folder)!r} is not whole, {fault}: replace that file, or delete {where} and connect to "
+                "a network."
             ) from error
         raise DataNotFoundError(
             f"{name} is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}): "
@@ -142,15 +142,26 @@ def _sets(name: str, folder: Path, place: str):
         ) from error
 
 
-def _fault(raw: Path) -> str:
-    """Say which of MNIST's files is missing or too short; nothing where all are there, or none."""
-    sizes = {name: (raw / name).stat().st_size for name in MNIST_BYTES if (raw / name).is_file()}
-    for name, expected in MNIST_BYTES.items() if sizes else ():
-        if name not in sizes:
-            return f"{name} is missing"
-        if sizes[name] < expected:
-            return f"{name} has {sizes[name]:,} bytes of {expected:,}"
-    return ""
+def _fault(name: str, folder: Path) -> tuple[str, str]:
+    """Return a data set's place, and which of its files is missing or damaged; nothing where all are there, or none."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    if name == "MNIST":
+        place, names = MNIST_PLACE, list(MNIST_BYTES)
+    else:
+        place, sums = CIFAR10.base_folder, dict([*CIFAR10.train_list, *CIFAR10.test_list])
+        sums[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
+        names = list(sums)
+    sizes = {file: path.stat().st_size for file in names if (path := folder / place / file).is_file()}
+    for file in names if sizes else ():
+        if file not in sizes:
+            return place, f"{file} is missing"
+        if name == "MNIST" and sizes[file] < MNIST_BYTES[file]:
+            return place, f"{file} has {sizes[file]:,} bytes of {MNIST_BYTES[file]:,}"
+        if name == "CIFAR10" and not check_integrity(folder / place / file, sums[file]):
+            return place, f"{file}, of {sizes[file]:,} bytes, has another checksum than the original"
+    return place, ""
 
 
 def _mnist(folder: Path, device: str, dtype: torch.dtype) -> Data:

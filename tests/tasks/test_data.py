@@ -73,6 +73,25 @@ def test_a_file_of_mnist_that_is_missing_or_too_short_is_named(tmp_path, monkeyp
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        (["data_batch_2"], "data_batch_1 is missing"),
+        (["data_batch_1", "data_batch_2"], "data_batch_1, of 9 bytes, has another checksum than the original"),
+        ([], "is not in .* could not be downloaded"),
+    ],
+)
+def test_a_file_of_cifar10_that_is_missing_or_damaged_is_named(tmp_path, monkeypatch, files, fault):
+    monkeypatch.setenv("HDLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/none")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for name in files:
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(bytes(9))
+    with pytest.raises(DataNotFoundError, match=fault) as refused:
+        require_data("cifar10")
+    assert "\n" not in str(refused.value)
+
+
 def test_moves_depend_on_the_seed_and_the_epoch_alone():
     moves = draw_moves(0, 1, 5000)
     assert torch.equal(moves, draw_moves(0, 1, 5000))
