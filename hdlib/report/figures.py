@@ -175,7 +175,8 @@ def _x(data: pd.DataFrame) -> str:
 
 def _same_epochs(theirs: pd.DataFrame, records: Sequence[Record], per_epoch: pd.DataFrame) -> pd.DataFrame:
     """Return those of the paper's curves that belong beside our runs, as far as ours go."""
-    return theirs[(theirs["model"] == records[0].spec.model) & (theirs["epoch"] <= per_epoch["epoch"].max())]
+    theirs = paper.beside(theirs, records[0].spec.model, records[0].spec.task)
+    return theirs[theirs["epoch"] <= per_epoch["epoch"].max()]
 
 
 def _table(per_epoch: pd.DataFrame, early: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -133,8 +131,8 @@ def tuning_table(records: Sequence[Record]) -> Table:
                 "validation loss, best": spread(runs["best_valid_loss"]),
             }
         )
-    published = paper.tuning()
-    for row in published[published["model"] == spec.model].itertuples():
+    published = paper.beside(paper.tuning(), spec.model, spec.task)
+    for row in published.itertuples():
         rows.append(
             {
                 "method": LABELS[row.method],
@@ -147,7 +145,10 @@ def tuning_table(records: Sequence[Record]) -> Table:
         )
     order = {label: i for i, label in enumerate(LABELS.values())}
     table = pd.DataFrame(rows).sort_values("method", key=lambda column: column.map(order), kind="stable")
-    return Table(table, f"Ours: {frames.note(records)} ± is half the range over seeds.")
+    note = f"Ours: {frames.note(records)} ± is half the range over seeds."
+    if published.empty:
+        note += f" The paper and its authors published no runs of this model on {spec.task}."
+    return Table(table, note)
 
 
 def status(records: Sequence[Record]) -> Table:
@@ -177,22 +178,6 @@ def status(records: Sequence[Record]) -> Table:
             }
         )
     return Table(pd.DataFrame(rows))
-
-
-def speed(store: str) -> str:
-    """Say what benchmarks/online_tuning.py measured, or that it was not run."""
-    path = Path(store) / "benchmarks" / "online_tuning.json"
-    if not path.is_file():
-        return "`benchmarks/online_tuning.py` was not run."
-    r = json.loads(path.read_text())
-    return (
-        f"Logistic regression, {r['runs']} online-tuning runs of {r['epochs']} epochs, validation included: the sweep "
-        f"takes {r['sweep_seconds']:.0f} seconds from nothing; the authors' way, one process a run with a DataLoader "
-        f"over PIL images, takes {r['authors_seconds'] / 60:.0f} minutes, **{r['ratio']:.0f} times** as long. Both on "
-        f"{r['made']['device']}, {r['cores']} single-threaded processes at a time, medians of {r['repeats']} "
-        f"measurements taken in turn; the authors' way is extended from processes of 1 and 2 epochs. Measured "
-        f"{r['made']['date'][:10]} with torch {r['made']['torch']} by `make bench`."
-    )
 
 
 def _seeds(finals: pd.DataFrame) -> str:

@@ -299,7 +299,7 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
         f"plain methods, coloured lines the hypergradient method, one for each beta. {insensitivity(records)}"
     )
     caption = (
-        "The same numbers against the initial learning rate. Dashed: the plain methods (dash-dotted: Adam with α₀/√t); "
+        "The same numbers against the initial learning rate. Dashed: the plain methods (dotted: Adam with α₀/√t); "
         "solid: the hypergradient method, one line for each β, stronger for larger β."
     )
     if table["seeds"].max() > 1:

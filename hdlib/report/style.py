@@ -1,8 +1,9 @@
 """One visual language for every figure and table of the book.
 
 A colour per family of methods, from seaborn's colour-blind-safe palette; baselines dashed, hypergradient
-methods solid, the multiplicative rule dotted, the paper's digitised curves faint and grey. A `Figure` is drawn
-twice, for light and dark pages, as vector graphics, and carries its alternative text and its data as CSV.
+methods solid, the multiplicative rule and decayed baselines dotted, the paper's digitised curves faint and grey. A
+`Figure` is drawn twice, for light and dark pages, as vector graphics, and carries its alternative text and its data
+as CSV.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Theme:
         adapts = method.endswith("_hd")
         style = (0, (1, 1)) if rule == "multiplicative" else "-" if adapts else (0, (4, 2))
         if decay != "none" or method.endswith("_decayed"):
-            style = (0, (4, 1.5, 1, 1.5))
-        return dict(color=self.color(method, strength), linestyle=style, linewidth=1.6 if adapts else 1.2)
+            style = (0, (1, 2.5))
+        return dict(color=self.color(method, strength), linestyle=style, linewidth=1.6 if adapts else 1.3)
 
 
 _COLORBLIND = sns.color_palette("colorblind")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from hdlib.report import frames, paper
+from hdlib.report import frames, paper, performance
 from hdlib.report.divergence import critical_beta
 from hdlib.report.style import LABELS, Table, power_of_ten, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
@@ -427,12 +425,11 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
 
 def throughput(store: str) -> str:
     """Say what benchmarks/vgg.py measured, or that it was not run."""
-    path = Path(store) / "benchmarks" / "vgg.json"
-    if not path.is_file():
+    r = performance.read(store, "vgg")
+    if r is None:
         return (
             "How much of a GPU's speed a step of VGG reaches was not measured, for want of one (`benchmarks/vgg.py`)."
         )
-    r = json.loads(path.read_text())
     best = max(r["steps"], key=lambda step: step["images_per_second"])
     return (
         f"On {r['made']['device']}, a training step of VGG-16 with {_fraction(r['width_factor'])} of the channels "

@@ -1,13 +1,14 @@
 """Tables show what they hold, whatever it is; sentences and axes stay readable at the edges of what they say."""
 
 import doctest
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from hdlib.report import figures, findings
 from hdlib.report.style import LIGHT, LONG, Table, spread
-from hdlib.runs import Record, RunSpec
+from hdlib.runs import Record, RunSpec, train
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 
@@ -47,3 +48,13 @@ def test_runs_that_diverge_are_counted_by_their_method():
         for method, seed in (("sgd", 0), ("sgdn", 0), ("sgdn", 1))
     ]
     assert "✕ 1 SGD, 2 SGDN runs diverged, iteration 2" in figures.tuning(runs, "lost").svg(LIGHT)
+
+
+def test_the_papers_numbers_stand_only_beside_runs_on_its_data(tiny):
+    digits = train(tiny)
+    mnist = replace(digits, spec=tiny.with_(task="mnist"))
+    assert "epoch, paper" in set(figures.tuning([mnist], "x").data["axis"])
+    assert "epoch, paper" not in set(figures.tuning([digits], "x").data["axis"])
+    assert "authors' repository" in set(findings.tuning_table([mnist]).data["source"])
+    table = findings.tuning_table([digits])
+    assert set(table.data["source"]) == {"ours"} and "no runs of this model on digits" in table.note

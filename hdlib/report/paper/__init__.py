@@ -14,6 +14,7 @@ from importlib.resources import files
 
 import pandas as pd
 
+TASKS = {"logreg": "mnist", "mlp": "mnist", "vgg": "cifar10"}  # on what the paper trained each model
 COLUMNS = {"loss": "train_loss", "val": "valid_loss", "alpha": "alpha"}
 
 
@@ -44,6 +45,11 @@ def figure4() -> pd.DataFrame:
 def tuning() -> pd.DataFrame:
     """Return first, final and best losses, the largest alpha and the time: a row per model, method and source."""
     return pd.read_csv(files(__package__) / "tuning.csv")
+
+
+def beside(frame: pd.DataFrame, model: str, task: str) -> pd.DataFrame:
+    """Return the rows that belong beside runs of a model on a task: none where the paper trained it on another."""
+    return frame[(frame["model"] == model) & (TASKS[model] == task)]
 
 
 def _read(name: str) -> pd.DataFrame:
