@@ -40,17 +40,33 @@ class Job:
     seconds: float = 600.0
 
 
-TINY_VGG = dict(width_factor=0.03125, train_images=128, epochs=1, precision="float32", critical_factors=[],
-                automatic_rates=[])
+TINY_VGG = dict(
+    width_factor=0.03125, train_images=128, epochs=1, precision="float32", critical_factors=[], automatic_rates=[]
+)
 ALONE = dict(critical_factors=[], automatic_rates=[])
 AUTHORS, BLOG = (dict(variants=[variant], norm_start="uniform") for variant in ("authors", "blog"))
 SHORT_VGG = AUTHORS | ALONE | dict(seeds=2, epochs=30)
 TINY_MNIST = dict(task="digits", epochs=1, seeds=1)
 TINY_GRID = dict(task="digits", cap=30, seeds=2, betas=[1e-3])
-TINY_DIVERGENCE = dict(task="digits", width=8, seeds=1, points=3, phase_seeds=1, phase_widths=[30],
-                       phase_models=1, models=5,
-                       logreg_iterations=10, mlp_iterations=10, guard_epochs=1, guard_seeds=1, guard_width=8,
-                       wide_guard_width=9, long_epochs=2, fit_epochs=1, mlp_fit_epochs=1)
+TINY_DIVERGENCE = dict(
+    task="digits",
+    width=8,
+    seeds=1,
+    points=3,
+    phase_seeds=1,
+    phase_widths=[30],
+    phase_models=1,
+    models=5,
+    logreg_iterations=10,
+    mlp_iterations=10,
+    guard_epochs=1,
+    guard_seeds=1,
+    guard_width=8,
+    wide_guard_width=9,
+    long_epochs=2,
+    fit_epochs=1,
+    mlp_fit_epochs=1,
+)
 JOBS = [
     Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125, "compile": False}, 90),
     Job("vgg", "vgg", AUTHORS | dict(seeds=1, automatic_rates=[]), TINY_VGG),

@@ -119,9 +119,7 @@ def booleans(values: Sequence[bool]) -> ctypes.Array[c_uint8]:
 def call(name: str, tensors: Sequence[Tensor], *arguments: object) -> None:
     """Call a kernel for the precision of the tensors, which it gets first."""
     function = getattr(library(), f"{name}_{DTYPES[tensors[0].dtype]}")
-    converted = [
-        c_int(a) if isinstance(a, int) else c_double(a) if isinstance(a, float) else a for a in arguments
-    ]
+    converted = [c_int(a) if isinstance(a, int) else c_double(a) if isinstance(a, float) else a for a in arguments]
     function(c_int64(len(tensors)), lengths(tensors), addresses(tensors), *converted)
 
 

@@ -347,9 +347,7 @@ def _all_corrections(
     return [floor for floor, _ in found], [scale for _, scale in found]
 
 
-def _direction(
-    group: Group, p: Tensor, m: Tensor, v: Tensor, floor: float | Tensor, scale: float | Tensor
-) -> Tensor:
+def _direction(group: Group, p: Tensor, m: Tensor, v: Tensor, floor: float | Tensor, scale: float | Tensor) -> Tensor:
     """Return -D_{t-1} from the moments and corrections of the last step, but for AdamW's factor (1 - alpha lambda)."""
     m = precise(m)
     # a float64 t would take a 0-dim parameter's direction with it

@@ -40,9 +40,7 @@ def build_model(
     return nn.Sequential(*layers[:-1]).to(dtype)
 
 
-def vgg16(
-    classes: int, variant: str = "authors", width_factor: float = 1.0, norm_start: str = "ones"
-) -> nn.Sequential:
+def vgg16(classes: int, variant: str = "authors", width_factor: float = 1.0, norm_start: str = "ones") -> nn.Sequential:
     """Return VGG-16 for images of 32 x 32 pixels, in channels-last memory.
 
     All variants have 13 convolutions of 3 x 3, (64)x2, (128)x2, (256)x3, (512)x3, (512)x3, a 2 x 2 max-pool after
