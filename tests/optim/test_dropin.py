@@ -10,9 +10,10 @@ import pytest
 import torch
 from problem import ALPHA, METHODS, flat, loss_of, make, tensors, train
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hdlib
-from hdlib import SGDHD, AdamHD
+from hdlib import SGDHD, AdamHD, AdamWHD
 
 NATIVE = {SGDHD: torch.optim.SGD, AdamHD: torch.optim.Adam}
 
@@ -373,6 +374,19 @@ class TestOnAnAccelerator:
         optimizer = AdamHD(params)
         optimizer.load_state_dict(native.state_dict())
         assert optimizer.param_groups[0]["lr"].is_cuda
+
+
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD, AdamWHD])
+def test_memory_can_be_estimated_on_fake_tensors(cls):
+    with FakeTensorMode():
+        model = torch.nn.Linear(4, 4)
+        optimizer = cls(model.parameters(), hypergrad_lr="auto", capturable=True)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.randn(3, 4)).sum().backward()
+            optimizer.step()
+    state = [value for value in optimizer.state[model.weight].values() if isinstance(value, torch.Tensor)]
+    assert {value.shape for value in state if value.ndim} == {model.weight.shape}
 
 
 def test_importing_hdlib_loads_itself_and_torch_alone():
