@@ -220,7 +220,6 @@ class HypergradientOptimizer(Optimizer):
         try:
             group |= self._resolved(group)
             self._check(group)
-            _resolve_overshoot(group)
             _check_shared(self.param_groups)
         except Exception:
             self.param_groups.pop()
@@ -256,7 +255,6 @@ class HypergradientOptimizer(Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, value if name in ("hypergrad", "slope") else own.get(name, value))
             group |= self._resolved(group)
-            _resolve_overshoot(group)
             _place_alpha(group)
 
     def learning_rates(self) -> list[float]:
@@ -314,7 +312,6 @@ class HypergradientOptimizer(Optimizer):
             group |= changed
         replaced = isinstance(group["slope"], Tensor) and not isinstance(group["lr"], Tensor)
         if replaced or not control.initial_state(options_of(group)).keys() <= group.keys():
-            _resolve_overshoot(group)
             _place_alpha(group)
 
     def _step(self, groups: list[Group], gathered: list[tuple[list[Part], list[tuple[Tensor, State]]]]) -> None:
@@ -564,27 +561,24 @@ def _check_shared(groups: list[Group]) -> None:
                 )
 
 
-def _resolve_overshoot(group: Group) -> None:
-    """Give the automatic rule its overshoot, which depends on how the direction averages over steps."""
-    if group["overshoot"] is None:
-        momentum = group["betas"][0] if "betas" in group else group["momentum"]
-        if not 0 <= momentum < 1:  # no average; Adam refuses it
-            momentum = 0.0
-        group["overshoot"] = control.default_overshoot(group["rule"], float(momentum), bool(group.get("nesterov")))
-
-
 def options_of(group: Group) -> Control:
-    """Return how the group's alpha moves."""
+    """Return how the group's alpha moves. The automatic rule's overshoot depends on how the direction averages."""
+    momentum = group["betas"][0] if "betas" in group else group["momentum"]
     values = [group[key] for key in KEYS.values()]
     try:
-        return _options(*values)
+        return _options(momentum, bool(group.get("nesterov")), *values)
     except TypeError:  # a list, say, of which Control says what is wrong
         return Control(*values)
 
 
 @functools.lru_cache(maxsize=256)
-def _options(*values: Any) -> Control:
-    return Control(*values)
+def _options(momentum: float | Tensor, nesterov: bool, *values: Any) -> Control:
+    options = dict(zip(control.OPTIONS, values, strict=True))
+    if options["overshoot"] is None and options["rule"] == "auto":
+        momentum = float(momentum)
+        known = momentum if 0 <= momentum < 1 else 0.0  # otherwise no average; Adam refuses it
+        options["overshoot"] = control.default_overshoot("auto", known, nesterov)
+    return Control(**options)
 
 
 def remember(groups: list[Group], values: dict[str, Number]) -> None:

@@ -208,7 +208,7 @@ class AdamHD(HypergradientOptimizer):
     def _rescaled(self, group: Group, sums: list[Number]) -> list[Number]:
         if not group["decoupled_weight_decay"] or group["weight_decay"] == 0:
             return sums
-        kept = 1 - group["lr"] * group["weight_decay"]
+        kept = 1 - group["lr" if group["final_lr"] is None else "step_size"] * group["weight_decay"]
         # nothing of theta_{t-2} may be left, and then D_{t-1} cannot be known
         left_out = (1 / kept).nan_to_num(math.nan, 1.0) if isinstance(kept, Tensor) else 1 / (kept or 1.0)
         if len(sums) == 1:

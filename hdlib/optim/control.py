@@ -75,7 +75,8 @@ class Control:
         scaling: divide h by a running size of it: "adagrad", sqrt of the sum of h^2, or "adam", its moving
             averages with 0.9 and 0.999. beta then has the unit of alpha.
         skip_nonfinite: where h is not a finite number keep alpha ("alpha"), or leave alpha and the parameters as
-            they are ("step", also where the gradient is not finite): in each parameter group by itself.
+            they are ("step", also where the gradient is not finite): in each parameter group by itself, unless they
+            share one alpha.
         overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
             alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``. 0 is the paper's greedy choice. None is 0;
             with the rule "auto", where it fades, it is 0.3 at first, and the optimisers make less of it with momentum
@@ -174,6 +175,7 @@ def default_overshoot(rule: str, momentum: float = 0.0, nesterov: bool = False) 
     the tolerance is divided by ``c_0 sum(c_k) / sum(c_k^2)``, which makes it worth the same to every method.
 
     Args:
+        rule: that of `Control`.
         momentum: mu of the velocity, or Adam's beta_1; the weights are its powers.
         nesterov: whether the direction is the gradient plus mu times the velocity.
     """
@@ -200,7 +202,7 @@ def initial_state(control: Control) -> State:
     if control.rule == "auto":
         names += ["ratio_sq", "ratio_count"]
     if control.final_lr is not None:
-        names += ["transition_step"]
+        names += ["transition_step", "step_size"]
     return dict.fromkeys(names, 0.0)
 
 
@@ -264,7 +266,8 @@ def step_size(alpha: Scalar, control: Control, state: State) -> tuple[Scalar, St
         return alpha, state
     t = state["transition_step"] + 1.0
     delta = 1.0 / (1.0 + (t - 1.0) / control.transition) ** 2
-    return delta * alpha + (1.0 - delta) * control.final_lr, state | {"transition_step": t}
+    gamma = delta * alpha + (1.0 - delta) * control.final_lr
+    return gamma, state | {"transition_step": t, "step_size": gamma}
 
 
 def _propose(

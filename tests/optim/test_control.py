@@ -9,6 +9,7 @@ from problem import METHODS, flat, loss_of, make, tensors, train
 
 from hdlib import SGDHD, AdamHD, AdamWHD
 from hdlib.optim import control
+from hdlib.optim._base import options_of
 from hdlib.optim.control import Control, next_alpha, step_size
 
 INF, NAN = math.inf, math.nan
@@ -132,10 +133,40 @@ def test_the_automatic_overshoot_is_worth_the_same_to_every_average(make, weight
     """It is divided by what the weights of past gradients make of a tolerance in pure noise."""
     p = torch.nn.Parameter(torch.ones(3))
     worth = weights[0] * sum(weights) / sum(w * w for w in weights)
-    group = make([p], lr=0.01, hypergrad_lr="auto").param_groups[0]
-    assert group["overshoot"] == pytest.approx(control.AUTO_OVERSHOOT / worth, rel=1e-9)
-    assert make([p], lr=0.01, hypergrad_lr="auto", overshoot=0.3).param_groups[0]["overshoot"] == 0.3
-    assert make([p], lr=0.01).param_groups[0]["overshoot"] is None
+
+    def overshoot(**options):
+        return options_of(make([p], lr=0.01, **options).param_groups[0]).overshoot
+
+    assert overshoot(hypergrad_lr="auto") == pytest.approx(control.AUTO_OVERSHOOT / worth, rel=1e-9)
+    assert overshoot(hypergrad_lr="auto", overshoot=0.3) == 0.3
+    assert overshoot() is None
+
+
+def test_groups_of_one_alpha_may_average_differently():
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    groups = [{"params": [p], "momentum": 0.9}, {"params": [q]}]
+    optimizer = SGDHD(groups, lr=0.01, hypergrad_lr="auto", shared_alpha=True)
+    for _ in range(3):
+        (p.square().sum() + q.square().sum()).backward()
+        optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == optimizer.param_groups[1]["lr"] != 0.01
+
+
+@pytest.mark.parametrize("rule", ["additive", "auto"])
+def test_decoupled_decay_is_left_out_of_the_direction_also_on_the_way_to_a_final_learning_rate(rule):
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    options = dict(weight_decay=0.5, rule=rule, hypergrad_lr=0.01, final_lr=0.01)
+    optimizer = AdamWHD([p], lr=0.5, **options)
+    (group,) = optimizer.param_groups
+    direction = torch.zeros(3, dtype=torch.float64)
+    for t in range(1, 8):
+        optimizer.zero_grad()
+        ((p - 1) ** 4).sum().backward()
+        before, h = p.detach().clone(), float(p.grad @ direction)
+        optimizer.step()
+        assert group["hypergrad"] == pytest.approx(h, rel=1e-9, abs=1e-12)
+        share = 1 / t**2  # of alpha in the step, the paper's way to the final learning rate
+        direction = (p.detach() - before) / (share * group["lr"] + (1 - share) * 0.01)
 
 
 HOSTILE = [-1.0, 1e30, -1e30, INF, NAN, -INF, 3.0, 0.0, 1e-300]

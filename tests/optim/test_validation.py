@@ -10,6 +10,8 @@ import torch
 from problem import flat, make, tensors, train
 
 from hdlib import SGDHD, AdamHD, AdamWHD
+from hdlib.optim._base import options_of
+from hdlib.optim.control import Control
 
 BAD = [
     (SGDHD, {"lr": -0.1}, "lr is -0.1"),
@@ -162,9 +164,18 @@ class TestValuesWrittenIntoAGroup:
         train(optimizer, params, 10, start=3)
         chosen = values.get("rule", "auto")
         fresh = make(name, tensors(), **{"hypergrad_lr": 0.1} | values).param_groups[0]
-        assert (group["rule"], group["overshoot"]) == (chosen, fresh["overshoot"])
+        assert group["rule"] == chosen and options_of(group) == options_of(fresh)
         state = "curvature_run" if chosen == "curvature" else "ratio_sq"
         assert isinstance(group[state], torch.Tensor) == isinstance(lr, torch.Tensor) and group[state] > 0
+
+    def test_the_automatic_rule_leaves_nothing_to_the_one_that_follows_it(self):
+        params = tensors()
+        optimizer = make("sgd", params, hypergrad_lr="auto")
+        train(optimizer, params, 3)
+        (group,) = optimizer.param_groups
+        group |= {"rule": "additive", "hypergrad_lr": 1e-3}
+        train(optimizer, params, 3, start=3)
+        assert options_of(group) == Control()
 
     @pytest.mark.parametrize("rule", ["additive", "curvature", "auto"])
     def test_a_learning_rate_stays_a_tensor_where_it_was_one(self, rule):
