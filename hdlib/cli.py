@@ -46,8 +46,8 @@ def run(
     show_bars()
     with one_sentence_errors():
         if show:
-            for name, (default, comment) in pages.parameters_of(notebook).items():
-                typer.echo(f"{name} = {default}  {comment}".rstrip())
+            for name, default in pages.parameters_of(notebook).items():
+                typer.echo(f"{name} = {default.text}  {default.comment}".rstrip())
             return
         values = {}
         for text in parameter or []:

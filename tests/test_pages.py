@@ -188,7 +188,7 @@ def test_parameters_are_read_as_python_reads_them(project):
     source.write_text(
         source.read_text().replace('name = "nothing"  # what the page is about\nsteps = 2  # how many', lines)
     )
-    assert pages.parameters_of(source) == {
+    assert {name: (p.text, p.comment) for name, p in pages.parameters_of(source).items()} == {
         "name": ("'a # b = c'", "# with = signs"),
         "steps": ("[\n    1,\n    2,\n]", "# many"),
     }

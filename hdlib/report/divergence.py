@@ -488,7 +488,7 @@ def prediction_sentence(measured: pd.DataFrame, predictors: dict[str, str]) -> s
             if not len(ratio):
                 continue
             low, middle, high = np.quantile(ratio, [0.1, 0.5, 0.9])
-            within = np.mean((ratio > 0.5) & (ratio < 2))
+            within = within_two(measured, method, column)
             parts.append(
                 f"- {LABELS[method]}, {title}: {100 * within:.0f} % of {len(rows)} runs are within a factor of two. "
                 f"The measured β is {_against(middle)} in the median, from {_against(low, 'it')} to "

@@ -173,7 +173,7 @@ def beside_the_paper(records: Sequence[Record]) -> str:
 
 def holds(records: Sequence[Record]) -> str:
     """Say where the paper's finding for logistic regression, no slower outside its red outline, holds for a model."""
-    frame, outlined = reached(records), _outlined()
+    frame, outlined = reached(records), paper.outlined()
     seeds = frame["seed"].nunique()
     lines = [
         "The paper says that its findings for logistic regression hold for other models too; it prints no numbers. "
@@ -211,7 +211,7 @@ def holds(records: Sequence[Record]) -> str:
 def where_slower(records: Sequence[Record]) -> str:
     """Say in how many cells each hypergradient method is slower than its baselines, diverged, or cannot be compared."""
     lines = []
-    theirs = [method for method, *_ in _outlined()]
+    theirs = [method for method, *_ in paper.outlined()]
     frame = reached(records)
     for method in BASELINE:
         for name, baseline in _baselines(method):
@@ -532,17 +532,6 @@ def _slower(records: Sequence[Record], baselines: dict[str, tuple[str, str]]) ->
         pairs = _pairs(reached(records), method, baseline)
         found |= {(method, row.alpha0, row.beta) for row in pairs[pairs["kind"] == "slower"].itertuples()}
     return found
-
-
-def _outlined() -> set[tuple[str, float, float]]:
-    """Return the cells that the paper outlines in red: slower than their baseline by its numbers."""
-    theirs = paper.figure4()
-    base = theirs[theirs["beta"] == 0].set_index(["method", "alpha0"])["iterations"]
-    return {
-        (row.method, row.alpha0, row.beta)
-        for row in theirs[theirs["method"].isin(BASELINE)].itertuples()
-        if row.iterations > base[BASELINE[row.method], row.alpha0]
-    }
 
 
 def _log_ratios(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> np.ndarray:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jupytext
 import nbformat
@@ -27,7 +27,7 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from hdlib.report.parameters import refusal
+from hdlib.report.parameters import Parameter, assignments, refusal
 
 CELL_TIMEOUT = 24 * 3600  # seconds; a cell may train
 SPHINX_FOLDERS = ("html", ".doctrees", "jupyter_execute")  # below _build
@@ -50,13 +50,6 @@ class Page:
 
     def output(self, root: Path) -> Path:
         return root / "book" / f"{self.name}.ipynb"
-
-
-class Parameter(NamedTuple):
-    """A line of a notebook's `parameters` cell: its default as written, and the comment behind it."""
-
-    default: str
-    comment: str
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -286,36 +279,20 @@ def _parameters_cell(notebook: nbformat.NotebookNode, name: str) -> nbformat.Not
     raise PageError(f"{name} has no cell tagged 'parameters': tag one.")
 
 
-def _assignments(text: str, name: str) -> dict[str, ast.Assign | ast.AnnAssign]:
-    """Return each `name = value` and `name: type = value` of a parameters cell."""
-    try:
-        body = ast.parse(text).body
-    except SyntaxError as error:
-        raise PageError(f"The parameters cell of {name} is not Python: {error}.") from None
-    found = {}
-    for node in body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if getattr(node, "value", None) and len(targets) == 1 and isinstance(targets[0], ast.Name):
-            found[targets[0].id] = node
-    return found
-
-
 def _parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Parameter]:
     """Return a notebook's parameters as they are written."""
-    text = _parameters_cell(notebook, name).source
-    lines = text.splitlines()
-    return {
-        parameter: Parameter(
-            ast.get_source_segment(text, node.value),
-            lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip(),
-        )
-        for parameter, node in _assignments(text, name).items()
-    }
+    try:
+        return assignments(_parameters_cell(notebook, name).source)
+    except SyntaxError as error:
+        raise PageError(f"The parameters cell of {name} is not Python: {error}.") from None
 
 
 def _values(notebook: nbformat.NotebookNode, name: str) -> dict[str, Any]:
-    """Return the values of a notebook's parameters."""
-    return {parameter: number(default) for parameter, (default, _) in _parameters(notebook, name).items()}
+    """Return the values of a notebook's parameters, as written where they have to be computed."""
+    return {
+        parameter: default.text if default.value is ... else default.value
+        for parameter, default in _parameters(notebook, name).items()
+    }
 
 
 def _set_parameters(notebook: nbformat.NotebookNode, values: dict[str, Any], name: str) -> None:
@@ -323,10 +300,10 @@ def _set_parameters(notebook: nbformat.NotebookNode, values: dict[str, Any], nam
     cell = _parameters_cell(notebook, name)
     text = cell.source.encode()  # Python counts columns in bytes
     starts = [0, *(end.end() for end in re.finditer(b"\n", text))]
-    for parameter, node in reversed(_assignments(cell.source, name).items()):
+    for parameter, default in reversed(_parameters(notebook, name).items()):
         if parameter in values:
-            old = node.value
-            start, end = starts[old.lineno - 1] + old.col_offset, starts[old.end_lineno - 1] + old.end_col_offset
+            line, column, last_line, last_column = default.place
+            start, end = starts[line - 1] + column, starts[last_line - 1] + last_column
             text = text[:start] + _literal(values[parameter]).encode() + text[end:]
     cell.source = text.decode()
 

@@ -1,4 +1,4 @@
-"""Refuse misspelt and mistyped notebook parameters, whoever injects them: papermill itself accepts any."""
+"""A notebook's parameters: reading their cell, and refusing misspelt and mistyped ones, which papermill accepts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 KINDS = {bool: "truth value", int: "number", float: "number", str: "string", list: "list", tuple: "list"}
 
@@ -15,25 +15,60 @@ class ParameterError(ValueError):
     """A notebook was given a parameter that it cannot have; the message is one sentence."""
 
 
-def refusal(source: str, name: str, value: Any, known: Mapping[str, tuple[str, str]]) -> str:
+class Parameter(NamedTuple):
+    """A line of a parameters cell: `name = value` or `name: type = value`, and the comment behind it.
+
+    `text` is the value as it is written, `place` its first line and column and its last, as in Python's syntax trees,
+    and `value` what it means, an ellipsis where it has to be computed.
+    """
+
+    text: str
+    comment: str
+    value: Any
+    place: tuple[int, int, int, int]
+
+
+def assignments(cell: str) -> dict[str, Parameter]:
+    """Return what a cell assigns to names, in its order.
+
+    Raises:
+        SyntaxError: it is not Python.
+    """
+    lines = [line.encode() for line in cell.splitlines()]  # Python counts columns in bytes
+    found = {}
+    for node in ast.parse(cell).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        if value is None or len(targets) != 1 or not isinstance(targets[0], ast.Name):
+            continue
+        found[targets[0].id] = Parameter(
+            ast.get_source_segment(cell, value) or "",
+            lines[node.end_lineno - 1][node.end_col_offset :].decode().strip(),
+            _plain(value),
+            (value.lineno, value.col_offset, value.end_lineno, value.end_col_offset),
+        )
+    return found
+
+
+def refusal(source: str, name: str, value: Any, known: Mapping[str, Parameter]) -> str:
     """Return the sentence that refuses a parameter, or nothing.
 
     Args:
         source: the notebook's name.
         name: of the parameter.
         value: that it is given.
-        known: the notebook's parameters: each one's default as written, and the comment behind it. A value has the
-            default's type; a number may be a string that the comment quotes, such as "auto".
+        known: the notebook's parameters. A value has the default's type; a number may be a string that the comment
+            quotes, such as "auto".
     """
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? Its" if close else "its"
         return f"{source} has no parameter {name!r}: {hint} parameters are {', '.join(known)}."
-    text, comment = known[name]
-    wanted, given = KINDS.get(type(_plain(text))), KINDS.get(type(value), "value")
-    if wanted in (None, given) or value is ... or (wanted == "number" and f'"{value}"' in comment):
+    default = known[name]
+    wanted, given = KINDS.get(type(default.value)), KINDS.get(type(value), "value")
+    if wanted in (None, given) or value is ... or (wanted == "number" and f'"{value}"' in default.comment):
         return ""
-    return f"{name} is the {given} {value!r}: give a {wanted}, such as {' '.join(text.split())}."
+    return f"{name} is the {given} {value!r}: give a {wanted}, such as {' '.join(default.text.split())}."
 
 
 def refuse_unknown(cells: Sequence[str]) -> None:
@@ -46,30 +81,20 @@ def refuse_unknown(cells: Sequence[str]) -> None:
     for before, cell in itertools.pairwise(cells):
         if cell.startswith("# Parameters"):
             known = _assigned(before)
-            for name, (text, _) in _assigned(cell).items():
-                if sentence := refusal("The notebook", name, _plain(text), known):
+            for name, given in _assigned(cell).items():
+                if sentence := refusal("The notebook", name, given.value, known):
                     raise ParameterError(sentence)
 
 
-def _plain(text: str) -> Any:
-    """Return the value that a text writes out, or an ellipsis where it has to be computed."""
+def _plain(node: ast.expr) -> Any:
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(node)
     except ValueError:
         return ...
 
 
-def _assigned(cell: str) -> dict[str, tuple[str, str]]:
-    """Return the values that a cell assigns to names, as they are written, and the comments behind them."""
+def _assigned(cell: str) -> dict[str, Parameter]:
     try:
-        body = ast.parse(cell).body
+        return assignments(cell)
     except SyntaxError:  # a cell with IPython's magics
         return {}
-    lines = cell.splitlines()
-    return {
-        target.id: (ast.get_source_segment(cell, node.value) or "", lines[(node.end_lineno or 0) - 1])
-        for node in body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }

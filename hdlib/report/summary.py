@@ -35,6 +35,8 @@ def one_minute(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
         mlp: that of the perceptron.
         everything: all recorded runs.
     """
+    if not logreg or not mlp:
+        return "Of [online tuning](online-tuning), from which this page draws, not enough is recorded in this store."
     stated = [r for r in mlp if r.spec.method == "adam_hd" and r.spec.rule == "additive" and r.spec.beta == STATED]
     lost = [r.iterations for r in stated if r.outcome == "diverged"]
     number = "all" if len(lost) == len(stated) else f"{len(lost)} of"

@@ -256,7 +256,10 @@ def times(records: Sequence[Record]) -> Table:
     theirs = published[published["source"] == "authors"].set_index("method")
     per_epoch = theirs["seconds"] / theirs["epochs"]
     groups = dict(_groups(records, "network", "method"))
-    ours = {key: np.median([r.provenance["epoch_seconds"] for r in group]) for key, group in groups.items()}
+    ours = {  # a run that diverges in its first epoch has no time of one
+        key: np.median([r.provenance["epoch_seconds"] for r in group if "epoch_seconds" in r.provenance] or [np.nan])
+        for key, group in groups.items()
+    }
     gpu = not any(record.provenance["device"].endswith("cores)") for record in records)
     rows = []
     for (name, method), group in groups.items():
@@ -265,7 +268,7 @@ def times(records: Sequence[Record]) -> Table:
             {
                 "method": LABELS[method],
                 "model as in": name,
-                "seconds an epoch": significant(ours[name, method]),
+                "seconds an epoch": "" if np.isnan(ours[name, method]) else significant(ours[name, method]),
                 "minutes a run": significant(np.median([r.provenance["seconds"] for r in group]) / 60),
                 **(
                     {"over its baseline": _more(ours[name, method], ours.get((name, base))) if base else ""}
@@ -304,9 +307,11 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
         exact = {r.spec.seed: r for r in by_precision.get("float32", [])}
         for precision in ("tf32", "bf16"):
             other = {r.spec.seed: r for r in by_precision.get(precision, [])}
-            seeds = sorted(set(exact) & set(other))
+            both = sorted(set(exact) & set(other))
+            seeds = [s for s in both if "diverged" not in (exact[s].outcome, other[s].outcome)]
             if len(seeds) < 2:
                 continue
+            lost = f", {len(both) - len(seeds)} more diverged" if len(seeds) < len(both) else ""
             a, b = (np.array([runs[s].epochs["train_loss"] for s in seeds]) for runs in (exact, other))
             distance, between = np.abs(a.mean(0) - b.mean(0)).max(), np.ptp(a, axis=0).max()
             spec = exact[seeds[0]].spec
@@ -315,7 +320,7 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
                 {
                     "method": LABELS[spec.method],
                     "run": f"{_fraction(spec.width_factor)} of the channels, {_scale(exact[seeds[0]])[1]:,} images, "
-                    f"{spec.epochs} epochs, {len(seeds)} seeds",
+                    f"{spec.epochs} epochs, {len(seeds)} seeds{lost}",
                     "precisions": f"float32, {precision}",
                     "training loss, end": f"{spread(a[:, -1])}, {spread(b[:, -1])}",
                     "largest distance of the means": significant(distance),
@@ -514,7 +519,7 @@ def _lengths(steps: int) -> str:
 
 
 def _more(value: float, base: float | None) -> str:
-    return "" if base is None else f"{100 * (value / base - 1):+.1f} %".replace("-", "−")
+    return "" if base is None or np.isnan(value / base) else f"{100 * (value / base - 1):+.1f} %".replace("-", "−")
 
 
 def several(values: Sequence, write=str) -> str:

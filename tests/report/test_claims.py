@@ -1,13 +1,14 @@
 """A verdict follows from the records: from all cases, some, none, or from nothing at all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.report import claims
+from hdlib.report import claims, paper
 from hdlib.report.claims import CLAIMS, VERDICTS, Claim, judge
 from hdlib.report.style import Noted
 from hdlib.runs import Record, RunSpec, Store
@@ -140,13 +141,32 @@ def test_the_grid_search_is_judged_outside_the_papers_red_region_alone():
     [claim] = [c for c in CLAIMS if c.text.startswith("Outside the region")]
     base = [arrived(100, method="sgd", alpha0=1e-1)]
     red = arrived(900, method="sgd_hd", alpha0=1e-1, beta=1e-1)
-    assert claims.is_red("sgd_hd", 1e-1, 1e-1) and not claims.is_red("sgd_hd", 1e-1, 1e-6)
+    assert ("sgd_hd", 1e-1, 1e-1) in paper.outlined() and ("sgd_hd", 1e-1, 1e-6) not in paper.outlined()
     assert judge(claim, [*base, red]).verdict == "not tested"
     same = arrived(100, method="sgd_hd", alpha0=1e-1, beta=1e-6)
     assert judge(claim, [*base, red, same]).verdict == "reproduced"
     never = arrived(468_750, "finished", method="sgd_hd", alpha0=1e-1, beta=1e-5)
     verdict = judge(claim, [*base, red, same, never])
     assert verdict.verdict == "partly" and verdict.effect == pytest.approx(4687.5**0.5)  # given up after the cap
+
+
+def test_runs_that_were_not_traced_say_nothing_of_the_learning_rates_course():
+    claimed = [c for c in CLAIMS if "largest α" in c.criterion]
+    runs = [run(0.1, method=method, alpha0=1e-3, beta=1e-3, early=0) for method in ("sgd_hd", "sgdn_hd")]
+    runs = [replace(r, trace=r.trace[:0]) for r in runs]
+    assert claimed and {judge(claim, runs).verdict for claim in claimed} == {"not tested"}
+
+
+def test_an_alpha_of_zero_is_judged_for_each_length():
+    [claim] = [c for c in CLAIMS if c.text == "α₀ = 0 works."]
+    records = [
+        run(loss, method="sgd_hd", alpha0=rate, beta=1e-4, epochs=epochs, seed=seed)
+        for epochs, seeds, loss in ((50, 1, 0.2), (5, 3, 0.3))
+        for seed in range(seeds)
+        for rate in (0.0, 1e-3)
+    ]
+    verdict = judge(claim, records)
+    assert len(verdict.holds) == 2 and not verdict.fails
 
 
 def test_only_the_papers_own_settings_are_selected():
@@ -174,8 +194,7 @@ def test_variants_and_precisions_of_vgg_are_judged_apart():
 
 
 def test_the_red_region_is_the_papers():
-    powers = [10.0**k for k in range(-6, 0)]
-    counts = [sum(claims.is_red(m, a, b) for a in powers for b in powers) for m in ("sgd_hd", "sgdn_hd", "adam_hd")]
+    counts = [sum(cell[0] == method for cell in paper.outlined()) for method in ("sgd_hd", "sgdn_hd", "adam_hd")]
     assert counts == [4, 5, 13]
 
 

@@ -91,6 +91,15 @@ def test_a_measured_beta_far_below_the_predicted_one_is_said_to_be_times_below_i
     assert "2 layers of 1000 (the paper's) (4,000 times below the prediction)" in said and "0.00" not in said
 
 
+def test_a_critical_beta_that_was_not_met_counts_as_one_that_was_not_predicted(measured):
+    [row] = measured.index[measured["method"] == "sgd_hd"]
+    lost = pd.concat([measured, measured.loc[[row]].assign(critical=np.inf)])
+    share = chapter.within_two(lost, "sgd_hd", "at_start")
+    assert share <= 0.5 and f"- SGD-HD, {PREDICTORS['at_start']}: {100 * share:.0f} % of 2 runs" in (
+        chapter.prediction_sentence(lost, PREDICTORS)
+    )
+
+
 @pytest.mark.parametrize("critical, said", [(np.inf, "above every β"), (0.0, "below every β")])
 def test_a_critical_beta_that_was_not_met_is_no_number(measured, critical, said):
     sought = measured.assign(critical=critical)

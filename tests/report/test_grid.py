@@ -60,7 +60,7 @@ def once():
 def test_the_papers_numbers_are_all_there():
     theirs = paper.figure4()
     assert len(theirs) == 126 and int(np.isinf(theirs["iterations"]).sum()) == 3
-    outlined = [method for method, _, _ in grid._outlined()]
+    outlined = [method for method, _, _ in paper.outlined()]
     assert {method: outlined.count(method) for method in outlined} == {"sgd_hd": 4, "sgdn_hd": 5, "adam_hd": 13}
 
 

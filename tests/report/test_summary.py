@@ -47,3 +47,8 @@ def test_both_sides_of_a_comparison_have_the_same_seeds(recorded):
     ours, theirs = summary._ends(few, "adam_hd", 1e-7)
     alone = summary._ends(first, "adam_hd", 1e-7)
     assert ours.equals(alone[0]) and theirs.equals(alone[1])
+
+
+def test_a_store_without_the_runs_is_said_to_lack_them():
+    [said] = told([])
+    assert said.endswith("not enough is recorded in this store.")

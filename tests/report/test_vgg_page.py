@@ -103,6 +103,9 @@ def test_what_a_hypergradient_costs_is_over_its_own_baseline():
     assert times.loc["Adam-HD", "authors: over its baseline"] == "+4.9 %"
     assert times.loc["Adam", "authors: seconds an epoch"] == "32.4"
     runs = [record("adam"), record("adam_hd")]
+    lost = replace(runs[1], provenance={k: v for k, v in runs[1].provenance.items() if k != "epoch_seconds"})
+    shown = vgg.times([runs[0], lost]).data.set_index("method").loc["Adam-HD"]
+    assert (shown["seconds an epoch"], shown["over its baseline"]) == ("", "")
     for run in runs:
         run.provenance["device"] = "a processor (2 cores)"
     assert "over its baseline" not in vgg.times(runs).data.columns
@@ -116,6 +119,9 @@ def test_precisions_are_compared_seed_by_seed():
     assert vgg.precisions(near, exact + far).data.iloc[0, -1] == "no"
     assert vgg.precisions(near, exact + near[:1]) is None
     assert vgg.precisions([record("adam", width_factor=1 / 8)], exact + near) is None
+    third = [record("adam", seed=2), record("adam", seed=2, precision="bf16")]
+    third[1] = replace(third[1], outcome="diverged", epochs=third[1].epochs[:1])
+    assert "2 seeds, 1 more diverged" in vgg.precisions(near, exact + near + third).data.loc[0, "run"]
 
 
 def test_the_experiments_beta_is_set_against_the_critical_one_of_the_widest_network():

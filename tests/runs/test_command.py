@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hdlib.report.parameters import ParameterError, refusal, refuse_unknown
+from hdlib.report.parameters import ParameterError, assignments, refusal, refuse_unknown
 
 NOTEBOOK = """---
 kernelspec: {display_name: Python 3, language: python, name: python3}
@@ -50,14 +50,15 @@ def test_a_run_in_a_terminal_shows_its_bar_there_and_not_in_the_notebook(tmp_pat
     assert "it/s" not in text and "stderr" not in text
 
 
-KNOWN = {
-    "title": ('"a page"', ""),
-    "epochs": ("20", "# passes"),
-    "beta": ("1e-4", '# hypergradient learning rate, or "auto"'),
-    "alphas": ("[1e-1, 1e-2]", ""),
-    "flag": ("False", ""),
-    "computed": ("2 * 3", ""),
-}
+KNOWN = assignments(
+    """title = "a page"
+epochs: int = 20  # passes
+beta = 1e-4  # hypergradient learning rate, or "auto"
+alphas = [1e-1, 1e-2]
+flag = False
+computed = 2 * 3
+"""
+)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,7 @@ def test_what_papermill_injects_is_checked_too():
         refuse_unknown([*cells, "# Parameters\nsteps = [3]\n"])
     with pytest.raises(ParameterError, match="no parameter 'rows'"):
         refuse_unknown([*cells, "# Parameters\nrows = [3]\n"])
+    typed = 'steps: int = 2\ntitle = (\n    "in two "\n    "lines"\n)'
+    refuse_unknown([typed, '# Parameters\nsteps = 3\ntitle = "other"\n'])
+    with pytest.raises(ParameterError, match="title is the number 3: give a string"):
+        refuse_unknown([typed, "# Parameters\ntitle = 3\n"])

@@ -10,9 +10,12 @@ numbers that are printed in Figure 4.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 
 import pandas as pd
+
+from hdlib.runs import BASELINE
 
 TASKS = {"logreg": "mnist", "mlp": "mnist", "vgg": "cifar10"}  # on what the paper trained each model
 COLUMNS = {"loss": "train_loss", "val": "valid_loss", "alpha": "alpha"}
@@ -40,6 +43,18 @@ def figure4() -> pd.DataFrame:
     unreached = frame["iterations"].str.startswith(">")
     frame["iterations"] = frame["iterations"].where(~unreached, "inf").astype(float)
     return frame
+
+
+@cache
+def outlined() -> frozenset[tuple[str, float, float]]:
+    """Return the cells of Figure 4 that it outlines in red, as method, alpha0 and beta: slower than their baseline."""
+    table = figure4()
+    base = table[table["beta"] == 0].set_index(["method", "alpha0"])["iterations"]
+    return frozenset(
+        (row.method, row.alpha0, row.beta)
+        for row in table[table["method"].isin(BASELINE)].itertuples()
+        if row.iterations > base[BASELINE[row.method], row.alpha0]
+    )
 
 
 def tuning() -> pd.DataFrame:
