@@ -83,7 +83,9 @@ class RunSpec(BaseModel):
         "ones", description="how VGG's batch normalisation starts: at ones, or uniform in [0, 1] as in old versions"
     )
     width_factor: float = Field(1.0, gt=0, allow_inf_nan=False, description="VGG's channels and units over the paper's")
-    train_images: int | None = Field(None, ge=1, description="of CIFAR-10: a fixed part of the images; None for all")
+    train_images: int | None = Field(
+        None, ge=1, le=50_000, description="of CIFAR-10: a fixed part of the images; None for all"
+    )
 
     def __init__(self, **fields: Any) -> None:
         if isinstance(fields.get("beta"), str) and fields["beta"] == "auto":  # as the optimisers' hypergrad_lr

@@ -25,7 +25,7 @@ from hdlib.runs.record import Record
 from hdlib.runs.spec import RunSpec, SpecError
 from hdlib.runs.stack import bytes_per_run, can_compile, layer_sizes, stack_key, stackable, train_stack
 from hdlib.runs.store import Store
-from hdlib.runs.train import train
+from hdlib.runs.train import require_precision, train
 from hdlib.tasks.data import SIZES, require_data
 
 CACHE_BYTES = 50_000_000  # of a stack on a CPU, whatever memory is free
@@ -60,6 +60,8 @@ def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
     if seeds is not None:
         if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
             raise SpecError(f"seeds is {seeds!r}: it must be a whole number of at least 1.")
+        if "seed" in fields:
+            raise SpecError(f"seeds is {seeds} and seed is {fields['seed']!r}: give one of them.")
         fields["seed"] = range(seeds)
     axes = {name: value for name, value in fields.items() if isinstance(value, (list, tuple, range))}
     fixed = {name: value for name, value in fields.items() if name not in axes}
@@ -92,7 +94,8 @@ def sweep(
             that somebody sees: of one that `hdlib run` executes, the bar is on the terminal of that command.
 
     Raises:
-        SpecError: the device is not on this machine, or the store cannot be written, found out before any training.
+        SpecError: the device is not on this machine or lacks a run's precision, or the store cannot be written, found
+            out before any training.
         DataNotFoundError: a data set is missing, found out before any training.
     """
     store = store if isinstance(store, Store) else Store(store)
@@ -104,6 +107,8 @@ def sweep(
     recorded = store.keys()
     missing = list({spec.key: spec for spec in specs if spec.key not in recorded}.values())
     if missing:
+        for spec in missing:
+            require_precision(spec, device)
         for task in {spec.task for spec in missing}:
             require_data(task)
         store.require_writable()
@@ -137,10 +142,14 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return device
-    if not device.startswith("cuda"):
+    kind, colon, index = device.partition(":")
+    if kind != "cuda" or (colon and not index.isdecimal()):
         raise SpecError(f"device is {device!r}: it must be 'auto', 'cpu' or a CUDA device such as 'cuda'.")
     if not torch.cuda.is_available():
         raise SpecError(f"device is {device!r} but torch finds no GPU on this machine: use device='auto' or 'cpu'.")
+    count = torch.cuda.device_count()
+    if index and int(index) >= count:
+        raise SpecError(f"device is {device!r} but the last GPU is cuda:{count - 1}: name one that is there.")
     return device
 
 

@@ -53,8 +53,7 @@ def train(
         SpecError: the precision is not the device's.
     """
     started = time.perf_counter()
-    if spec.precision == "tf32" and not device.startswith("cuda"):
-        raise SpecError(f"precision is 'tf32' but the device is {device!r}: use float32 or bf16 there.")
+    require_precision(spec, device)
     dtype = torch.float64 if spec.precision == "float64" else torch.float32
     data = load_data(spec.task, device, dtype).scaled(spec.input_scale)
     if spec.train_images is not None:
@@ -88,6 +87,12 @@ def train(
     if len(visits) > 1:
         made["visits"] = visits
     return training.history.record(0, made)
+
+
+def require_precision(spec: RunSpec, device: str) -> None:
+    """Raise SpecError if a device does not have a run's precision."""
+    if spec.precision == "tf32" and not device.startswith("cuda"):
+        raise SpecError(f"precision is 'tf32' but the device is {device!r}: use float32 or bf16 there.")
 
 
 class Training:

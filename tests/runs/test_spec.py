@@ -84,6 +84,11 @@ def test_the_key_of_a_recorded_run_never_changes():
     assert spec.key == "ad0685afb51d86c9"
 
 
+def test_a_grid_has_a_seed_or_many():
+    with pytest.raises(SpecError, match="seeds is 2 and seed is 7: give one of them"):
+        grid(seeds=2, seed=7, **GOOD)
+
+
 @pytest.mark.parametrize("seeds", [0, "3", 1.5, True])
 def test_a_wrong_number_of_seeds_is_refused(seeds):
     with pytest.raises(SpecError, match="seeds is"):

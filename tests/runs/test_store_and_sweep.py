@@ -304,6 +304,7 @@ def test_a_sweep_whose_worker_is_killed_says_what_to_do_and_keeps_what_was_finis
     [
         (dict(device="cuda"), "no GPU"),
         (dict(device="tpu"), "must be 'auto', 'cpu' or"),
+        (dict(device="cudaxyz"), "must be 'auto', 'cpu' or"),
         (dict(jobs=0), "jobs is 0"),
     ],
 )
@@ -313,6 +314,21 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message
         sweep(specs(), tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
     assert resolve_device("auto") == "cpu"
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert resolve_device("cuda:0") == "cuda:0"
+    with pytest.raises(SpecError, match="device is 'cuda:1' but the last GPU is cuda:0"):
+        resolve_device("cuda:1")
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_other_runs_are_trained(tmp_path, tiny_vgg):
+    runs = [*specs(), tiny_vgg.with_(precision="tf32")]
+    with pytest.raises(SpecError, match="precision is 'tf32' but the device is 'cpu'"):
+        sweep(runs, tmp_path / "store", device="cpu")
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_missing_data_folder_is_named(tmp_path, monkeypatch):
