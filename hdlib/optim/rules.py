@@ -1,7 +1,7 @@
-"""The update rules of hypergradient descent: the one place where they are written.
+"""The update rules of hypergradient descent: the definition that the fast ways of computing them are tested against.
 
 Notation of the paper (Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent",
-ICLR 2018, arXiv 1703.04782, Algorithms 4 to 6). One step at time t, in this order:
+ICLR 2018, arXiv 1703.04782, Algorithms 4 to 6). One step at time t, in this order::
 
     g_t     = gradient at theta_{t-1}, L2 term included
     h_t     = g_t . D_{t-1}                        hypergradient, D = d(increment)/d(alpha)

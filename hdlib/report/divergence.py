@@ -20,6 +20,7 @@ from hdlib.report import frames
 from hdlib.report.performance import read
 from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, scientific
 from hdlib.runs import BASELINE, Record, RunSpec
+from hdlib.runs.divergence import GROWTHS
 
 HD = tuple(BASELINE)
 KINDS = ("better", "worse", "ringing", "diverged")
@@ -107,11 +108,12 @@ def first_steps(steps: pd.DataFrame) -> Table:
 def explosion(steps: pd.DataFrame) -> str:
     """Say from which step on loss, gradient and alpha grow at every step, and between which lengths D stays."""
     finite = _finite(steps)
-    last, lengths = finite["step"].iloc[-1], finite["direction_l2"]
+    last = finite["step"].iloc[-1]
     grow = (finite[["loss", "grad_l2", "alpha"]].abs().diff() > 0).all(axis=1)
     start = finite.loc[~grow, "step"].max() + 1
     if len(finite) == len(steps) or start > last:
         return f"The numbers are finite for all of its {last} steps."
+    lengths = finite.loc[finite["step"] >= start, "direction_l2"]
     return (
         f"The numbers are finite until step {last}. From step {start} on, the loss, the gradient and the size of α "
         f"grow at every step, while the length of D stays between {scientific(lengths.min())} and "
@@ -191,7 +193,11 @@ def parabola(line: pd.DataFrame, steps: pd.DataFrame, name: str, caption: str, f
     alt = (
         f"The loss as a function of the length of the last step is close to a parabola. With beta {factors[0]:g} over "
         f"its curvature alpha settles at the bottom; with {factors[1]:g} it jumps from side to side, ever further. "
-        f"The curvature by a Hessian-vector product is {second['kappa']:.3g}."
+        f"Its curvature is {2 * fit[0]:.3g}, that of a Hessian-vector product at the step's end {second['kappa']:.3g}."
+    )
+    caption += (
+        f" The κ of the titles is that of the parabola, {scientific(2 * fit[0])}; a Hessian-vector product at the end "
+        f"of the step gives {scientific(second['kappa'])}."
     )
     return Figure(draw, name, alt, data, caption=caption)
 
@@ -216,8 +222,8 @@ def sizes_sentences(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, beta
     a, s = _first_kappa(adam), _first_kappa(sgd)
     return (
         f"In the first step of the same run, ‖D‖² is {scientific(first['direction_l2'] ** 2)} for Adam, against "
-        f"{parameters:,} parameters, and {scientific(second['direction_l2'] ** 2)} for SGD. The slope at its start is "
-        f"{scientific(-first['slope'])} for Adam, the sum of the gradient's absolute entries "
+        f"{parameters:,} parameters, and {scientific(second['direction_l2'] ** 2)} for SGD. On its own minibatch the "
+        f"slope at its start is {scientific(-first['slope'])} for Adam, the sum of the gradient's absolute entries "
         f"({scientific(first['grad_l1'])}), and {scientific(-second['slope'])} for SGD, the sum of their squares. The "
         f"curvature along it is {scientific(a)} for Adam and {scientific(s)} for SGD, {scientific(a / s)} times less."
         f"\n\nFor Adam 2/κ is {scientific(2 / a)}, and β = {power_of_ten(beta)} {_condition(beta * a / 2)}. "
@@ -247,7 +253,8 @@ def summary(
     )
     limit = measured.loc[(measured["model"] == model) & (measured["method"] == "adam_hd"), "critical"].median()
     if 0 < limit < np.inf:
-        text += f" Training with Adam-HD fails there from a β of about {scientific(limit)} on."
+        text += " From α₀ = 0.001 training with Adam-HD fails there, within 100 iterations, from a β of about "
+        text += f"{scientific(limit)} on; [the phase diagram](#where-the-phase-diagram) shows other α₀."
     best = fitted.loc[(fitted["model"] == "mlp") & (fitted["method"] == "adam_hd"), "candidate"]
     if len(best):
         text += f" The learning rates that the paper shows for it fit {best.iloc[0]} best."
@@ -472,9 +479,14 @@ def prediction_lead(measured: pd.DataFrame) -> str:
     """Say what was measured."""
     names = list(dict.fromkeys(measured["model"]))
     methods = " and ".join(LABELS[method] for method in dict.fromkeys(measured["method"]))
+    left_out = {
+        LABELS[method]: [name for name in names if name not in set(rows["model"])]
+        for method, rows in measured.groupby("method")
+    }
+    missing = "".join(f"; {method} was not measured with {' and '.join(m)}" for method, m in left_out.items() if m)
     return (
         f"{len(names)} models were chosen before their critical β was looked at: {'; '.join(names)}. For {methods} "
-        f"from α₀ = 0.001, 100 iterations, that makes {len(measured)} runs and seeds."
+        f"from α₀ = 0.001, 100 iterations, that makes {len(measured)} critical β, one for each seed{missing}."
     )
 
 
@@ -508,13 +520,15 @@ def best_predictor(measured: pd.DataFrame, predictors: dict[str, str]) -> str:
     """Say which predictor is within a factor of two most often, for each method, and which models it misses."""
     lines = []
     for method in dict.fromkeys(measured["method"]):
-        best = max(predictors, key=lambda column: within_two(measured, method, column))
+        shares = {column: within_two(measured, method, column) for column in predictors}
+        best = max(shares, key=shares.__getitem__)
+        equal = [title for column, title in predictors.items() if shares[column] == shares[best] and column != best]
         rows = measured[measured["method"] == method]
         ratio = (rows["critical"] / rows[best]).groupby(rows["model"], sort=False).median()
         missed = ratio[~((ratio > 0.5) & (ratio < 2))]
         text = (
             f"For {LABELS[method]} the best of the three is {predictors[best]}: within a factor of two in "
-            f"{100 * within_two(measured, method, best):.0f} % of the runs"
+            f"{100 * shares[best]:.0f} % of the runs" + (f", as is {' and '.join(equal)}" if equal else "")
         )
         deep = measured[~measured["model"].str.startswith("logistic")]
         if len(deep) < len(measured) and (deep["method"] == method).any():
@@ -541,7 +555,8 @@ def growths(measured: pd.DataFrame) -> str:
     for method in dict.fromkeys(measured["method"]):
         factors = measured.loc[measured["method"] == method, "factor"]
         low, high = (f"{value:,.0f}" for value in (factors.min(), factors.max()))
-        parts.append(f"{low if low == high else f'{low} to {high}'} for {LABELS[method]}")
+        least = ", the smallest that was tried," if factors.max() == GROWTHS[0] else ""
+        parts.append(f"{low if low == high else f'{low} to {high}'}{least} for {LABELS[method]}")
     return f"The growth that suits the other models best is {' and '.join(parts)}."
 
 
@@ -627,7 +642,7 @@ def guard_table(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record
                     "guard": name,
                     "method": LABELS[method],
                     "diverged": f"{own['diverged'].sum()} of {own['runs'].sum()}",
-                    "below no HD": f"{int((own['loss'] < own['no_hd']).sum())} of {len(own)}",
+                    "below the fixed rate": f"{int((own['loss'] < own['no_hd']).sum())} of {len(own)}",
                     "best β ÷ plain": _range(best[name, method] / plain),
                     "all ÷ best fixed": _range(own["over_best"]),
                 }
@@ -726,10 +741,10 @@ def bar(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequenc
     lines = []
     for method, n in _counted(automatic, plain, unguarded).items():
         lines.append(
-            f"- {LABELS[method]}: {n['lost'] or 'none'} of {n['runs']} runs diverged. Its median loss is at or below "
-            f"the plain rule's in {n['beaten']} of the {n['pairs']} pairs of α₀ and β where that one converges, below "
-            f"no HD from {n['lower']} of {n['rates']} initial learning rates, and {_range(n['over_best'])} times that "
-            f"of the best fixed rate, α = {power_of_ten(n['best'])}."
+            f"- {LABELS[method]} with the automatic β: {n['lost'] or 'none'} of {n['runs']} runs diverged. The loss is "
+            f"at or below the plain rule's in {n['beaten']} of the {n['pairs']} pairs of α₀ and β where that one "
+            f"converges, below that of the fixed rate α₀ from {n['lower']} of {n['rates']} initial learning rates, and "
+            f"{_range(n['over_best'])} times that of the best fixed rate, α = {power_of_ten(n['best'])}."
         )
     return "\n".join(lines)
 
@@ -742,10 +757,16 @@ def bar_in_all(comparisons: Sequence[tuple[Sequence[Record], Sequence[Record], S
     return (
         f"In the comparisons over whole epochs below, {total['lost'] or 'none'} of {total['runs']} runs with the "
         f"automatic β diverged. It ended at or below the plain rule in {total['beaten']} of the {total['pairs']} pairs "
-        f"of α₀ and β where that one converges, and below no HD from {total['lower']} of {total['rates']} initial "
-        f"learning rates. Its loss is {scientific(over.median())} times that of the best of six fixed rates in the "
-        f"median, from {_range(over)}."
+        f"of α₀ and β where that one converges, and below the fixed rate α₀ from {total['lower']} of {total['rates']} "
+        f"initial learning rates. Its loss is {scientific(over.median())} times that of the best of six fixed rates in "
+        f"the median, from {_range(over)}.{_coinciding(comparisons)}"
     )
+
+
+def _coinciding(comparisons: Sequence[tuple[Sequence[Record], Sequence[Record], Sequence[Record]]]) -> str:
+    """Say which runs with the automatic beta are the same run, because their first step is limited alike."""
+    told = {frames.coinciding(automatic) for automatic, _, _ in comparisons} - {""}
+    return f" {'; '.join(sorted(told))}: a first step that is limited alike makes one run of them." if told else ""
 
 
 def _counted(
@@ -795,8 +816,8 @@ def guard_costs(store: str) -> Table | Markdown:
     rows = [{"guard": name} | {method: f"{ratio:.2f}" for method, ratio in row.items()} for name, row in found.items()]
     return Table(
         pd.DataFrame(rows),
-        "The time of a step over that of the plain rule in the same round, median; the parameters of the paper's "
-        "perceptron, on a CPU, steps as they come.",
+        "The time of the optimiser's step alone, without the forward and backward pass, over that of the plain rule in "
+        "the same round, median; the parameters of the paper's perceptron, on a CPU, steps as they come.",
     )
 
 

@@ -90,7 +90,7 @@ def final_table(records: Sequence[Record]) -> Table:
                     "diverged at iteration": _divergence(runs),
                 }
             )
-    return Table(pd.DataFrame(rows), f"{frames.note(records)} ± is half the range over seeds.")
+    return Table(pd.DataFrame(rows), f"{frames.note(records)}{_plus_minus(records)}")
 
 
 def tuning(records: Sequence[Record]) -> str:
@@ -145,7 +145,7 @@ def tuning_table(records: Sequence[Record]) -> Table:
         )
     order = {label: i for i, label in enumerate(LABELS.values())}
     table = pd.DataFrame(rows).sort_values("method", key=lambda column: column.map(order), kind="stable")
-    note = f"Ours: {frames.note(records)} ± is half the range over seeds."
+    note = f"Ours: {frames.note(records)}{_plus_minus(records)}"
     if published.empty:
         note += f" The paper and its authors published no runs of this model on {spec.task}."
     return Table(table, note)
@@ -178,6 +178,10 @@ def status(records: Sequence[Record]) -> Table:
             }
         )
     return Table(pd.DataFrame(rows))
+
+
+def _plus_minus(records: Sequence[Record]) -> str:
+    return " ± is half the range over seeds." if frames.seeds(records)[1] > 1 else ""
 
 
 def _seeds(finals: pd.DataFrame) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from hdlib.report.style import LABELS, power_of_ten
 from hdlib.runs import Record
 
 SPEC_COLUMNS = ["model", "method", "alpha0", "beta", "rule", "decay", "seed"]
@@ -48,6 +50,21 @@ def across_seeds(frame: pd.DataFrame, x: str, values: Sequence[str]) -> pd.DataF
     return grouped.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
 
 
+def coinciding(records: Sequence[Record]) -> str:
+    """Say which methods' runs from several alpha_0 end at the same losses, seed by seed: they are the same runs."""
+    told = []
+    for method, runs in finals(records).groupby("method", sort=False):
+        ends = runs.pivot(index="seed", columns="alpha0", values="train_loss")
+        alike: dict[tuple, list[float]] = {}
+        for rate in ends.columns[np.isfinite(ends).all()]:
+            alike.setdefault(tuple(ends[rate]), []).append(rate)
+        for rates in alike.values():
+            if len(rates) > 1:
+                named = " and ".join(map(power_of_ten, reversed(rates)))
+                told.append(f"{LABELS[method]} from α₀ = {named} ends at the same losses")
+    return "; ".join(told)
+
+
 def note(records: Sequence[Record]) -> str:
     """Return one sentence that says what was run: seeds, epochs, precision, device, data."""
     if not records:
@@ -56,13 +73,18 @@ def note(records: Sequence[Record]) -> str:
     least, most = seeds(records)
     lengths = sorted({spec.epochs for spec in specs})
     devices = sorted({record.provenance["device"] for record in records})
-    data = sorted({record.provenance["data"] for record in records})
+    data = sources(records)
     precisions = sorted({spec.precision for spec in specs})
     return (
         f"{len(records)} runs, {'' if least == most else 'up to '}{most} seed{'s' if most > 1 else ''}, "
         f"{' and '.join(map(str, lengths))} epoch{'s' if lengths != [1] else ''}, "
         f"{' and '.join(precisions)}, {', '.join(devices)}. Data: {'; '.join(data)}."
     )
+
+
+def sources(records: Sequence[Record]) -> list[str]:
+    """Return the data sets that runs were trained on, in one wording: the first records of VGG have another."""
+    return sorted({record.provenance["data"].replace("folder of jpg files", "folder, jpg files") for record in records})
 
 
 def seeds(records: Sequence[Record]) -> tuple[int, int]:

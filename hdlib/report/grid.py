@@ -142,7 +142,7 @@ def _legend(records: Sequence[Record], table: pd.DataFrame, slower: set) -> str:
         text += " Grey: diverged" + (", at least half of the seeds." if seeds > 1 else ".")
     if slower:
         text += f" Red frame: slower{middle} than its baseline at the same α₀"
-        text += "; Adam-HD's is the paper's Adam, which decays." if _printed(records) else "."
+        text += f"; Adam-HD's is Adam {'with the decay, as in the paper' if _printed(records) else 'without decay'}."
     places = {mark: word for mark, word in (("▲", "above"), ("▼", "below")) if (table["mark"] == mark).any()}
     if places:
         text += f" {', '.join(places)}: the paper's number lies {' or '.join(places.values())} those of all our seeds."
@@ -388,8 +388,8 @@ def lottery(groups: dict[str, Sequence[Record]]) -> str:
     return (
         f"Over {seeds} seeds the slowest takes {spread['minibatch']} times as long as the fastest to a first lucky "
         f"minibatch (median of the cells), {spread['smoothed']} times to a mean of 100 minibatches and "
-        f"{spread['epoch']} times to the loss over all training data. That takes {_factor(later)} times as long as a "
-        "first lucky minibatch, in the median of the cells that reach both. Against the paper's baselines "
+        f"{spread['epoch']} times to the loss over all training data. The last takes {_factor(later)} times as long as "
+        "a first lucky minibatch, in the median of the cells that reach both. Against the paper's baselines "
         f"{slower['minibatch']}, {slower['smoothed']} and {slower['epoch']} of {total} hypergradient cells are slower."
     )
 

@@ -157,7 +157,7 @@ def online_tuning(store: str) -> str:
         f"takes {r['sweep_seconds']:.0f} seconds from nothing; the authors' way, one process a run with a DataLoader "
         f"over PIL images, takes {r['authors_seconds'] / 60:.0f} minutes, **{r['ratio']:.0f} times** as long. Both on "
         f"{r['made']['device']}, {r['cores']} single-threaded processes at a time, medians of {r['repeats']} "
-        f"measurements taken in turn; the authors' way is extended from processes of 1 and 2 epochs. Measured "
+        f"measurements taken in turn; the authors' way is extrapolated from processes of 1 and 2 epochs. Measured "
         f"{r['made']['date'][:10]} with torch {r['made']['torch']} by `make bench`."
     )
 

@@ -60,20 +60,20 @@ def scale(records: Sequence[Record]) -> str:
         f"{'' if least == most else 'up to '}{counted(most, 'seed')} each, "
         f"in {several(sorted({spec.precision for spec in specs}))}, on "
         f"{several(sorted({r.provenance['device'] for r in records}))}. "
-        f"Data: {several(sorted({r.provenance['data'] for r in records}))}. "
+        f"Data: {several(frames.sources(records))}. "
     )
     if complete(records):
         return text + "That is the paper's experiment at its full size."
     told = (
         "levels of loss can be compared with the published ones epoch by epoch"
         if whole(records) == list(records)
-        else "levels of loss cannot be compared with the published ones, orderings of the methods and early learning "
-        "rates can, with care"
+        else "levels of loss cannot be compared with those of the whole network on all images; orderings of the "
+        "methods and early learning rates can, with care"
     )
     return (
         text
         + f"**The paper's experiment, the whole network on all images for {EPOCHS} epochs with six methods, was not "
-        f"run.** {_lengths(steps(records))}: {told}."
+        f"run.** {_lengths(steps(records))}; {told}."
     )
 
 
@@ -169,6 +169,12 @@ def agreement_sentence(records: Sequence[Record]) -> str:
             if len({r.spec.seed for r in group}) > 1:
                 said += f" in the means over seeds, {everywhere} of them in every seed"
             lines.append(f"- {said}{'; not ' + ', '.join(lost) if lost else ''}.")
+        several_seeds = len({r.spec.seed for r in group}) > 1
+        lines.append(
+            "- What does not hold in every seed is not decided."
+            if several_seeds
+            else "- With one seed, a small difference may be chance."
+        )
         lines.append("")
     return "\n".join(lines)
 
@@ -219,7 +225,7 @@ def _speaks_for(records: Sequence[Record], where: str) -> str:
             methods = several([m for m in METHODS if m in lost[name]], LABELS.get)
             return (
                 f"{methods} diverged as in {name}, which it did in neither published run, and no run "
-                f"did as in {other}, with the same β: {where} that speaks for {other}."
+                f"did as in {other}, with the same β: {where} that speaks against {name}."
             )
     return ""
 
@@ -235,17 +241,17 @@ def rates(records: Sequence[Record]) -> str:
         if kept:
             where = several(sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in kept))
             negative = np.mean([(r.trace["alpha"] < 0).mean() for r in kept])
-            told = (
-                f"α rises to {spread([_peak(r) for r in kept], 4)} (iteration {where}), and is negative at "
-                f"{100 * negative:.0f} % of the traced iterations"
-            )
+            told = f"α rises to {spread([_peak(r) for r in kept], 4)} (iteration {where})"
+            if all(_peak(r) == r.spec.alpha0 for r in kept):
+                told = "α does not rise above α₀"
+            told += f", and is negative at {100 * negative:.0f} % of the traced iterations"
         else:
             told = "α grows until nothing is finite"
         lost = f"; {len(group) - len(kept)} of {len(group)} runs diverged" if 0 < len(kept) < len(group) else ""
         lines.append(
             f"- {LABELS[method]}, as in {name}: {told}{lost}. The paper's rises to "
             f"{significant(published['paper', method], 4)}, the authors' to "
-            f"{significant(published['authors', method], 4)}."
+            f"{significant(published['authors', method], 4)} over all their epochs."
         )
     return "\n".join(lines)
 
@@ -279,9 +285,10 @@ def times(records: Sequence[Record]) -> Table:
                 "authors: over its baseline": _more(per_epoch[method], per_epoch[base]) if base else "",
             }
         )
-    note = "Validation is included. The authors' runs trained the whole network on all images, on one GPU of 2017." + (
-        "" if gpu else " A processor is shared with whatever else it does: times of methods are not compared there."
-    )
+    note = (
+        "Seconds are those of the median epoch, validation included, minutes those of the whole run. The authors' runs "
+        "trained the whole network on all images, on one GPU of 2017."
+    ) + ("" if gpu else " A processor is shared with whatever else it does, so methods are not compared here.")
     return Table(pd.DataFrame(rows), f"Ours: {frames.note(records)} {note}")
 
 
@@ -345,9 +352,9 @@ def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
         known = [r for r in fixed if r.spec.method == method and network(r) in networks]
         rates = several(sorted({r.spec.alpha0 for r in ours}, reverse=True), power_of_ten)
         lines.append(
-            f"- {LABELS[method]} with an automatic β, from α₀ = {rates}: {_ends(ours)}. {LABELS[base]} from there: "
-            f"{_ends(theirs)}. {LABELS[method]} with the experiment's β, from "
-            f"{power_of_ten(known[0].spec.alpha0)}: {_ends(known)}."
+            f"- {LABELS[method]} with an automatic β, from α₀ = {rates} ({_seeds(ours)}): {_ends(ours)}. "
+            f"{LABELS[base]} from there: {_ends(theirs)}. {LABELS[method]} with the experiment's β, from "
+            f"{power_of_ten(known[0].spec.alpha0)} alone ({_seeds(known)}): {_ends(known)}."
         )
     lost = sum(r.outcome == "diverged" for r in records if r.spec.method in BASELINE)
     ran = sum(r.spec.method in BASELINE for r in records)
@@ -372,7 +379,7 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
                 "seeds": len(runs),
                 f"critical β of {iterations} iterations": critical_beta(runs),
                 "β of the experiment": scientific(betas[method]),
-                "critical over that": scientific(float(f"{middle / betas[method]:.2g}")) if 0 < middle < np.inf else "",
+                "critical over that": _rounded(middle / betas[method]) if 0 < middle < np.inf else "",
                 PREDICTORS["at_start"]: scientific(runs["at_start"].median()),
             }
         )
@@ -393,8 +400,8 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
         if not 0 < middle < np.inf:
             told.append(f"for {LABELS[method]} beside a critical β that was not found ({critical_beta(runs)})")
             continue
-        over = float(f"{middle / betas[method]:.2g}")
-        how = f"{scientific(over)} times below" if over >= 1 else f"{scientific(1 / over)} times above"
+        over = middle / betas[method]
+        how = f"{_rounded(over)} times below" if over >= 1 else f"{_rounded(1 / over)} times above"
         told.append(f"for {LABELS[method]} {how} the critical β")
     return (
         f"For VGG as in {_network(widest['model'].iloc[0])}, the experiment's β is {' and '.join(told)} of "
@@ -422,10 +429,7 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
             )
     if not told:
         return ""
-    return (
-        "A β below it is not safe for longer, since the curvature grows as training goes on: with the experiment's β, "
-        f"{'; '.join(told)}."
-    )
+    return f"A β below it need not be safe for longer: with the experiment's β, {'; '.join(told)}."
 
 
 def throughput(store: str) -> str:
@@ -444,6 +448,11 @@ def throughput(store: str) -> str:
         f"matrix product reaches there. Measured {r['made']['date'][:10]} with torch {r['made']['torch']} by "
         "`benchmarks/vgg.py`."
     )
+
+
+def _rounded(ratio: float) -> str:
+    """Return two significant digits."""
+    return significant(ratio, 2) if ratio < 100 else scientific(float(f"{ratio:.2g}"))
 
 
 def _network(model: str) -> str:
@@ -526,6 +535,10 @@ def several(values: Sequence, write=str) -> str:
     """Return "a, b and c"."""
     *most, last = map(write, values)
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def _seeds(records: Sequence[Record]) -> str:
+    return counted(len({r.spec.seed for r in records}), "seed")
 
 
 def _ends(records: Sequence[Record]) -> str:

@@ -30,7 +30,8 @@ def beside(records: Sequence[Record], quantity: str) -> Table:
     for (epoch, method), group in frame.groupby(["epoch", "method"], sort=False):
         told = {column: spread(values) for column, values in group.groupby("network")["loss"]}
         rows.append({"epoch": epoch, "method": LABELS[method]} | {column: told.get(column, "") for column in columns})
-    note = f"{QUANTITIES[quantity].capitalize()}. Ours: {frames.note(records)} Theirs have one seed each."
+    note = f"{QUANTITIES[quantity].capitalize()}. Ours: {frames.note(records)} Theirs have one seed each. "
+    note += "Blank: not run, or not published."
     return Table(pd.DataFrame(rows), note)
 
 

@@ -59,12 +59,26 @@ def test_the_ledger_shows_the_ratio_itself_and_what_it_is():
         return claims.ledger([judge(claim, [])]).data.iloc[0]
 
     several = told({"a": np.log(pd.Series([1.1, 1.1, 1.1]))}, found="time × {}", at_most=1.2, repeats="rounds")
-    assert (several["what was found"], several["seeds"]) == (Noted("time × 1.10", "1.10 to 1.10"), "3 rounds")
+    assert (several["what was found"], several["seeds, at most"]) == (Noted("time × 1.10", "1.10 to 1.10"), "3 rounds")
     assert several["claim"].text == "It is so." and several["claim"].remark == "somebody. Criterion: below 1."
     assert told({"a": np.log(pd.Series([0.5]))})["what was found"] == "training loss × 0.500"
     assert told({"a": GOOD}, found="")["what was found"] == ""
     partly_lost = told({"a": np.log(pd.Series([0.5])), "b": pd.Series([np.inf])})
     assert partly_lost["what was found"] == "training loss × 0.500; diverged in 1 of 2"
+
+
+def test_what_is_undecided_is_not_said_to_fail():
+    worse = pd.Series([0.5, 0.4, 0.6], index=[0, 1, 2])
+    verdict = judge(Claim("It is so.", "x", "y", lambda records: {"a": GOOD, "b": UNSURE, "c": worse}), [])
+    assert (verdict.fails, verdict.undecided) == (("b", "c"), ("b",))
+    assert claims.exceptions([verdict]) == "- It is so. Not: c. Undecided: b."
+
+
+def test_an_improvement_is_more_than_none():
+    [claim] = [c for c in CLAIMS if c.text.startswith("A small β")]
+    base = arrived(100, method="sgd", alpha0=1e-1)
+    assert judge(claim, [base, arrived(100, method="sgd_hd", alpha0=1e-1, beta=1e-6)]).verdict == "not reproduced"
+    assert judge(claim, [base, arrived(99, method="sgd_hd", alpha0=1e-1, beta=1e-6)]).verdict == "reproduced"
 
 
 def test_cases_with_different_seeds_do_not_widen_the_interval_by_what_they_differ_in():

@@ -50,7 +50,7 @@ def test_the_first_steps_end_with_the_last_finite_one_and_only_what_grows_is_sai
     assert list(shown["step"]) == [1, 2, 3, 4, 5] and not (shown == "").to_numpy().any()
     said = chapter.explosion(steps)
     assert "until step 5. From step 3 on, the loss, the gradient and the size of α grow" in said
-    assert "the length of D stays between 600 and 1,339" in said
+    assert "the length of D stays between 600 and 720" in said
     assert chapter.explosion(steps[:5]) == "The numbers are finite for all of its 5 steps."
 
 
@@ -84,6 +84,16 @@ def test_it_is_counted_where_the_first_curvature_is_not_the_largest(measured):
 def test_the_limits_of_two_models_are_set_side_by_side(measured):
     said = chapter.limits_of_adam(measured, ["logistic regression", "2 layers of 1000 (the paper's)"])
     assert "0.000800 for logistic regression and 1.0 × 10⁻⁵ for 2 layers" in said and "a factor of 80.0 between" in said
+
+
+def test_predictors_that_are_equally_good_are_all_named(measured):
+    alike = measured.assign(at_start=measured["growth"])
+    titles = f"{PREDICTORS['at_start']}: within a factor of two in 100 % of the runs, as is {PREDICTORS['growth']}"
+    assert f"For Adam-HD the best of the three is {titles}" in chapter.best_predictor(alike, PREDICTORS)
+
+
+def test_a_model_that_a_method_was_not_measured_with_is_named(measured):
+    assert "; SGD-HD was not measured with logistic regression." in chapter.prediction_lead(measured)
 
 
 def test_a_measured_beta_far_below_the_predicted_one_is_said_to_be_times_below_it(measured):
@@ -183,7 +193,7 @@ def test_each_guard_has_its_worst_cell_in_its_own_row_and_a_cross_where_a_run_di
 def test_the_table_of_guards_counts_cells_and_names_their_range(guards):
     table = chapter.guard_table(*guards).data.set_index("guard")
     assert table.loc["plain", "diverged"] == "1 of 2"
-    assert table.loc["bounds", ["below no HD", "all ÷ best fixed"]].tolist() == ["0 of 2", "1.00 to 10.0"]
+    assert table.loc["bounds", ["below the fixed rate", "all ÷ best fixed"]].tolist() == ["0 of 2", "1.00 to 10.0"]
 
 
 def test_the_page_says_what_a_cell_is_and_which_guard_to_take_before_the_first_table_of_them():

@@ -32,9 +32,9 @@ def comparison():
 
 def test_the_automatic_beta_is_counted_against_every_pair_that_converges(comparison):
     [said] = chapter.bar(*comparison).splitlines()
-    assert said.startswith("- Adam-HD: none of 2 runs diverged.")
+    assert said.startswith("- Adam-HD with the automatic β: none of 2 runs diverged.")
     assert "in 2 of the 3 pairs" in said
-    assert "below no HD from 1 of 2 initial learning rates" in said
+    assert "below that of the fixed rate α₀ from 1 of 2 initial learning rates" in said
     assert "0.667 to 1.00 times that of the best fixed rate, α = 10⁻²" in said
 
 

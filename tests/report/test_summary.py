@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hdlib.report import claims, summary
+from hdlib.report import claims, frames, summary
 from hdlib.runs import Store
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -47,6 +47,12 @@ def test_both_sides_of_a_comparison_have_the_same_seeds(recorded):
     ours, theirs = summary._ends(few, "adam_hd", 1e-7)
     alone = summary._ends(first, "adam_hd", 1e-7)
     assert ours.equals(alone[0]) and theirs.equals(alone[1])
+
+
+def test_runs_that_are_the_same_from_two_learning_rates_are_named(recorded):
+    automatic = [r for r in summary.online_tuning(recorded, "mlp", 10) if r.spec.rule == "auto"]
+    assert frames.coinciding(automatic) == "Adam-HD from α₀ = 10⁻¹ and 10⁻² ends at the same losses"
+    assert frames.coinciding([r for r in automatic if r.spec.alpha0 < 0.05]) == ""
 
 
 def test_a_store_without_the_runs_is_said_to_lack_them():
