@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hdlib.report import paper, performance, vgg
-from hdlib.report.divergence import fit_error
+from hdlib.report import fits, paper, performance, vgg
 from hdlib.report.style import LABELS, Noted, Table, power_of_ten, significant
 from hdlib.runs import BASELINE, PAPERS, RECORDING, Record
 from hdlib.runs.divergence import PAPER_RATES
@@ -428,7 +427,7 @@ def same_beta(records: Sequence[Record]) -> Cases:
                 own = theirs[(theirs["model"] == model) & (theirs["method"] == method)]
                 own = own[np.isclose(own["alpha0"], r.spec.alpha0)]
                 if len(own):
-                    off = np.inf if r.outcome == "diverged" else fit_error(r, own)[0]
+                    off = np.inf if r.outcome == "diverged" else fits.error(r, own)[0]
                     scores.setdefault(r.spec.seed, []).append(np.log(off))
             found[f"{LABELS[method]} on {_model(model)}"] = pd.Series({s: np.median(v) for s, v in scores.items()})
     return found

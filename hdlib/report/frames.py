@@ -42,6 +42,37 @@ def finals(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def outcomes(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per run: method, alpha0, beta, seed, diverged, iterations, the lowest alpha, the final loss.
+
+    The final loss is the mean over the last fifth of the traced iterations, or the last epoch's where nothing was
+    traced; that of a diverged run is infinite.
+    """
+    rows = []
+    for record in records:
+        spec, diverged = record.spec, record.outcome == "diverged"
+        iterations, losses, alphas = (record.trace[name].to_numpy() for name in ("iteration", "loss", "alpha"))
+        if diverged:
+            loss = np.inf
+        elif len(losses):
+            loss = losses[iterations > 0.8 * record.iterations].mean(dtype=float)
+        else:
+            loss = record.epochs["train_loss"].iloc[-1]
+        rows.append(
+            dict(
+                method=spec.method,
+                alpha0=spec.alpha0,
+                beta=spec.beta,
+                seed=spec.seed,
+                diverged=diverged,
+                iterations=record.iterations,
+                lowest=np.fmin.reduce(alphas, initial=np.nan),
+                loss=loss,
+            )
+        )
+    return pd.DataFrame(rows)
+
+
 def across_seeds(frame: pd.DataFrame, x: str, values: Sequence[str]) -> pd.DataFrame:
     """Return mean, lowest and highest value over seeds, long: a row per configuration, x and quantity."""
     keys = [column for column in SPEC_COLUMNS if column != "seed"]

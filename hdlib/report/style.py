@@ -221,3 +221,11 @@ def _base64(text: str) -> str:
 def _lighter(svg: str) -> str:
     """Cut the coordinates of paths to a hundredth of a point: half the bytes, the same picture."""
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d{2})\d+", r"\1", path[0]), svg)
+
+
+def between(values: pd.Series) -> str:
+    """Return the lowest and the highest of the finite values, as `scientific` does."""
+    finite = values[np.isfinite(values)]
+    if finite.empty:
+        return "no finite value"
+    return f"{scientific(finite.min())} to {scientific(finite.max())}"

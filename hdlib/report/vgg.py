@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames, paper, performance
-from hdlib.report.divergence import critical_beta
+from hdlib.report.critical import critical_beta
 from hdlib.report.style import LABELS, Table, power_of_ten, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_guard_comparison import run
 
+from hdlib.report import critical, guards
 from hdlib.report import divergence as chapter
 from hdlib.report.style import LIGHT
 from hdlib.runs.divergence import PREDICTORS
@@ -76,56 +77,56 @@ def test_the_page_is_summed_up_in_numbers(steps, measured):
 
 
 def test_it_is_counted_where_the_first_curvature_is_not_the_largest(measured):
-    said = chapter.curvature_growth(measured)
+    said = critical.curvature_growth(measured)
     assert "with Adam-HD in 1 of 2 models, by a factor of 10.0 to 10.0 (not in logistic regression)" in said
     assert "with SGD-HD in 1 of 1 models" in said
 
 
 def test_the_limits_of_two_models_are_set_side_by_side(measured):
-    said = chapter.limits_of_adam(measured, ["logistic regression", "2 layers of 1000 (the paper's)"])
+    said = critical.limits_of_adam(measured, ["logistic regression", "2 layers of 1000 (the paper's)"])
     assert "0.000800 for logistic regression and 1.0 × 10⁻⁵ for 2 layers" in said and "a factor of 80.0 between" in said
 
 
 def test_predictors_that_are_equally_good_are_all_named(measured):
     alike = measured.assign(at_start=measured["growth"])
     titles = f"{PREDICTORS['at_start']}: within a factor of two in 100 % of the runs, as is {PREDICTORS['growth']}"
-    assert f"For Adam-HD the best of the three is {titles}" in chapter.best_predictor(alike, PREDICTORS)
+    assert f"For Adam-HD the best of the three is {titles}" in critical.best_predictor(alike)
 
 
 def test_a_model_that_a_method_was_not_measured_with_is_named(measured):
-    assert "; SGD-HD was not measured with logistic regression." in chapter.prediction_lead(measured)
+    assert "; SGD-HD was not measured with logistic regression." in critical.prediction_lead(measured)
 
 
 def test_a_measured_beta_far_below_the_predicted_one_is_said_to_be_times_below_it(measured):
-    said = chapter.best_predictor(measured, PREDICTORS)
+    said = critical.best_predictor(measured)
     assert "2 layers of 1000 (the paper's) (4,000 times below the prediction)" in said and "0.00" not in said
 
 
 def test_a_critical_beta_that_was_not_met_counts_as_one_that_was_not_predicted(measured):
     [row] = measured.index[measured["method"] == "sgd_hd"]
     lost = pd.concat([measured, measured.loc[[row]].assign(critical=np.inf)])
-    share = chapter.within_two(lost, "sgd_hd", "at_start")
+    share = critical.within_two(lost, "sgd_hd", "at_start")
     assert share <= 0.5 and f"- SGD-HD, {PREDICTORS['at_start']}: {100 * share:.0f} % of 2 runs" in (
-        chapter.prediction_sentence(lost, PREDICTORS)
+        critical.prediction_sentence(lost)
     )
 
 
-@pytest.mark.parametrize("critical, said", [(np.inf, "above every β"), (0.0, "below every β")])
-def test_a_critical_beta_that_was_not_met_is_no_number(measured, critical, said):
-    sought = measured.assign(critical=critical)
-    assert f"{said} that was tried" in chapter.best_predictor(sought, PREDICTORS)
-    assert chapter.limits_of_adam(sought, list(measured["model"])) == "For Adam-HD no critical β was measured."
-    assert chapter.prediction(sought, PREDICTORS, "name", "").svg(LIGHT)
+@pytest.mark.parametrize("beta, said", [(np.inf, "above every β"), (0.0, "below every β")])
+def test_a_critical_beta_that_was_not_met_is_no_number(measured, beta, said):
+    sought = measured.assign(critical=beta)
+    assert f"{said} that was tried" in critical.best_predictor(sought)
+    assert critical.limits_of_adam(sought, list(measured["model"])) == "For Adam-HD no critical β was measured."
+    assert critical.prediction(sought, "name", "").svg(LIGHT)
 
 
 def test_the_table_of_predictions_has_one_short_column_for_each_and_a_note_that_explains_it(measured):
-    table = chapter.prediction_table(measured, PREDICTORS)
+    table = critical.prediction_table(measured)
     assert list(table.data) == ["model", "method", "measured", "÷ first", "÷ largest", "÷ growth"]
     assert all(title in table.note for title in PREDICTORS.values())
 
 
 def test_no_formula_is_written_where_none_is_rendered():
-    assert "$" not in chapter.tolerances()
+    assert "$" not in guards.tolerances()
 
 
 # -- phase diagrams
@@ -134,7 +135,7 @@ def test_no_formula_is_written_where_none_is_rendered():
 def phase(**fields):
     """Return a run of each method, and the baselines with a loss of 1."""
     baselines = [run(1.0, method) for method in ("sgd", "sgdn", "adam")]
-    return baselines + [run(0.5, method, **fields) for method in chapter.HD]
+    return baselines + [run(0.5, method, **fields) for method in guards.HD]
 
 
 def legend(figure):
@@ -167,7 +168,7 @@ def test_a_phase_diagram_says_which_prediction_is_dashed_and_which_is_missing_or
 
 
 @pytest.fixture
-def guards():
+def compared():
     """Three rules with Adam-HD: one loses a run, one ends at worst at ten times the best fixed rate, one at twice."""
     guarded = {
         "plain": [run(0.3, beta=1e-4), run(0.3, beta=1e-3, outcome="diverged")],
@@ -177,25 +178,25 @@ def guards():
     return guarded, [run(0.3, "adam"), run(0.5, "adam", alpha0=1e-2)]
 
 
-def test_each_guard_has_its_worst_cell_in_its_own_row_and_a_cross_where_a_run_diverged(guards):
-    axis = chapter.guard_figure(*guards, "name", "").draw(LIGHT).axes[list(chapter.HD).index("adam_hd")]
+def test_each_guard_has_its_worst_cell_in_its_own_row_and_a_cross_where_a_run_diverged(compared):
+    axis = guards.figure(*compared, "name", "").draw(LIGHT).axes[list(guards.HD).index("adam_hd")]
     names = [label.get_text() for label in axis.figure.axes[0].get_yticklabels()]
     dots, crosses = (next(line for line in axis.lines if line.get_marker() == marker) for marker in "oX")
     found = {names[int(y)]: x for x, y in zip(*dots.get_data(), strict=True)}
     assert found == pytest.approx({"bounds": 10, "automatic": 2})
     assert [names[int(y)] for y in crosses.get_ydata()] == ["plain"]
-    assert chapter.guard_sentence(*guards) == (
+    assert guards.sentence(*compared) == (
         "Of the 3 rules, only *plain* lost runs. Over the three methods the worst loss of *automatic* is the smallest, "
         "2.00 times that of the best fixed rate; then comes *bounds* with 10.0."
     )
 
 
-def test_the_table_of_guards_counts_cells_and_names_their_range(guards):
-    table = chapter.guard_table(*guards).data.set_index("guard")
+def test_the_table_of_guards_counts_cells_and_names_their_range(compared):
+    table = guards.table(*compared).data.set_index("guard")
     assert table.loc["plain", "diverged"] == "1 of 2"
     assert table.loc["bounds", ["below the fixed rate", "all ÷ best fixed"]].tolist() == ["0 of 2", "1.00 to 10.0"]
 
 
 def test_the_page_says_what_a_cell_is_and_which_guard_to_take_before_the_first_table_of_them():
-    first = PAGE.index("chapter.guard_table")
+    first = PAGE.index("guards.table")
     assert PAGE.index("### Which to take") < first and PAGE.index("A *cell* is one pair of α₀ and β") < first

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hdlib.report import divergence as chapter
+from hdlib.report import guards
 from hdlib.runs import Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -31,7 +31,7 @@ def comparison():
 
 
 def test_the_automatic_beta_is_counted_against_every_pair_that_converges(comparison):
-    [said] = chapter.bar(*comparison).splitlines()
+    [said] = guards.automatic_sentences(*comparison).splitlines()
     assert said.startswith("- Adam-HD with the automatic β: none of 2 runs diverged.")
     assert "in 2 of the 3 pairs" in said
     assert "below that of the fixed rate α₀ from 1 of 2 initial learning rates" in said
@@ -40,6 +40,6 @@ def test_the_automatic_beta_is_counted_against_every_pair_that_converges(compari
 
 def test_several_comparisons_are_counted_together(comparison):
     lost = ([run(0.1, "sgd_hd", beta="auto", outcome="diverged")], [run(0.5, "sgd_hd", beta=1e-6)], [run(0.6, "sgd")])
-    said = chapter.bar_in_all([comparison, lost])
+    said = guards.automatic_in_all([comparison, lost])
     assert "1 of 3 runs with the automatic β diverged" in said
     assert "in 2 of the 4 pairs" in said and "from 1 of 3 initial learning rates" in said

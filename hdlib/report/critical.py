@@ -1,0 +1,199 @@
+"""Critical betas: from which on training fails, measured beside predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from hdlib.report.style import LABELS, Figure, Table, Theme, between, scientific
+from hdlib.runs import BASELINE
+from hdlib.runs.divergence import GROWTHS, PREDICTORS
+
+Boundaries = dict[str, dict[str, tuple[float, str]]]  # a predicted beta and by what, by model and method
+SHORT = {"at_start": "first", "largest": "largest", "growth": "growth"}  # the predictors, as heads of a table
+
+
+def prediction(measured: pd.DataFrame, name: str, caption: str) -> Figure:
+    """Draw measured against predicted critical betas, a panel for each predictor.
+
+    Args:
+        measured: a row per model, method and seed, with `critical` and a column for each of PREDICTORS.
+    """
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(1, len(PREDICTORS), figsize=(9, 3.9), sharey=True, squeeze=False)
+        values = measured[["critical", *PREDICTORS]].to_numpy()
+        values = values[np.isfinite(values) & (values > 0)]
+        low, high = values.min() / 2, values.max() * 2
+        span = np.array([low, high])
+        markers = dict(zip(BASELINE, ("o", "s", "^"), strict=True))
+        for axis, (column, title) in zip(axes[0], PREDICTORS.items(), strict=True):
+            axis.fill_between(span, span / 2, span * 2, color=theme.grid, alpha=0.6, lw=0, label="within a factor of 2")
+            axis.plot(span, span, color=theme.paper, lw=1)
+            for method, rows in measured.groupby("method"):
+                axis.plot(
+                    rows[column], rows["critical"], markers[method], color=theme.color(method), markersize=4,
+                    alpha=0.75, label=LABELS[method],
+                )  # fmt: skip
+            axis.set(xscale="log", yscale="log", xlim=span, ylim=span, title=title, xlabel="predicted β")
+        axes[0, 0].set_ylabel("measured critical β")
+        axes[0, 0].legend()
+        return figure
+
+    alt = f"Measured against predicted critical beta. {prediction_sentence(measured)}"
+    return Figure(draw, name, alt, measured, caption=caption)
+
+
+def boundary_lines(measured: pd.DataFrame) -> Boundaries:
+    """Return, by model and method, the median of the predictor that suits the method best, and its title."""
+    lines: Boundaries = {}
+    for (model, method), rows in measured.groupby(["model", "method"]):
+        best = max(PREDICTORS, key=lambda column: within_two(measured, method, column))
+        lines.setdefault(model, {})[method] = float(rows[best].median()), PREDICTORS[best]
+    return lines
+
+
+def prediction_lead(measured: pd.DataFrame) -> str:
+    """Say what was measured."""
+    names = list(dict.fromkeys(measured["model"]))
+    methods = " and ".join(LABELS[method] for method in dict.fromkeys(measured["method"]))
+    left_out = {
+        LABELS[method]: [name for name in names if name not in set(rows["model"])]
+        for method, rows in measured.groupby("method")
+    }
+    missing = "".join(f"; {method} was not measured with {' and '.join(m)}" for method, m in left_out.items() if m)
+    return (
+        f"{len(names)} models were chosen before their critical β was looked at: {'; '.join(names)}. For {methods} "
+        f"from α₀ = 0.001, 100 iterations, that makes {len(measured)} critical β, one for each seed{missing}."
+    )
+
+
+def prediction_sentence(measured: pd.DataFrame) -> str:
+    """Say how far each predictor is off: the median factor, its spread, and the share within a factor of two."""
+    parts = []
+    for method, rows in measured.groupby("method"):
+        for column, title in PREDICTORS.items():
+            ratio = (rows["critical"] / rows[column]).to_numpy()
+            ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+            if not len(ratio):
+                continue
+            low, middle, high = np.quantile(ratio, [0.1, 0.5, 0.9])
+            within = within_two(measured, method, column)
+            parts.append(
+                f"- {LABELS[method]}, {title}: {100 * within:.0f} % of {len(rows)} runs are within a factor of two. "
+                f"The measured β is {against(middle)} in the median, from {against(low, 'it')} to "
+                f"{against(high, 'it')} (10 % to 90 %)."
+            )
+    return "\n".join(parts)
+
+
+def within_two(measured: pd.DataFrame, method: str, column: str) -> float:
+    """Return the share of a method's runs whose critical beta is within a factor of two of a prediction."""
+    rows = measured[measured["method"] == method]
+    ratio = rows["critical"] / rows[column]
+    return float(((ratio > 0.5) & (ratio < 2)).mean())
+
+
+def best_predictor(measured: pd.DataFrame) -> str:
+    """Say which predictor is within a factor of two most often, for each method, and which models it misses."""
+    lines = []
+    for method in dict.fromkeys(measured["method"]):
+        shares = {column: within_two(measured, method, column) for column in PREDICTORS}
+        best = max(shares, key=shares.__getitem__)
+        equal = [title for column, title in PREDICTORS.items() if shares[column] == shares[best] and column != best]
+        rows = measured[measured["method"] == method]
+        ratio = (rows["critical"] / rows[best]).groupby(rows["model"], sort=False).median()
+        missed = ratio[~((ratio > 0.5) & (ratio < 2))]
+        text = (
+            f"For {LABELS[method]} the best of the three is {PREDICTORS[best]}: within a factor of two in "
+            f"{100 * shares[best]:.0f} % of the runs" + (f", as is {' and '.join(equal)}" if equal else "")
+        )
+        deep = measured[~measured["model"].str.startswith("logistic")]
+        if len(deep) < len(measured) and (deep["method"] == method).any():
+            text += f", and in {100 * within_two(deep, method, best):.0f} % of those of networks with hidden layers"
+        if len(missed):
+            named = "; ".join(f"{model} ({against(value)})" for model, value in missed.items())
+            text += f". By the median over seeds it misses {named}"
+        early = missed[missed < 0.5].index
+        if len(early):
+            learnt = rows[rows["model"].isin(early)].groupby("model", sort=False)["learnt"].median()
+            named = "; ".join(f"{model}: by {100 * share:.0f} %" for model, share in learnt.items())
+            text += (
+                ". Where training fails at a smaller β than predicted, the cautious run that the curvatures are from "
+                f"had not got far in its 100 steps (its loss fell in {named}): it may never have been where the other "
+                "one fails"
+            )
+        lines.append(text + ".")
+    return "\n\n".join(lines)
+
+
+def growths(measured: pd.DataFrame) -> str:
+    """Say which growth of a deviation suits each method."""
+    parts = []
+    for method in dict.fromkeys(measured["method"]):
+        factors = measured.loc[measured["method"] == method, "factor"]
+        low, high = (f"{value:,.0f}" for value in (factors.min(), factors.max()))
+        least = ", the smallest that was tried," if factors.max() == GROWTHS[0] else ""
+        parts.append(f"{low if low == high else f'{low} to {high}'}{least} for {LABELS[method]}")
+    return f"The growth that suits the other models best is {' and '.join(parts)}."
+
+
+def critical_beta(runs: pd.DataFrame) -> str:
+    """Return the median critical beta, or on which side of all that were tried it lies."""
+    middle = runs["critical"].median()
+    if np.isinf(middle):
+        return f"above {scientific(runs['works'].max())}"
+    return f"below {scientific(runs['fails'].min())}" if middle == 0 else scientific(middle)
+
+
+def prediction_table(measured: pd.DataFrame) -> Table:
+    """Return a row per model and method: the measured critical beta, alone and over each prediction; medians."""
+    rows = []
+    for (model, method), runs in measured.groupby(["model", "method"], sort=False):
+        row = {"model": model, "method": LABELS[method], "measured": critical_beta(runs)}
+        row |= {f"÷ {SHORT[c]}": scientific((runs["critical"] / runs[c]).median()) for c in PREDICTORS}
+        rows.append(row)
+    told = "; ".join(f"÷ {SHORT[column]}, over {title}" for column, title in PREDICTORS.items())
+    seeds = measured.groupby(["model", "method"])["seed"].nunique()
+    several = f"{seeds.min()} to {seeds.max()}" if seeds.min() < seeds.max() else f"{seeds.max()}"
+    note = f"The measured critical β, and the same over the predicted ones: {told}. Medians, {several} seeds."
+    return Table(pd.DataFrame(rows), note)
+
+
+def curvature_growth(measured: pd.DataFrame) -> str:
+    """Say for each method in how many models the largest curvature on the way exceeds the first, and by how much."""
+    parts = []
+    for method, rows in measured.groupby("method", sort=False):
+        growth = (rows["at_start"] / rows["largest"]).groupby(rows["model"], sort=False).median().dropna()
+        grown, others = growth[growth > 1], growth.index[growth <= 1]
+        text = f"with {LABELS[method]} in {len(grown)} of {len(growth)} models"
+        text += f", by a factor of {between(grown)}" if len(grown) else ""
+        parts.append(text + (f" (not in {'; '.join(others)})" if len(others) else ""))
+    return f"The largest κ on the way exceeds the first one: {'; '.join(parts)}. Medians over seeds."
+
+
+def limits_of_adam(measured: pd.DataFrame, models: Sequence[str]) -> str:
+    """Say at which beta Adam-HD fails with two of the models, and how far apart the two betas are."""
+    rows = measured[(measured["method"] == "adam_hd") & measured["model"].isin(models)]
+    limits = rows.groupby("model", sort=False)["critical"].median()
+    limits = limits[np.isfinite(limits) & (limits > 0)]
+    if limits.empty:
+        return "For Adam-HD no critical β was measured."
+    told = " and ".join(f"{scientific(limit)} for {model}" for model, limit in limits.items())
+    text = f"For Adam-HD the measured critical β is {told}"
+    return text + (f", a factor of {scientific(limits.max() / limits.min())} between them." if len(limits) > 1 else ".")
+
+
+def against(ratio: float, what: str = "the prediction") -> str:
+    """Say how many times something it is, or how many times below it where it is less than half.
+
+    A critical beta is infinite where no beta that was tried failed, and 0 where none worked.
+    """
+    if ratio == 0 or np.isinf(ratio):
+        return f"{'below' if ratio == 0 else 'above'} every β that was tried"
+    if ratio < 0.5:
+        return f"{scientific(1 / ratio)} times below {what}"
+    return f"{scientific(ratio)} times {what}"
