@@ -15,6 +15,7 @@ from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
+RELAPSE = 1.5  # a training loss at the end that many times the lowest one is told
 STEPS = -(-IMAGES // 128)  # of an epoch of it
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
@@ -150,7 +151,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
     lines = []
     for (name,), group in _groups(records, "network"):
         lines.append(f"As in {name}:")
-        lines += [f"- {said}" for said in _lost(group)]
+        lines += [f"- {said}" for said in (*_lost(group), *_relapses(group))]
         for source, label in SOURCES.items():
             kept, everywhere, lost = 0, 0, []
             for quantity, first, second in ORDERINGS:
@@ -506,6 +507,23 @@ def _lost(records: Sequence[Record]) -> list[str]:
         if at:
             runs = "its one run" if len(group) == 1 else f"{len(at)} of its {len(group)} runs"
             told.append(f"{LABELS[method]} diverged in {runs}, at iteration {several(at, '{:,}'.format)}.")
+    return told
+
+
+def _relapses(records: Sequence[Record]) -> list[str]:
+    """Return a sentence for each run that ends far above its lowest training loss, with its learning rate then."""
+    told = []
+    for record in (r for r in records if r.outcome != "diverged"):
+        after = record.epochs[record.epochs["epoch"] > 0].set_index("epoch")
+        loss, alpha = after["train_loss"], after["alpha"]
+        if loss.iloc[-1] > RELAPSE * loss.min():
+            jump = loss.diff().idxmax()
+            told.append(
+                f"{LABELS[record.spec.method]} with seed {record.spec.seed} lost again what it had learnt: its training "
+                f"loss, {significant(loss.min())} in epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last. "
+                f"It rose most in epoch {jump}, in which the mean α went from {significant(alpha[jump - 1])} to "
+                f"{significant(alpha[jump])}."
+            )
     return told
 
 

@@ -111,6 +111,15 @@ def test_what_a_hypergradient_costs_is_over_its_own_baseline():
     assert "over its baseline" not in vgg.times(runs).data.columns
 
 
+def test_a_run_that_loses_what_it_had_learnt_is_told():
+    run = record("sgdn_hd")
+    losses, rates = [2.3, 1.0, 0.8, 2.5, 2.2], [1e-3, 2e-3, 3e-3, 0.4, 0.3]
+    table = pd.DataFrame([run.epochs.iloc[-1]] * 5).assign(epoch=range(5), train_loss=losses, alpha=rates)
+    said = vgg.agreement_sentence([replace(run, epochs=table)])
+    assert "0.800 in epoch 2, is 2.20 in the last. It rose most in epoch 3, in which the mean α went from 0.00300" in said
+    assert "lost again" not in vgg.agreement_sentence([replace(run, epochs=table[:3])])
+
+
 def test_precisions_are_compared_seed_by_seed():
     exact = [record("adam", train, seed=seed) for seed, train in enumerate((0.50, 0.54))]
     near = [record("adam", train, seed=seed, precision="bf16") for seed, train in enumerate((0.51, 0.55))]
