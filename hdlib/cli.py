@@ -123,7 +123,7 @@ def show_bars() -> None:
             os.environ["HDLIB_TERMINAL"] = os.ttyname(sys.stderr.fileno())
 
 
-def typer_print(text: str, end: str = "\n", flush: bool = False) -> None:
+def typer_print(text: str, end: str = "\n") -> None:
     typer.echo(text, nl=False)
     typer.echo("\n" if os.environ["HDLIB_TERMINAL"] else end, nl=False)  # a bar has a line of its own
 

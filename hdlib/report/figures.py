@@ -1,4 +1,4 @@
-"""The figures of the book, each a function of recorded runs alone."""
+"""The figures of online tuning and of tuning, each a function of recorded runs alone."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
     return Figure(draw, name, alt, _table(per_epoch, early, theirs), frames.note(records), caption)
 
 
-def final_loss(records: Sequence[Record], name: str, quantity: str = "train_loss", caption: str = "") -> Figure:
-    """Draw the last epoch's loss against alpha_0: a flat line is a method that does not mind where it starts."""
+def final_loss(records: Sequence[Record], name: str, caption: str = "") -> Figure:
+    """Draw the last epoch's training loss against alpha_0: a flat line is a method that does not mind its start."""
     finals = frames.finals(records)
     finals = finals[finals["rule"] != "multiplicative"]
     families = [f for f in ("sgd", "sgdn", "adam") if (finals["method"] == f).any()]
     keys = ["method", "rule", "decay", "alpha0"]
-    data = finals.groupby(keys)[quantity].agg(mean="mean", low="min", high="max", seeds="count").reset_index()
+    data = finals.groupby(keys)["train_loss"].agg(mean="mean", low="min", high="max", seeds="count").reset_index()
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, len(families), figsize=(9, 3.6), sharey=True, squeeze=False)
@@ -138,12 +138,12 @@ def final_loss(records: Sequence[Record], name: str, quantity: str = "train_loss
             axis.set(xscale="log", xlabel="initial learning rate α₀", title=LABELS[family])
             _log_y(axis)
             axis.legend()
-        axes[0, 0].set_ylabel(f"final {QUANTITIES[quantity]}")
+        axes[0, 0].set_ylabel("final training loss")
         return figure
 
     names = " and ".join(LABELS[f] for f in families)
     alt = (
-        f"Final {QUANTITIES[quantity]} against the initial learning rate for {names} (dashed) and their hypergradient "
+        f"Final training loss against the initial learning rate for {names} (dashed) and their hypergradient "
         f"versions (solid). {_outcomes(records)}"
     )
     return Figure(draw, name, alt, data, frames.note(records), caption)

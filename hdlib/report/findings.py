@@ -1,4 +1,4 @@
-"""What the runs say, as sentences and tables: every number on a page comes from here or from a figure."""
+"""What the runs of online tuning and of tuning say, as sentences and tables, and the table of what was run."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def trace(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def finals(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per run: outcome, iterations, the last epoch's losses and the best ones.
+    """Return a row per run: outcome, iterations, the last epoch's losses and the best validation loss.
 
     A diverged run has infinite losses, so that it is counted and never averaged away.
     """
@@ -35,9 +35,7 @@ def finals(records: Sequence[Record]) -> pd.DataFrame:
         for column in ("train_loss", "valid_loss", "valid_accuracy"):
             worst = 0.0 if column == "valid_accuracy" else float("inf")
             row[column] = worst if diverged else record.epochs[column].iloc[-1]
-        after = record.epochs[1:]
-        row["best_train_loss"] = after["train_loss"].min()
-        row["best_valid_loss"] = after["valid_loss"].min()
+        row["best_valid_loss"] = record.epochs["valid_loss"].iloc[1:].min()
         rows.append(row)
     return pd.DataFrame(rows)
 

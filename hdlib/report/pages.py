@@ -52,9 +52,9 @@ class Page:
         return root / "book" / f"{self.name}.ipynb"
 
 
-def find_root(start: Path | None = None) -> Path:
+def find_root() -> Path:
     """Return the folder with `book/pages.yml`, here or above."""
-    start = (start or Path.cwd()).resolve()
+    start = Path.cwd().resolve()
     for folder in (start, *start.parents):
         if (folder / "book" / "pages.yml").is_file():
             return folder
@@ -212,12 +212,12 @@ def build(root: Path, say=print) -> Path:
     pages = read_pages(root)
     for page in pages:
         started = time.perf_counter()
-        say(f"{page.name} ...", end=" ", flush=True)
+        say(f"{page.name} ...", end=" ")
         try:
             execute(page.source(root), page.output(root), page.parameters, root)
         except PageError as error:
             raise PageError(f"The page {page.name} was not made: {error}") from None
-        say(f"{time.perf_counter() - started:.0f} s", flush=True)
+        say(f"{time.perf_counter() - started:.0f} s")
     check(pages, root)
     for folder in SPHINX_FOLDERS:  # what an earlier build left would satisfy references that lead nowhere now
         shutil.rmtree(root / "_build" / folder, ignore_errors=True)

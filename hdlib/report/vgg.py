@@ -519,10 +519,10 @@ def _relapses(records: Sequence[Record]) -> list[str]:
         if loss.iloc[-1] > RELAPSE * loss.min():
             jump = loss.diff().idxmax()
             told.append(
-                f"{LABELS[record.spec.method]} with seed {record.spec.seed} lost again what it had learnt: its training "
-                f"loss, {significant(loss.min())} in epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last. "
-                f"It rose most in epoch {jump}, in which the mean α went from {significant(alpha[jump - 1])} to "
-                f"{significant(alpha[jump])}."
+                f"{LABELS[record.spec.method]} with seed {record.spec.seed} lost again what it had learnt: its "
+                f"training loss, {significant(loss.min())} in epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} "
+                f"in the last. It rose most in epoch {jump}, in which the mean α went from "
+                f"{significant(alpha[jump - 1])} to {significant(alpha[jump])}."
             )
     return told
 

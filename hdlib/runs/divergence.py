@@ -12,7 +12,7 @@ from hdlib.runs.probe import critical_betas, decades, recorded
 from hdlib.runs.spec import METHODS, PAPERS, RunSpec
 from hdlib.runs.store import Store
 from hdlib.runs.sweep import grid, steps_per_epoch
-from hdlib.tasks import build_model
+from hdlib.runs.train import model_of
 from hdlib.tasks.data import SIZES
 
 HD = [method for method in METHODS if method.endswith("_hd")]
@@ -116,7 +116,7 @@ PREDICTORS = {
 GROWTHS = (2.0, 5.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
 
 
-def beta_of_growth(kappa: np.ndarray, factor: float, low: float = -12.0, high: float = 6.0) -> float:
+def beta_of_growth(kappa: np.ndarray, factor: float) -> float:
     """Return the beta from which alpha's deviation from the bottom of the parabola grows by a factor on the way.
 
     A step with the curvature kappa_t multiplies the deviation by ``1 - beta kappa_t``, so a stretch of steps by the
@@ -125,9 +125,8 @@ def beta_of_growth(kappa: np.ndarray, factor: float, low: float = -12.0, high: f
     Args:
         kappa: curvatures met on the way [steps].
         factor: growth that is asked for, above 1.
-        low, high: decimal logarithms of the betas that are searched.
     """
-    betas = np.logspace(low, high, 1801)
+    betas = np.logspace(-12, 6, 1801)
     grown, most = np.zeros_like(betas), np.zeros_like(betas)
     for k in kappa:
         grown = np.maximum(grown, 0.0) + np.log(np.maximum(np.abs(1 - betas * k), 1e-12))
@@ -160,12 +159,12 @@ def large(spec: RunSpec) -> bool:
     return spec.model == "mlp" and spec.width >= 1000
 
 
-def boundaries(models: int, methods: Sequence[str] = ("adam_hd", "sgd_hd"), **fields: Any) -> dict[str, list[RunSpec]]:
+def boundaries(models: int, **fields: Any) -> dict[str, list[RunSpec]]:
     """The runs, by model, whose critical beta is asked for: three seeds a method, one of Adam-HD for a large model."""
     return {
         name: [
             spec.with_(seed=seed)
-            for method in methods
+            for method in ("adam_hd", "sgd_hd")
             for spec in [varied(1e-3, 100, method, **fields)[name]]
             for seed in range(3 if not large(spec) else 1 if method == "adam_hd" else 0)
         ]
@@ -277,5 +276,4 @@ def is_online_tuning(spec: RunSpec, task: str) -> bool:
 def parameter_count(spec: RunSpec) -> int:
     """Return how many parameters a run's model has."""
     _, features, classes = SIZES[spec.task]
-    model = build_model(spec.model, features, classes, 0, width=spec.width, depth=spec.depth)
-    return sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in model_of(spec, features, classes).parameters())

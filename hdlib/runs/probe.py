@@ -27,7 +27,7 @@ from hdlib.runs.record import Record, provenance
 from hdlib.runs.spec import RunSpec
 from hdlib.runs.store import Store
 from hdlib.runs.sweep import sweep
-from hdlib.runs.train import Training
+from hdlib.runs.train import Training, data_of
 from hdlib.tasks import load_data
 
 
@@ -36,7 +36,7 @@ def decades(low: float, high: float, points: int) -> list[float]:
     return [float(f"{10**exponent:.3g}") for exponent in np.linspace(low, high, points)]
 
 
-def steps(spec: RunSpec, count: int, *, curvature: bool = True) -> pd.DataFrame:
+def steps(spec: RunSpec, count: int) -> pd.DataFrame:
     """Take the first steps of a run in float64 and return a row for each.
 
     Columns, for step t: `loss` of the minibatch before the step; `grad_l1` and `grad_l2` of its gradient g_t, the L2
@@ -47,7 +47,7 @@ def steps(spec: RunSpec, count: int, *, curvature: bool = True) -> pd.DataFrame:
     run, rows = _Run(spec), []
     before: dict = {"slope": np.nan, "alpha": np.nan}
     for t in range(1, count + 1):
-        row, grads = run.gradient(t, curvature)
+        row, grads = run.gradient(t, True)
         h = _dot(grads, run.direction) if run.direction else 0.0
         run.step(grads)
         alpha = float(run.group["lr"])
@@ -83,10 +83,7 @@ class _Run:
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec = spec.with_(precision="float64")
-        data = load_data(spec.task, "cpu", torch.float64).scaled(spec.input_scale)
-        if spec.train_images is not None:
-            data = data.part(spec.train_images)
-        self.training = Training(spec, data, "cpu", torch.float64)
+        self.training = Training(spec, data_of(spec, "cpu", torch.float64), "cpu", torch.float64)
         self.params = list(self.training.model.parameters())
         self.group = self.training.group
         self.direction: list[Tensor] = []

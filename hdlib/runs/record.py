@@ -30,7 +30,7 @@ class Record:
         outcome: "finished", "reached" (its target loss) or "diverged".
         iterations: optimiser steps up to the outcome. Of a diverged run, the first iteration at which the
             minibatch loss or alpha was not a finite number; of one that reached its target, the iteration
-            whose minibatch did.
+            with which it did.
         epochs: a row per finished epoch: `train_loss` and `alpha`, means over the epoch's iterations, and
             `valid_loss` and `valid_accuracy` after it. Row 0 is the state before training, its `train_loss`
             that of the first minibatch.

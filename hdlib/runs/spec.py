@@ -35,7 +35,7 @@ class RunSpec(BaseModel):
         SpecError: a value is outside what a run can have.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Literal["mnist", "digits", "cifar10"] = Field("mnist", description="data set")
     model: Literal["logreg", "mlp", "vgg"] = Field("logreg", description="model")

@@ -30,8 +30,8 @@ from hdlib.optim.control import Control, first_alpha, initial_state, next_alpha,
 from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, provenance
 from hdlib.runs.spec import RunSpec
-from hdlib.runs.train import permutation
-from hdlib.tasks import Data, build_model, load_data
+from hdlib.runs.train import data_of, model_of, permutation
+from hdlib.tasks import Data
 
 MODELS = ("logreg", "mlp")  # what can be stacked
 STATES = {"sgd": 1, "sgdn": 2, "adam": 3}  # tensors that a method remembers, the last direction among them
@@ -56,9 +56,9 @@ def layer_sizes(spec: RunSpec, features: int, classes: int) -> list[tuple[int, i
     return [(fan_out, padded(fan_in + 1)) for fan_in, fan_out in itertools.pairwise(sizes)]
 
 
-def padded(size: int, line: int = 16) -> int:
+def padded(size: int) -> int:
     """Round up to a whole cache line of 16 float32."""
-    return -(-size // line) * line
+    return -(-size // 16) * 16
 
 
 def bytes_per_run(spec: RunSpec, features: int, classes: int) -> int:
@@ -115,7 +115,7 @@ class Stack:
         self.spec = specs[0]
         self.device = device
         self.dtype = getattr(torch, self.spec.precision)
-        self.data = load_data(self.spec.task, device, self.dtype).scaled(self.spec.input_scale)
+        self.data = data_of(self.spec, device, self.dtype)
         self.functions = Functions(compiled)
         self.x = with_ones(self.data.train_x.flatten(1))
         self.onehot = torch.nn.functional.one_hot(self.data.train_y, self.data.classes).to(self.dtype)
@@ -159,7 +159,7 @@ class Stack:
             records += cohort.retire(self, over)
         before = self.cohorts
         self.cohorts = [cohort for cohort in self.cohorts if cohort.live]
-        if len(self.cohorts) < len(before) or any([cohort.compact(self) for cohort in self.cohorts]):
+        if len(self.cohorts) < len(before) or any([cohort.compact() for cohort in self.cohorts]):
             self.graph, self.warm = None, False
         return live * count, records
 
@@ -211,9 +211,7 @@ class Cohort:
         self.specs, self.device, self.data, self.x = specs, device, data, x
         self.seed, self.batch_size = spec.seed, spec.batch_size
         k = len(specs)
-        model = build_model(
-            spec.model, data.features, data.classes, spec.seed, width=spec.width, depth=spec.depth, dtype=dtype
-        )
+        model = model_of(spec, data.features, data.classes, dtype)
         linear = [layer for layer in model if isinstance(layer, torch.nn.Linear)]
         self.theta = []
         for layer in linear:
@@ -384,7 +382,7 @@ class Cohort:
             records.append(self.history.record(i, made))
         return records
 
-    def compact(self, stack: Stack) -> bool:
+    def compact(self) -> bool:
         """Drop dead runs once they are an eighth of the cohort; say whether tensors changed their place."""
         k, live = len(self.specs), self.live
         if live > k - max(1, k // 8):

@@ -9,6 +9,7 @@ as not recorded. Another process may merge files away at any time: readers list 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import warnings
@@ -271,7 +272,7 @@ def _frames(columns: dict[str, pa.ListArray], kind: str, names: Sequence[str]) -
     together = pd.DataFrame({name: columns[f"{kind}.{name}"].flatten().to_numpy() for name in names})
     ends = np.cumsum(columns[f"{kind}.{names[0]}"].value_lengths())
     frames = []
-    for start, end in zip([0, *ends], ends, strict=False):
+    for start, end in itertools.pairwise([0, *ends]):
         frame = together.iloc[start:end]
         frame.index = pd.RangeIndex(len(frame))
         frames.append(frame)

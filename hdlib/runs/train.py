@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hdlib.optim import SGDHD, AdamHD
-from hdlib.optim._base import HypergradientOptimizer
 from hdlib.runs.checkpoint import Checkpoints
 from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, device_name, provenance
@@ -55,9 +54,7 @@ def train(
     started = time.perf_counter()
     require_precision(spec, device)
     dtype = torch.float64 if spec.precision == "float64" else torch.float32
-    data = load_data(spec.task, device, dtype).scaled(spec.input_scale)
-    if spec.train_images is not None:
-        data = data.part(spec.train_images)
+    data = data_of(spec, device, dtype)
     with settings(spec, device):
         training = Training(spec, data, device, dtype)
         visits = [{"from_epoch": 0, "device": device_name(device), "date": _now()}]
@@ -89,6 +86,22 @@ def train(
     return training.history.record(0, made)
 
 
+def data_of(spec: RunSpec, device: str, dtype: torch.dtype) -> Data:
+    """Return what a run is trained on.
+
+    Raises:
+        DataNotFoundError: it is not at hand, or has fewer images than asked for.
+    """
+    data = load_data(spec.task, device, dtype).scaled(spec.input_scale)
+    return data if spec.train_images is None else data.part(spec.train_images)
+
+
+def model_of(spec: RunSpec, features: int, classes: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Return a run's model with its initial weights, on the CPU."""
+    fields = {name: getattr(spec, name) for name in ("width", "depth", "variant", "width_factor", "norm_start")}
+    return build_model(spec.model, features, classes, spec.seed, dtype=dtype, **fields)
+
+
 def require_precision(spec: RunSpec, device: str) -> None:
     """Raise SpecError if a device does not have a run's precision."""
     if spec.precision == "tf32" and not device.startswith("cuda"):
@@ -100,18 +113,7 @@ class Training:
 
     def __init__(self, spec: RunSpec, data: Data, device: str, dtype: torch.dtype) -> None:
         self.spec, self.data, self.device, self.dtype = spec, data, device, dtype
-        self.model = build_model(
-            spec.model,
-            data.features,
-            data.classes,
-            spec.seed,
-            width=spec.width,
-            depth=spec.depth,
-            variant=spec.variant,
-            width_factor=spec.width_factor,
-            norm_start=spec.norm_start,
-            dtype=dtype,
-        ).to(device)
+        self.model = model_of(spec, data.features, data.classes, dtype).to(device)
         self.optimizer = make_optimizer(spec, self.model)
         self.group = self.optimizer.param_groups[0]
         self.history = History([spec], len(data.train_y))
@@ -132,7 +134,8 @@ class Training:
 
     def start(self) -> None:
         """Note the state before training."""
-        self.history.start(*self._fetch(self.evaluate_if(self.history.wants_validation(0))))
+        validation = self.evaluate(self.data.valid_x, self.data.valid_y, self.history.wants_validation(0))
+        self.history.start(*self._fetch(validation))
 
     def run_epoch(self, tick: Callable[[int], None] | None = None) -> None:
         """Train for an epoch, or what of it the run may take, and validate."""
@@ -154,8 +157,8 @@ class Training:
             self._note(tick)
             return
         # asked for before the history is fetched, so that the device is waited for once
-        validation = self.evaluate_if(self.history.wants_validation(self.epoch))
-        training = self.evaluate_if(self.history.wants_training_loss(), self.data.train_x, self.data.train_y)
+        validation = self.evaluate(self.data.valid_x, self.data.valid_y, self.history.wants_validation(self.epoch))
+        training = self.evaluate(self.data.train_x, self.data.train_y, self.history.wants_training_loss())
         self._note(tick)
         self.history.end_epoch(self.epoch, *self._fetch(validation), self._fetch(training)[0])
         self.epoch_seconds.append(time.perf_counter() - started)
@@ -179,15 +182,11 @@ class Training:
             return tuple(map(float, row))
         return torch.stack([_scalar(value, self.device) for value in row])
 
-    def evaluate_if(self, wanted: bool, x: Tensor | None = None, y: Tensor | None = None) -> Tensor | None:
-        """Return mean cross-entropy and accuracy, over the validation data if not told otherwise, or None."""
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, y: Tensor, wanted: bool) -> Tensor | None:
+        """Return mean cross-entropy and accuracy, [2] in float64, without waiting for them; None if not wanted."""
         if not wanted:
             return None
-        return self.evaluate(self.data.valid_x, self.data.valid_y) if x is None else self.evaluate(x, y)
-
-    @torch.no_grad()
-    def evaluate(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return mean cross-entropy and accuracy, [2] in float64, without waiting for them."""
         if not self.data.images:
             logits = self.model(x)
             return torch.stack([F.cross_entropy(logits, y).double(), (logits.argmax(1) == y).double().mean()])
@@ -268,7 +267,7 @@ class Training:
 
 
 def captured(
-    step: Callable[[Tensor], Tensor], batch: Tensor, optimizer: HypergradientOptimizer
+    step: Callable[[Tensor], Tensor], batch: Tensor, optimizer: torch.optim.Optimizer
 ) -> Callable[[Tensor], Tensor] | None:
     """Return a step that replays a CUDA graph of `step`, or None where it cannot be captured, with a warning.
 
@@ -295,7 +294,7 @@ def captured(
     return replay
 
 
-def make_optimizer(spec: RunSpec, model: nn.Module) -> HypergradientOptimizer:
+def make_optimizer(spec: RunSpec, model: nn.Module) -> SGDHD | AdamHD:
     """Return the spec's optimiser; a baseline is its hypergradient method with beta 0, bit for bit."""
     common = dict(lr=spec.alpha0, weight_decay=spec.weight_decay, hypergrad_lr=spec.beta, **asdict(spec.control()))
     common["capturable"] = common["fused"] = next(model.parameters()).is_cuda

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from hdlib.tasks import images
 
-TASKS = ("mnist", "digits", "cifar10")
 # training examples, features, classes
 SIZES = {"mnist": (60_000, 784, 10), "digits": (1_500, 64, 10), "cifar10": (50_000, 3072, 10)}
 MNIST_PLACE = "MNIST/raw"
@@ -95,8 +94,8 @@ def load_data(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32
     Raises:
         DataNotFoundError: it is not there and cannot be downloaded.
     """
-    if task not in TASKS:
-        raise ValueError(f"task is {task!r}: it must be one of {', '.join(map(repr, TASKS))}.")
+    if task not in SIZES:
+        raise ValueError(f"task is {task!r}: it must be one of {', '.join(map(repr, SIZES))}.")
     return _load(task, device, dtype, None if task == "digits" else data_folder())
 
 

@@ -7,8 +7,6 @@ import itertools
 import torch
 from torch import nn
 
-MODELS = ("logreg", "mlp", "vgg")
-
 
 def build_model(
     model: str,
