@@ -18,12 +18,11 @@ from scipy import stats
 
 from hdlib.report import fits, paper, performance, vgg
 from hdlib.report.style import LABELS, Noted, Table, power_of_ten, significant
-from hdlib.runs import BASELINE, PAPERS, RECORDING, Record
+from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, VGG_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
 
 Cases = dict[str, pd.Series]  # of scores, indexed by seed
 VERDICTS = ("reproduced", "partly", "not reproduced", "not tested")
-VGGS = frozenset(("variant", "norm_start", "width_factor", "train_images"))  # what runs of VGG differ in besides
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
@@ -162,7 +161,7 @@ def select(records: Iterable[Record], **fields) -> list[Record]:
     that kept no epochs are left out.
     """
     wanted = {"rule": "additive"} | fields
-    may_differ = PAPERS | RECORDING | VGGS | fields.keys()
+    may_differ = PAPER_FIELDS | RECORDING_FIELDS | {*VGG_FIELDS} | fields.keys()
     return [
         record
         for record in records
@@ -338,7 +337,7 @@ def grid_search(inside: Callable[[str, float, float], bool], decay: str):
             r
             for r in records
             if (r.spec.task, r.spec.model, r.spec.rule, r.spec.target_loss) == ("mnist", "logreg", "additive", 0.29)
-            and r.spec.changed <= PAPERS | RECORDING | {"target_loss", "max_iterations"}
+            and r.spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | {"target_loss", "max_iterations"}
         ]  # fmt: skip
 
         cap = max((r.iterations for r in aimed), default=0)
@@ -389,7 +388,7 @@ def all_diverge(records: Sequence[Record]) -> Cases:
             for r in records
             if (r.spec.task, r.spec.model, r.spec.rule) == ("mnist", "mlp", "additive")
             and (r.spec.method, r.spec.beta, r.spec.alpha0) == ("adam_hd", 1e-4, rate)
-            and r.spec.changed <= PAPERS | RECORDING | {"max_iterations"}
+            and r.spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | {"max_iterations"}
         ]  # fmt: skip
         found[f"α₀ = {power_of_ten(rate)}"] = by_seed(runs, lambda r: -1.0 if r.outcome == "diverged" else 1.0)
     return found

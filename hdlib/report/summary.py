@@ -8,7 +8,7 @@ import pandas as pd
 
 from hdlib.report import frames, vgg
 from hdlib.report.style import LABELS, power_of_ten, significant
-from hdlib.runs import BASELINE, PAPERS, Record
+from hdlib.runs import BASELINE, PAPER_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
 
 METHODS = ("sgd_hd", "adam_hd")
@@ -23,7 +23,7 @@ def online_tuning(records: Sequence[Record], model: str, epochs: int) -> list[Re
         for r in records
         if (r.spec.task, r.spec.model, r.spec.epochs) == ("mnist", model, epochs)
         and r.spec.alpha0 in PAPER_RATES
-        and r.spec.changed <= PAPERS
+        and r.spec.changed <= PAPER_FIELDS
     ]
 
 

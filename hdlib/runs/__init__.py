@@ -5,7 +5,7 @@ costs nothing and a changed parameter trains exactly what it needs.
 """
 
 from hdlib.runs.record import Record
-from hdlib.runs.spec import BASELINE, METHODS, PAPERS, RECORDING, RunSpec, SpecError
+from hdlib.runs.spec import BASELINE, METHODS, PAPER_FIELDS, RECORDING_FIELDS, VGG_FIELDS, RunSpec, SpecError
 from hdlib.runs.store import Store
 from hdlib.runs.sweep import grid, steps_per_epoch, sweep
 from hdlib.runs.train import train
@@ -13,8 +13,9 @@ from hdlib.runs.train import train
 __all__ = [
     "BASELINE",
     "METHODS",
-    "PAPERS",
-    "RECORDING",
+    "PAPER_FIELDS",
+    "RECORDING_FIELDS",
+    "VGG_FIELDS",
     "Record",
     "RunSpec",
     "SpecError",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.runs.probe import critical_betas, decades, recorded
-from hdlib.runs.spec import METHODS, PAPERS, RunSpec
+from hdlib.runs.spec import METHODS, PAPER_FIELDS, RunSpec
 from hdlib.runs.store import Store
 from hdlib.runs.sweep import grid, steps_per_epoch
 from hdlib.runs.train import model_of
@@ -270,7 +270,7 @@ def mlp_candidates(epochs: int, **fields: Any) -> list[RunSpec]:
 def is_online_tuning(spec: RunSpec, task: str) -> bool:
     """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
     informative = spec.method in ("sgd_hd", "adam_hd", "adam") and spec.epochs >= 3 and spec.alpha0 in PAPER_RATES
-    return informative and spec.task == task and spec.changed <= (PAPERS | {"early"}) - {"rule"}
+    return informative and spec.task == task and spec.changed <= (PAPER_FIELDS | {"early"}) - {"rule"}
 
 
 def parameter_count(spec: RunSpec) -> int:

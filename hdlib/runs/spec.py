@@ -17,8 +17,9 @@ METHODS: tuple[str, ...] = get_args(Method)
 BASELINE = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
 
 # In what the paper's runs with logistic regression and the perceptron differ, and what only says how much is recorded.
-PAPERS = frozenset(("task", "model", "method", "alpha0", "beta", "rule", "decay", "epochs", "seed"))
-RECORDING = frozenset(("early", "validate_every"))
+PAPER_FIELDS = frozenset(("task", "model", "method", "alpha0", "beta", "rule", "decay", "epochs", "seed"))
+RECORDING_FIELDS = frozenset(("early", "validate_every"))
+VGG_FIELDS = ("variant", "norm_start", "width_factor", "train_images")
 
 
 class SpecError(ValueError):
@@ -135,7 +136,7 @@ class RunSpec(BaseModel):
         if self.model == "vgg" and self.input_scale != 1:
             raise ValueError(f"input_scale is {self.input_scale} but the model is vgg: it is for logreg and mlp.")
         if self.model != "vgg":
-            for name in ("variant", "norm_start", "width_factor", "train_images"):
+            for name in VGG_FIELDS:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is {getattr(self, name)!r} but the model is {self.model}: it is for vgg.")
             if self.precision in ("tf32", "bf16"):
