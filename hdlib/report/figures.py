@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, power_of_ten
+from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, label, power_of_ten
 from hdlib.runs import Record, RunSpec
 
 LINE_KEYS = ["method", "rule", "decay", "alpha0"]
@@ -127,8 +127,9 @@ def final_loss(records: Sequence[Record], name: str, caption: str = "") -> Figur
             for (method, rule, decay), line in own.groupby(["method", "rule", "decay"]):
                 finite = line[np.isfinite(line["mean"])]
                 style = theme.line(method, rule, decay)
-                label = LABELS[method if decay == "none" else f"{method}_decayed"]
-                axis.plot(finite["alpha0"], finite["mean"], marker="o", markersize=4, label=label, **style)
+                axis.plot(
+                    finite["alpha0"], finite["mean"], marker="o", markersize=4, label=label(method, decay), **style
+                )
                 axis.fill_between(
                     finite["alpha0"], finite["low"], finite["high"], color=style["color"], alpha=0.2, lw=0
                 )
@@ -250,9 +251,7 @@ def _methods(records: Sequence[Record], theme: Theme) -> list[tuple[str, dict]]:
     )
     found = []
     for method, rule, decay in kinds:
-        label = LABELS[method if decay == "none" else f"{method}_decayed"]
-        label += ", multiplicative" if rule == "multiplicative" else ""
-        found.append((label, theme.line(method, rule, decay)))
+        found.append((label(method, decay, rule), theme.line(method, rule, decay)))
     return found
 
 

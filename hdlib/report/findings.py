@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import display
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Table, power_of_ten, significant, spread
+from hdlib.report.style import LABELS, Table, label, power_of_ten, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 
 
@@ -26,21 +26,21 @@ def online_tuning(records: Sequence[Record], family: str) -> str:
 
 
 def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: str) -> str:
-    name, label = LABELS[family if decay == "none" else f"{family}_decayed"], LABELS[f"{family}_hd"]
+    name, hd = label(family, decay), LABELS[f"{family}_hd"]
     ours, theirs = (f.groupby("alpha0")["train_loss"].mean() for f in (adapted, baseline))
     lost = adapted[adapted["outcome"] == "diverged"]
     rates = sorted(ours.index, reverse=True)
     if len(lost) == len(adapted):
         first, last = lost["iterations"].min(), lost["iterations"].max()
         return (
-            f"**{label} diverged from every initial learning rate**: all {len(lost)} runs left the finite numbers, "
+            f"**{hd} diverged from every initial learning rate**: all {len(lost)} runs left the finite numbers, "
             f"the first at iteration {first}, the last at iteration {last}. {name} itself {_range(theirs)}."
         )
     better = [rate for rate in rates if ours[rate] < theirs[rate]]
     worse = [rate for rate in rates if not ours[rate] < theirs[rate]]
     text = (
-        f"Against {name}: after the last epoch the mean training loss of {name} {_range(theirs)}; that of {label} "
-        f"{_range(ours)}. {label} ends lower from {len(better)} of {len(rates)} initial learning rates"
+        f"Against {name}: after the last epoch the mean training loss of {name} {_range(theirs)}; that of {hd} "
+        f"{_range(ours)}. {hd} ends lower from {len(better)} of {len(rates)} initial learning rates"
     )
     if worse and better:
         named = (f"{power_of_ten(rate)} ({' against '.join(_apart(ours[rate], theirs[rate]))})" for rate in worse)
@@ -48,10 +48,10 @@ def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: 
     best = theirs.idxmin()
     text += f". The best {name}, α₀ = {power_of_ten(best)}, reaches {_loss(theirs[best])}"
     ratios = ours[np.isfinite(ours)] / theirs[best]
-    text += f": {label} ends {_beside(ratios.min(), ratios.max())} that." if len(ratios) else "."
+    text += f": {hd} ends {_beside(ratios.min(), ratios.max())} that." if len(ratios) else "."
     if len(lost):
         where = ", ".join(power_of_ten(rate) for rate in sorted(set(lost["alpha0"]), reverse=True))
-        text += f" {len(lost)} {label} run{'s' if len(lost) > 1 else ''} diverged, from α₀ = {where}."
+        text += f" {len(lost)} {hd} run{'s' if len(lost) > 1 else ''} diverged, from α₀ = {where}."
     return text
 
 
@@ -81,7 +81,7 @@ def final_table(records: Sequence[Record]) -> Table:
         for alpha0, runs in group.groupby("alpha0"):
             rows.append(
                 {
-                    "method": _label(method, rule, decay),
+                    "method": label(method, decay, rule),
                     "β": "" if method not in BASELINE else "automatic" if rule == "auto" else power_of_ten(beta),
                     "α₀": power_of_ten(alpha0),
                     "training loss": spread(runs["train_loss"]),
@@ -103,7 +103,7 @@ def tuning(records: Sequence[Record]) -> str:
             theirs = finals[(finals["method"] == baseline) & (finals["decay"] == decay)]
             if theirs.empty or (baseline != "adam" and decay != "none"):
                 continue
-            name = LABELS[baseline if decay == "none" else f"{baseline}_decayed"]
+            name = label(baseline, decay)
             verdicts = [
                 f"{kind} loss {spread(ours[column])} against {spread(theirs[column])}, {_verdict(ours, theirs, column)}"
                 for kind, column in (("training", "train_loss"), ("validation", "valid_loss"))
@@ -120,10 +120,9 @@ def tuning_table(records: Sequence[Record]) -> Table:
     spec = records[0].spec
     rows = []
     for (method, _, decay, _), runs in _in_order(finals):
-        name = method if decay == "none" else f"{method}_decayed"
         rows.append(
             {
-                "method": LABELS[name],
+                "method": label(method, decay),
                 "source": "ours",
                 "epochs": spec.epochs,
                 "training loss, end": spread(runs["train_loss"]),
@@ -261,11 +260,6 @@ def _peaks(records: Sequence[Record]) -> str:
 def _in_order(finals: pd.DataFrame):
     grouped = finals.groupby(["method", "rule", "decay", "beta"])
     return sorted(grouped, key=lambda item: (METHODS.index(item[0][0]), item[0][1:]))
-
-
-def _label(method: str, rule: str, decay: str) -> str:
-    label = LABELS[method if decay == "none" else f"{method}_decayed"]
-    return f"{label}, multiplicative" if rule == "multiplicative" else label
 
 
 def _accuracy(runs: pd.DataFrame) -> str:

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, significant
+from hdlib.report.style import LABELS, Figure, Table, Theme, label, power_of_ten, significant
 from hdlib.runs import BASELINE, Record
 
 CELL = ["method", "decay", "alpha0", "beta"]
@@ -83,7 +83,7 @@ def heatmap(records: Sequence[Record], name: str) -> Figure:
         for axis, method in zip(axes, BASELINE, strict=True):
             own = table.merge(_columns(method), on=["method", "decay"])
             own["column"] = [
-                _beta_label(row.beta) if row.method in BASELINE else LABELS[_name(row.method, row.decay)]
+                _beta_label(row.beta) if row.method in BASELINE else label(row.method, row.decay)
                 for row in own.itertuples()
             ]
             order = [*dict.fromkeys(own.sort_values(["order", "beta"])["column"])]
@@ -161,7 +161,7 @@ def beside_the_paper(records: Sequence[Record]) -> str:
     parts = []
     for method in ("sgd", "sgdn", "adam", *BASELINE):
         own = table["method"] == method
-        parts.append(f"{LABELS[_name(method, 'inv_sqrt' if method == 'adam' else 'none')]} {int((inside & own).sum())} "
+        parts.append(f"{label(method, 'inv_sqrt' if method == 'adam' else 'none')} {int((inside & own).sum())} "
                      f"of {int(own.sum())}")  # fmt: skip
     return (
         f"The paper prints {len(table)} numbers, each from one run. **{int(inside.sum())} of them lie between the "
@@ -455,7 +455,7 @@ def full_table(records: Sequence[Record]) -> Table:
     rows = []
     for row in table.sort_values(["order", "alpha0", "beta"], ascending=[True, False, True]).itertuples():
         shown = {
-            "method": LABELS[_name(row.method, row.decay)],
+            "method": label(row.method, row.decay),
             "α₀": power_of_ten(row.alpha0),
             "β": power_of_ten(row.beta) if row.beta else "",
             "median" if several else "iterations": _count(row.median, cap, row.diverged),

@@ -39,8 +39,13 @@ QUANTITIES = {
     "valid_error": "validation error",
     "alpha": "learning rate α",
     "loss": "minibatch loss",
-    "hypergrad": "hypergradient h",
 }
+
+
+def label(method: str, decay: str = "none", rule: str = "additive") -> str:
+    """Return what a method is called on pages: "Adam, α/√t", "SGD-HD, multiplicative"."""
+    name = LABELS[method if decay == "none" else f"{method}_decayed"]
+    return f"{name}, multiplicative" if rule == "multiplicative" else name
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Theme:
 
     def color(self, method: str, strength: float = 1.0):
         """Return a method's colour, blended towards the background for a strength below 1."""
-        family = ("sgd", "sgdn", "adam").index(method.removesuffix("_hd").removesuffix("_decayed"))
+        family = ("sgd", "sgdn", "adam").index(method.removesuffix("_hd"))
         color, ground = np.array(to_rgb(self.palette[family])), np.array(to_rgb(self.background))
         return tuple(strength * color + (1 - strength) * ground)
 
@@ -64,7 +69,7 @@ class Theme:
         """Return matplotlib's line properties for a method."""
         adapts = method.endswith("_hd")
         style = (0, (1, 1)) if rule == "multiplicative" else "-" if adapts else (0, (4, 2))
-        if decay != "none" or method.endswith("_decayed"):
+        if decay != "none":
             style = (0, (1, 2.5))
         return dict(color=self.color(method, strength), linestyle=style, linewidth=1.6 if adapts else 1.3)
 
