@@ -32,8 +32,10 @@ from hdlib.optim import rules
 
 Rule = Literal["additive", "multiplicative", "log", "curvature", "auto"]
 RULES = get_args(Rule)
-SCALINGS = ("none", "adagrad", "adam")
-SKIPS = ("none", "alpha", "step")
+Scaling = Literal["none", "adagrad", "adam"]
+SCALINGS = get_args(Scaling)
+Skip = Literal["none", "alpha", "step"]
+SKIPS = get_args(Skip)
 
 AUTO_GAIN = 1.0  # beta of the rule "auto"
 BETAS = {"multiplicative": 0.02, "curvature": 0.5, "auto": AUTO_GAIN}  # where none is given; a beta without a unit

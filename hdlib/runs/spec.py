@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hdlib.optim.control import AUTO_GAIN, OPTIONS, Control, default_overshoot
+from hdlib.optim.control import AUTO_GAIN, OPTIONS, Control, Rule, Scaling, Skip, default_overshoot
 
 Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -47,9 +47,7 @@ class RunSpec(BaseModel):
     beta: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines, 'auto' for that rule"
     )
-    rule: Literal["additive", "multiplicative", "log", "curvature", "auto"] = Field(
-        "additive", description="how alpha is updated"
-    )
+    rule: Rule = Field("additive", description="how alpha is updated")
     decay: Literal["none", "inv_sqrt"] = Field("none", description="alpha_0 / sqrt(t), for baselines")
     momentum: float = Field(0.9, ge=0, lt=1, description="mu of sgdn and sgdn_hd")
     weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="L2, added to the gradient")
@@ -70,8 +68,8 @@ class RunSpec(BaseModel):
     min_lr: float | None = Field(None, description="lower bound of alpha")
     max_lr: float | None = Field(None, description="upper bound of alpha")
     max_change: float | None = Field(None, description="bound on the relative change of alpha in a step")
-    scaling: Literal["none", "adagrad", "adam"] = Field("none", description="running size that h is divided by")
-    skip_nonfinite: Literal["none", "alpha", "step"] = Field("none", description="what a non-finite h leaves alone")
+    scaling: Scaling = Field("none", description="running size that h is divided by")
+    skip_nonfinite: Skip = Field("none", description="what a non-finite h leaves alone")
     overshoot: float | None = Field(None, description="slope after a step that is tolerated, relative to before it")
     final_lr: float | None = Field(None, description="learning rate to pass over to")
     transition: float = Field(1.0, description="steps that the passing over takes")
