@@ -67,6 +67,7 @@ TINY = {
     "vgg.md": {
         "width_factor": 1 / 32,
         "epochs": 1,
+        "seeds_of": {"sgdn_hd": 2},
         "batch_size": 64,
         "precision": "float32",
         "critical_factors": [1 / 32, 1 / 16],

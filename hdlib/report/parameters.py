@@ -8,7 +8,15 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-KINDS = {bool: "truth value", int: "number", float: "number", str: "string", list: "list", tuple: "list"}
+KINDS = {
+    bool: "truth value",
+    int: "number",
+    float: "number",
+    str: "string",
+    list: "list",
+    tuple: "list",
+    dict: "mapping",
+}
 
 
 class ParameterError(ValueError):
