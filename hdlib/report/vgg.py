@@ -153,12 +153,13 @@ def agreement_sentence(records: Sequence[Record]) -> str:
         lines.append(f"As in {name}:")
         lines += [f"- {said}" for said in (*_lost(group), *_relapses(group))]
         for source, label in SOURCES.items():
-            kept, everywhere, lost = 0, 0, []
+            kept, everywhere, lost, seeds = 0, 0, [], 1
             for quantity, first, second in ORDERINGS:
                 theirs = published.loc[(source, first), quantity] < published.loc[(source, second), quantity]
                 pairs = _pairs(group, quantity, first, second)
                 if not pairs:
                     continue
+                seeds = max(seeds, len(pairs))
                 a, b = np.mean(pairs, axis=0)
                 if (a < b) == theirs:
                     kept += 1
@@ -167,13 +168,12 @@ def agreement_sentence(records: Sequence[Record]) -> str:
                     lower, higher = (first, second) if theirs else (second, first)
                     lost.append(f"{LABELS[lower]} below {LABELS[higher]} in {ENDS[quantity]}")
             said = f"{label}: {kept} of {kept + len(lost)} orderings are the same"
-            if len({r.spec.seed for r in group}) > 1:
+            if seeds > 1:
                 said += f" in the means over seeds, {everywhere} of them in every seed"
             lines.append(f"- {said}{'; not ' + ', '.join(lost) if lost else ''}.")
-        several_seeds = len({r.spec.seed for r in group}) > 1
         lines.append(
             "- What does not hold in every seed is not decided."
-            if several_seeds
+            if seeds > 1
             else "- With one seed, a small difference may be chance."
         )
         lines.append("")
@@ -511,19 +511,26 @@ def _lost(records: Sequence[Record]) -> list[str]:
 
 
 def _relapses(records: Sequence[Record]) -> list[str]:
-    """Return a sentence for each run that ends far above its lowest training loss, with its learning rate then."""
+    """Return a sentence for each run that ends far above its lowest training loss, and where its other seeds end."""
     told = []
     for record in (r for r in records if r.outcome != "diverged"):
         after = record.epochs[record.epochs["epoch"] > 0].set_index("epoch")
         loss, alpha = after["train_loss"], after["alpha"]
-        if loss.iloc[-1] > RELAPSE * loss.min():
-            jump = loss.diff().idxmax()
-            told.append(
-                f"{LABELS[record.spec.method]} with seed {record.spec.seed} lost again what it had learnt: its "
-                f"training loss, {significant(loss.min())} in epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} "
-                f"in the last. It rose most in epoch {jump}, in which the mean α went from "
-                f"{significant(alpha[jump - 1])} to {significant(alpha[jump])}."
-            )
+        if loss.iloc[-1] <= RELAPSE * loss.min():
+            continue
+        jump, method = loss.diff().idxmax(), record.spec.method
+        text = (
+            f"{LABELS[method]} with seed {record.spec.seed} lost again what it had learnt: its training loss, "
+            f"{significant(loss.min())} in epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last. It rose "
+            f"most in epoch {jump}, in which the mean α went from {significant(alpha[jump - 1])} to "
+            f"{significant(alpha[jump])}."
+        )
+        others = [r for r in records if r.spec.method == method and r is not record]
+        if others:
+            ends = frames.finals(others)["train_loss"]
+            text += f" With {'the other seed' if len(ends) == 1 else f'the {len(ends)} other seeds'} it ends at "
+            text += f"{spread(ends)}."
+        told.append(text)
     return told
 
 

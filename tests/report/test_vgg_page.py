@@ -118,6 +118,14 @@ def test_a_run_that_loses_what_it_had_learnt_is_told():
     said = vgg.agreement_sentence([replace(run, epochs=table)])
     assert "0.800 in epoch 2, is 2.20 in the last. It rose most in epoch 3" in said and "from 0.00300 to 0.400." in said
     assert "lost again" not in vgg.agreement_sentence([replace(run, epochs=table[:3])])
+    more = [record("sgdn_hd", 0.5, seed=seed) for seed in (1, 2)]
+    assert "With the 2 other seeds it ends at 0.500 ± 0." in vgg.agreement_sentence([replace(run, epochs=table), *more])
+
+
+def test_seeds_of_one_method_alone_make_no_comparison_of_several():
+    runs = [record(method) for method in METHODS] + [record("sgdn_hd", seed=1)]
+    said = vgg.agreement_sentence(runs)
+    assert "in the means over seeds" not in said and "With one seed, a small difference may be chance." in said
 
 
 def test_precisions_are_compared_seed_by_seed():
