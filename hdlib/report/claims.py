@@ -116,7 +116,7 @@ def ledger(found: Sequence[Verdict]) -> Table:
             "verdict": v.verdict,
             "what was found": _effect(v),
             "holds in": f"{len(v.holds)} of {len(v.holds) + len(v.fails)}" if v.seeds else "",
-            "seeds, at most": f"{v.seeds} {v.claim.repeats}".strip() if v.seeds else "",
+            "seeds": f"{v.seeds} {v.claim.repeats}".strip() if v.seeds else "",
         }
         for v in found
     ]

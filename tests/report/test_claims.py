@@ -59,7 +59,7 @@ def test_the_ledger_shows_the_ratio_itself_and_what_it_is():
         return claims.ledger([judge(claim, [])]).data.iloc[0]
 
     several = told({"a": np.log(pd.Series([1.1, 1.1, 1.1]))}, found="time × {}", at_most=1.2, repeats="rounds")
-    assert (several["what was found"], several["seeds, at most"]) == (Noted("time × 1.10", "1.10 to 1.10"), "3 rounds")
+    assert (several["what was found"], several["seeds"]) == (Noted("time × 1.10", "1.10 to 1.10"), "3 rounds")
     assert several["claim"].text == "It is so." and several["claim"].remark == "somebody. Criterion: below 1."
     assert told({"a": np.log(pd.Series([0.5]))})["what was found"] == "training loss × 0.500"
     assert told({"a": GOOD}, found="")["what was found"] == ""
