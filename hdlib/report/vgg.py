@@ -142,7 +142,7 @@ def agreement(records: Sequence[Record]) -> Table:
         for (name,), group in groups.items():
             row[f"ours, as in {name}"] = _verdict(_pairs(group, quantity, lower, higher))
         rows.append(row)
-    return Table(pd.DataFrame(rows), "In brackets the two losses, means over seeds.")
+    return Table(pd.DataFrame(rows), "In brackets the two losses, means over the seeds that both methods have.")
 
 
 def agreement_sentence(records: Sequence[Record]) -> str:
