@@ -97,6 +97,7 @@ def sweep(
         SpecError: the device is not on this machine or lacks a run's precision, or the store cannot be written, found
             out before any training.
         DataNotFoundError: a data set is missing, found out before any training.
+        SweepError: a training process was killed.
     """
     store = store if isinstance(store, Store) else Store(store)
     device = resolve_device(device)
