@@ -295,7 +295,7 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     # a stack's steps are counted by the one process that trains it: a lock could be held by a process that is killed
     steps, told = context.RawArray("q", len(stacks)), context.Queue()
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (steps, told, folder))
+    pool = ProcessPoolExecutor(min(processes, len(stacks)), context, _start_worker, (steps, told, folder))
 
     def catch_up() -> None:
         bar.update(sum(steps) - bar.n)
@@ -304,6 +304,7 @@ def _in_processes(
 
     try:
         waiting = {pool.submit(_train_in_worker, i, stack, compiled) for i, stack in enumerate(stacks)}
+        pool.submit(int)  # the pool looks for its processes when a task comes, and starts one only then: see the last
         while waiting:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
