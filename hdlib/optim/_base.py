@@ -1,4 +1,4 @@
-"""What the hypergradient optimisers share: validation, where alpha lives, and the order of a step."""
+"""What the hypergradient optimisers share: validation and the order of a step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import importlib
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, TypeAlias, TypeVar, cast, overload
 
@@ -15,21 +15,26 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hdlib.optim import _kernels, control, rules
+from hdlib.optim._group import (
+    KEYS,
+    Group,
+    Number,
+    check_shared,
+    gradient,
+    in_range,
+    l2_of,
+    needs_norms,
+    options_of,
+    place_alpha,
+    remember,
+)
+from hdlib.optim._part import PLAIN, Part, State, channels_last, mesh_of, plain
+from hdlib.optim._sums import over_meshes, sum_up, total
 from hdlib.optim.control import Control
 
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-State: TypeAlias = dict[str, Any]
-Group: TypeAlias = dict[str, Any]
-Number: TypeAlias = float | Tensor
 StepT = TypeVar("StepT", bound=Callable[..., Any])
 LossT = TypeVar("LossT")
-
-CHUNK = 1 << 18  # elements whose tensors stay in the processor's cache between the operations of a pass
-SMALL = 1 << 18  # elements of an accelerator's tensor whose kernels take about as long to start as to run
-PLAIN = (Tensor, torch.nn.Parameter)
-
-# where a group keeps each option: torch's OneCycleLR writes values of its own to "min_lr" and "max_lr"
-KEYS = {name: f"hypergrad_{name}" if name in ("min_lr", "max_lr") else name for name in control.OPTIONS}
 
 
 def with_grad_if_differentiable(step: StepT) -> StepT:
@@ -70,70 +75,6 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-class Part:
-    """The tensors of one group that are computed together, in one way.
-
-    Attributes:
-        way: "loop" (rules.py, tensor by tensor), "foreach" (torch's multi-tensor operations), "torch" (torch's
-            fused kernels) or "kernels" (kernels.cpp).
-        mesh: the device mesh and the placements of DTensors, None for ordinary tensors.
-        owners: the parameters as the user knows them.
-        params: their real numbers on this process: a DTensor's shard, a complex tensor's real view.
-        grads: the gradients' real numbers, as backward left them.
-        states: the parameters' states.
-        moved: whether the last step moved the parameter; D_{t-1} is zero where it did not.
-    """
-
-    def __init__(self, way: str, mesh: Any) -> None:
-        self.way = way
-        self.mesh = mesh
-        self.owners: list[Tensor] = []
-        self.params: list[Tensor] = []
-        self.grads: list[Tensor] = []
-        self.states: list[State] = []
-        self.moved: list[bool] = []
-
-    def real(self, name: str) -> list[Tensor]:
-        """Return one tensor of every state, as real numbers on this process."""
-        return [plain(state[name]) for state in self.states]
-
-    def rows(self, *columns: Sequence[Any]) -> Iterator[tuple[bool, Sequence[Any]]]:
-        """Return, for each tensor, whether it moved and its entry in every column, the first of which is a tensor.
-
-        On an accelerator small tensors are joined into one row, of vectors, in which a column's 0-dim tensors are
-        repeated: what is computed from a row is for sums alone.
-        """
-        small: dict[Any, list[Sequence[Any]]] = {}
-        for moved, row in zip(self.moved, zip(*columns, strict=True), strict=True):
-            first = row[0]
-            if is_small(first):
-                small.setdefault((moved, first.device, first.dtype), []).append(row)
-            else:
-                yield moved, row
-        for (moved, *_), rows in small.items():
-            yield moved, [torch.cat(column) for column in zip(*[rules.flat(*row) for row in rows], strict=True)]
-
-    def gpu_kernels(self) -> Any:
-        """Return the kernels for these tensors, if all are on one GPU that can run them and each has a direction."""
-        devices = {p.device for p in self.params}
-        if self.way != "torch" or not all(self.moved) or len(devices) > 1 or torch.compiler.is_compiling():
-            return None
-        return _kernels.gpu(devices.pop())
-
-    def some(self, which: Sequence[int]) -> Part:
-        """Return a part of these tensors alone."""
-        part = Part(self.way, self.mesh)
-        for name in ("owners", "params", "grads", "states", "moved"):
-            setattr(part, name, [getattr(self, name)[i] for i in which])
-        return part
-
-    def zeros(self, name: str) -> None:
-        """Give every state that lacks it a tensor of zeros like its parameter."""
-        for p, state in zip(self.owners, self.states, strict=True):
-            if state.get(name) is None:
-                state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
 
 
 class HypergradientOptimizer(Optimizer):
@@ -220,14 +161,14 @@ class HypergradientOptimizer(Optimizer):
         try:
             group |= self._resolved(group)
             self._check(group)
-            _check_shared(self.param_groups)
+            check_shared(self.param_groups)
         except Exception:
             self.param_groups.pop()
             raise
         for name, value in group.items():
             if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):
                 group[name] = float(value)  # NumPy's, which a checkpoint cannot hold
-        _place_alpha(group)
+        place_alpha(group)
 
     def _take_over(self, group: Group) -> None:
         """Fill in what a new group takes neither from the constructor nor as it is given."""
@@ -255,7 +196,7 @@ class HypergradientOptimizer(Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, value if name in ("hypergrad", "slope") else own.get(name, value))
             group |= self._resolved(group)
-            _place_alpha(group)
+            place_alpha(group)
 
     def learning_rates(self) -> list[float]:
         """Return alpha of every group as floats.
@@ -296,7 +237,7 @@ class HypergradientOptimizer(Optimizer):
             self._settle(group)
         gathered = [self._gather(group) for group in groups]
         if groups[0]["shared_alpha"]:
-            _check_shared(groups)
+            check_shared(groups)
             together = [list(range(len(groups)))]
         else:
             together = [[i] for i in range(len(groups))]
@@ -312,7 +253,7 @@ class HypergradientOptimizer(Optimizer):
             group |= changed
         replaced = isinstance(group["slope"], Tensor) and not isinstance(group["lr"], Tensor)
         if replaced or not control.initial_state(options_of(group)).keys() <= group.keys():
-            _place_alpha(group)
+            place_alpha(group)
 
     def _step(self, groups: list[Group], gathered: list[tuple[list[Part], list[tuple[Tensor, State]]]]) -> None:
         """Take a step of groups that have one alpha."""
@@ -452,9 +393,9 @@ class HypergradientOptimizer(Optimizer):
         for group, some in zip(groups, parts, strict=True):
             for part in some:
                 for p, g, state, moved in zip(part.params, part.grads, part.states, part.moved, strict=True):
-                    g = precise(gradient(group, g, p, l2_of(group)))
+                    g = gradient(group, g, p, l2_of(group))
                     d = self._direction(group, p, state) if adapts and moved else None
-                    found.append((part.mesh, [rules.dot(g, g), 0.0 if d is None else rules.dot(g, precise(d))]))
+                    found.append((part.mesh, [rules.dot(g, g), 0.0 if d is None else rules.dot(g, d)]))
         size, h = (float(value) for value in over_meshes(found, 2))
         if math.isfinite(size) and math.isfinite(h):
             return False
@@ -472,7 +413,7 @@ class HypergradientOptimizer(Optimizer):
         for group, some in zip(groups, parts, strict=True):
             for part in some:
                 for p, g in zip(part.params, part.grads, strict=True):
-                    g, p = precise(gradient(group, g, p, l2_of(group))), precise(p)
+                    g, p = rules.precise(gradient(group, g, p, l2_of(group))), rules.precise(p)
                     d = self._first_direction(group, g, p)
                     found.append((part.mesh, [total([rules.dot(p, p)]), total([rules.dot(d, d)])]))
         alpha = groups[0]["lr"]
@@ -493,7 +434,7 @@ class HypergradientOptimizer(Optimizer):
         for part in parts:
             part.moved = [True] * len(part.params)
             for p, g, d in self._rows(group, part):
-                d, p, g = precise(cast(Tensor, d)), precise(p), precise(g)
+                d = cast(Tensor, d)
                 along: Number = -rules.dot(g, d) if group["maximize"] else rules.dot(g, d)
                 if l2 != 0:
                     along = along + l2 * (rules.dot(p, d) + gamma * rules.dot(d, d))
@@ -542,225 +483,3 @@ class HypergradientOptimizer(Optimizer):
     def _descend(self, group: Group, part: Part) -> None:
         """Move the parameters with the group's alpha."""
         raise NotImplementedError
-
-
-def _check_shared(groups: list[Group]) -> None:
-    """Refuse groups that are to share one alpha and start from different ones."""
-    first = groups[0]
-    for group in groups[1:]:
-        for name in ("shared_alpha", *KEYS.values(), "hypergrad_lr", "lr"):
-            if not (first["shared_alpha"] or group["shared_alpha"]):
-                continue
-            values = first[name], group[name]
-            if any(isinstance(value, Tensor) and value.device.type != "cpu" for value in values):
-                continue  # to look would wait for the device
-            if values[0] != values[1]:
-                raise ValueError(
-                    f"{name} is {values[0]} in one group and {values[1]} in another: with shared_alpha it must be the "
-                    "same in all groups."
-                )
-
-
-def options_of(group: Group) -> Control:
-    """Return how the group's alpha moves. The automatic rule's overshoot depends on how the direction averages."""
-    momentum = group["betas"][0] if "betas" in group else group["momentum"]
-    values = [group[key] for key in KEYS.values()]
-    try:
-        return _options(momentum, bool(group.get("nesterov")), *values)
-    except TypeError:  # a list, say, of which Control says what is wrong
-        return Control(*values)
-
-
-@functools.lru_cache(maxsize=256)
-def _options(momentum: float | Tensor, nesterov: bool, *values: Any) -> Control:
-    options = dict(zip(control.OPTIONS, values, strict=True))
-    if options["overshoot"] is None and options["rule"] == "auto":
-        momentum = float(momentum)
-        known = momentum if 0 <= momentum < 1 else 0.0  # otherwise no average; Adam refuses it
-        options["overshoot"] = control.default_overshoot("auto", known, nesterov)
-    return Control(**options)
-
-
-def remember(groups: list[Group], values: dict[str, Number]) -> None:
-    """Put values into groups, into the tensors that are there already where there are any.
-
-    All at once, and not by `copy_`: compiled by torch 2.11, that leaves a 0-dim float64 tensor as it was.
-    """
-    kept: list[Tensor] = []
-    new: list[Tensor] = []
-    for group in groups:
-        for name, value in values.items():
-            if not isinstance(group[name], Tensor):
-                group[name] = float(value)
-                continue
-            tensor = value if isinstance(value, Tensor) else torch.full_like(group[name], value)
-            if group["differentiable"]:
-                group[name] = tensor
-            else:
-                kept.append(group[name])
-                new.append(tensor)
-    if kept:
-        torch._foreach_copy_(kept, new)
-
-
-def _place_alpha(group: Group) -> None:
-    """Give a group whose alpha is a tensor, or belongs on an accelerator, 0-dim tensors of its own there.
-
-    What a step changes is then a tensor from the first: torch's distributed checkpoints are read into what is there.
-    """
-    state = control.initial_state(options_of(group))
-    for name, zero in state.items():
-        group.setdefault(name, zero)
-    device = group["params"][0].device if group["params"] else torch.device("cpu")
-    tensors = isinstance(group["lr"], Tensor) or isinstance(group["slope"], Tensor)
-    if tensors or group["capturable"] or device.type not in ("cpu", "meta"):
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        for name in ("lr", "hypergrad", "slope", *state):
-            value = torch.as_tensor(group[name], dtype=dtype, device=device).reshape(())
-            group[name] = value if group["differentiable"] else value.detach().clone()
-
-
-def in_range(alpha: float, group: Group, tensors: Sequence[Tensor]) -> float:
-    """Return alpha, infinite where it is beyond what the tensors hold.
-
-    torch refuses to multiply by such a number. It is where a run that is lost comes by, and that should end in losses
-    that are not finite, for which training loops look, and not in an error in the middle of a step. A learning rate
-    that does not adapt was somebody's choice, and is left to torch.
-    """
-    if abs(alpha) < 1.0 or group["hypergrad_lr"] == 0:
-        return alpha
-    first = 1 - group["betas"][0] if "betas" in group else 1.0  # Adam divides alpha by 1 - b1^t
-    largest = min(torch.finfo(dtype).max for dtype in {tensor.dtype for tensor in tensors}) * first
-    return math.copysign(math.inf, alpha) if abs(alpha) > largest else alpha
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Return a tensor's real numbers on this process, in its own memory: a DTensor's shard, a complex one's view."""
-    if type(tensor) not in PLAIN and hasattr(tensor, "to_local"):
-        tensor = cast(Tensor, tensor.to_local())
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def mesh_of(p: Any) -> Any:
-    """Return a DTensor's device mesh and placements, None for another tensor."""
-    return None if type(p) in PLAIN or not hasattr(p, "device_mesh") else (p.device_mesh, p.placements)
-
-
-def channels_last(tensor: Tensor) -> bool:
-    """Whether a batch of images lies in memory with its channels innermost, without gaps."""
-    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-
-
-def chunks(tensors: Sequence[Tensor | None]) -> Iterator[Sequence[Any]]:
-    """Cut tensors of one shape into pieces that fit the processor's cache, where that is to any use.
-
-    Working through all operations of a pass piece by piece reads the memory once instead of once an operation.
-    """
-    there = [t for t in tensors if t is not None]
-    first = there[0]
-    if first.device.type != "cpu" or first.numel() <= CHUNK or torch.compiler.is_compiling():
-        return iter([tensors])
-    if not all(map(Tensor.is_contiguous, there)):
-        if not all(map(channels_last, there)):
-            return iter([tensors])
-        tensors = [None if t is None else t.permute(0, 2, 3, 1) for t in tensors]
-    count = -(-first.numel() // CHUNK)
-    return zip(*[[None] * count if t is None else torch.split(t.view(-1), CHUNK) for t in tensors], strict=True)
-
-
-def needs_norms(group: Group) -> bool:
-    """Whether alpha's update needs |g_t| and |D_{t-1}| beside h_t."""
-    return options_of(group).needs_norms
-
-
-def l2_of(group: Group) -> float:
-    """Return the factor of the L2 term in the gradient: none with decoupled weight decay."""
-    return 0.0 if group.get("decoupled_weight_decay") else float(group["weight_decay"])
-
-
-def gradient(group: Group, g: Tensor, p: Tensor, decay: float) -> Tensor:
-    """Return g_t, the gradient of what is minimised, its L2 term included."""
-    if group["maximize"]:
-        g = g.neg()
-    return g.add(p, alpha=decay) if decay != 0 else g
-
-
-def is_small(tensor: Tensor) -> bool:
-    """Whether an accelerator takes about as long to start a kernel as to run it on this tensor."""
-    return tensor.device.type != "cpu" and tensor.numel() <= SMALL
-
-
-def precision(tensors: Iterable[Tensor]) -> torch.dtype:
-    """Return the precision of a number that is multiplied with these tensors."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """Return half precision numbers in float32."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-class Sums:
-    """Adds up g.d, |g|^2 and |d|^2 tensor by tensor."""
-
-    def __init__(self, group: Group) -> None:
-        self.norms = needs_norms(group)
-        self.terms: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-
-    def add(self, g: Tensor, d: Tensor | None) -> None:
-        """Count a tensor; d is None where the last step did not move it."""
-        gd, gg, dd = self.terms
-        if d is not None:
-            gd.append(rules.dot(precise(g), precise(d)))
-        if self.norms:
-            gg.append(rules.dot(g, g))
-            if d is not None:
-                dd.append(rules.dot(d, d))
-
-    def values(self) -> list[Number]:
-        """Return the three sums, 0-dim float64 tensors or zeros."""
-        return [total(terms) if terms else 0.0 for terms in self.terms]
-
-
-def total(terms: Iterable[Tensor]) -> Tensor:
-    """Sum 0-dim tensors of one device in float64 (float32 where the device has no float64)."""
-    terms = list(terms)
-    if len({t.device for t in terms}) > 1:
-        terms = [t.to(terms[0].device, non_blocking=True) for t in terms]
-    if len({t.dtype for t in terms}) > 1:
-        terms = [t.to(torch.float32 if t.device.type == "mps" else torch.float64) for t in terms]
-    stacked = torch.stack(terms)
-    return stacked.sum() if stacked.device.type == "mps" else stacked.sum(dtype=torch.float64)
-
-
-def sum_up(values: Sequence[Number]) -> Number:
-    """Add numbers and 0-dim tensors, which may lie on several devices."""
-    result = values[0]
-    for value in values[1:]:
-        if isinstance(value, Tensor) and isinstance(result, Tensor):
-            value = value.to(result.device, non_blocking=True)
-        result = result + value
-    return result
-
-
-def over_meshes(found: list[tuple[Any, list[Number]]], length: int) -> list[Number]:
-    """Add up rows of so many numbers, over the processes too, one all-reduce for each device mesh."""
-    rows: dict[Any, list[list[Number]]] = {}
-    for mesh, row in found:
-        rows.setdefault(mesh, []).append(row)
-    sums = [over_mesh([sum_up(column) for column in zip(*some, strict=True)], mesh) for mesh, some in rows.items()]
-    return [sum_up(column) for column in zip(*sums, strict=True)] if sums else [0.0] * length
-
-
-def over_mesh(values: list[Number], mesh: Any) -> list[Number]:
-    """Add the processes' sums in one all-reduce; a dimension on which tensors are replicated counts once."""
-    if mesh is None:
-        return values
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    device_mesh, placements = mesh
-    local = torch.stack(
-        [torch.as_tensor(value, dtype=torch.float64, device=device_mesh.device_type) for value in values]
-    )
-    how = [Replicate() if placement.is_replicate() else Partial() for placement in placements]
-    return list(DTensor.from_local(local, device_mesh, how, run_check=False).full_tensor().unbind())

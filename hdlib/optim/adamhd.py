@@ -17,22 +17,10 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from hdlib.optim import _kernels, rules
-from hdlib.optim._base import (
-    Group,
-    HypergradientOptimizer,
-    Number,
-    ParamsT,
-    Part,
-    State,
-    Sums,
-    check_number,
-    chunks,
-    gradient,
-    in_range,
-    plain,
-    precise,
-    precision,
-)
+from hdlib.optim._base import HypergradientOptimizer, ParamsT, check_number
+from hdlib.optim._group import Group, Number, gradient, in_range
+from hdlib.optim._part import Part, State, chunks, plain, precision
+from hdlib.optim._sums import Sums
 from hdlib.optim.control import Rule
 
 
@@ -349,11 +337,11 @@ def _all_corrections(
 
 def _direction(group: Group, p: Tensor, m: Tensor, v: Tensor, floor: float | Tensor, scale: float | Tensor) -> Tensor:
     """Return -D_{t-1} from the moments and corrections of the last step, but for AdamW's factor (1 - alpha lambda)."""
-    m = precise(m)
+    m = rules.precise(m)
     # a float64 t would take a 0-dim parameter's direction with it
-    direction = rules.adam_corrected_direction(m, precise(v), floor, scale).to(m.dtype)
+    direction = rules.adam_corrected_direction(m, rules.precise(v), floor, scale).to(m.dtype)
     decay = _decays(group)[1]
-    return direction if decay == 0 else rules.adamw_direction_(direction, precise(p), decay)
+    return direction if decay == 0 else rules.adamw_direction_(direction, rules.precise(p), decay)
 
 
 def _columns(group: Group, part: Part) -> tuple[list[Tensor], list[Tensor], list[Tensor] | list[None], list[Tensor]]:

@@ -39,9 +39,12 @@ def next_alpha(
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of two tensors of one shape as a 0-dim tensor, summed in float32 or wider."""
-    if a.dtype in (torch.float16, torch.bfloat16):
-        a, b = a.float(), b.float()
-    return torch.dot(*flat(a, b))
+    return torch.dot(*flat(precise(a), precise(b)))
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Return half precision numbers in float32, others as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def flat(first: Tensor, *others: Tensor) -> list[Tensor]:

@@ -15,23 +15,10 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from hdlib.optim import _kernels, rules
-from hdlib.optim._base import (
-    Group,
-    HypergradientOptimizer,
-    Number,
-    ParamsT,
-    Part,
-    State,
-    Sums,
-    check_number,
-    chunks,
-    gradient,
-    in_range,
-    is_small,
-    plain,
-    precision,
-    sum_up,
-)
+from hdlib.optim._base import HypergradientOptimizer, ParamsT, check_number
+from hdlib.optim._group import Group, Number, gradient, in_range
+from hdlib.optim._part import Part, State, chunks, is_small, plain, precision
+from hdlib.optim._sums import Sums, sum_up
 from hdlib.optim.control import Rule
 
 

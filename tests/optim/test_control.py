@@ -9,7 +9,7 @@ from problem import METHODS, flat, loss_of, make, tensors, train
 
 from hdlib import SGDHD, AdamHD, AdamWHD
 from hdlib.optim import control
-from hdlib.optim._base import options_of
+from hdlib.optim._group import options_of
 from hdlib.optim.control import Control, next_alpha, step_size
 
 INF, NAN = math.inf, math.nan

@@ -73,7 +73,7 @@ def steps(cls, settings, layout, dtype=torch.float32, device="cpu", large=(40, 3
 
 def compare():
     """Step by the kernel, interpreted, and by the loop, or in half precision, where ways round apart, by torch's."""
-    from hdlib.optim import _base, _triton, sgdhd
+    from hdlib.optim import _part, _triton, sgdhd
 
     asked = []
 
@@ -89,7 +89,7 @@ def compare():
 
     torch_way = lambda self, group: ("torch" if group["foreach"] is None else "loop", True)  # noqa: E731
     SGDHD._way = AdamHD._way = torch_way
-    _base.is_small = sgdhd.is_small = lambda tensor: tensor.numel() <= 100
+    _part.is_small = sgdhd.is_small = lambda tensor: tensor.numel() <= 100
     for name, (cls, settings, layout) in CASES.items():
         for dtype, tolerance, foreach in ((torch.float32, 1e-5, False), (torch.bfloat16, 1e-2, None)):
             _kernels.gpu = lambda device: None

@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
 from hdlib import SGDHD, AdamHD, AdamWHD
-from hdlib.optim._base import options_of
+from hdlib.optim._group import options_of
 from hdlib.optim.control import OPTIONS
 
 GUIDE = Path(__file__).parents[2] / "book" / "guide.md"

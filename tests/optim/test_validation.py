@@ -10,7 +10,7 @@ import torch
 from problem import flat, make, tensors, train
 
 from hdlib import SGDHD, AdamHD, AdamWHD
-from hdlib.optim._base import options_of
+from hdlib.optim._group import options_of
 from hdlib.optim.control import Control
 
 BAD = [

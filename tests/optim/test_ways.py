@@ -10,7 +10,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hdlib import SGDHD, AdamHD, AdamWHD
-from hdlib.optim import _base, _kernels
+from hdlib.optim import _kernels, _part
 
 NATIVE = {SGDHD: torch.optim.SGD, AdamHD: torch.optim.Adam, AdamWHD: torch.optim.AdamW}
 
@@ -152,7 +152,7 @@ def test_small_tensors_that_an_accelerator_joins_give_the_same_sums(cls, setting
     settings = {**settings, **extra, "rule": rule}
     expected = run(cls, settings, foreach=False)
     lengths = []
-    monkeypatch.setattr(_base, "is_small", lambda t: t.numel() < 1000)
+    monkeypatch.setattr(_part, "is_small", lambda t: t.numel() < 1000)
     monkeypatch.setattr(torch, "cat", lambda column, cat=torch.cat: (lengths.append(len(column)), cat(column))[1])
     params, alphas = run(cls, settings, prepare=prepare, capturable=True, foreach=True)
     assert max(lengths) == len(SHAPES) - 1
@@ -257,14 +257,14 @@ class TestMemory:
     @pytest.mark.parametrize("way", ["default", "fused"])
     @pytest.mark.parametrize(("cls", "settings"), SETTINGS)
     def test_a_step_allocates_no_temporary_of_the_parameters_size(self, cls, settings, way, compiler):
-        p = torch.zeros(20 * _base.CHUNK, requires_grad=True)
+        p = torch.zeros(20 * _part.CHUNK, requires_grad=True)
         p.grad = torch.ones_like(p)
         optimizer = cls([p], **settings, **WAYS[way])
         optimizer.step()
         state = [x for x in optimizer.state[p].values() if isinstance(x, torch.Tensor)]
         with Watch([p, p.grad, *state]) as watch:
             optimizer.step()
-        assert max(watch.sizes) <= _base.CHUNK * p.element_size()
+        assert max(watch.sizes) <= _part.CHUNK * p.element_size()
 
 
 class TestKernels:
