@@ -23,6 +23,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import torch
@@ -44,6 +47,7 @@ BYTES = {"sgd": 12, "sgd_hd": 20, "sgdn": 20, "sgdn_hd": 32, "adam": 28, "adam_h
 """The fewest bytes a float32 parameter costs in a step: alpha_t needs the whole gradient before anything moves, so the
 hypergradient methods go over the data twice, and SGD-HD keeps the last gradient without copying it."""
 KS = [2**i for i in range(13)]  # stack sizes for cost and memory
+PATIENCE = 600  # seconds until a process gives up the others
 WIDTHS = {30: (1, 4, 16), 100: (1, 4, 16), 300: (1, 4), 1000: (1, 4)}  # stack sizes for MLPs of several widths
 
 
@@ -192,7 +196,16 @@ def authors_rate(method: str) -> float:
 # -- all of it, in every process at the same time
 
 
-def measure(index: int, processes: int, rounds: int, barrier, queue) -> None:
+barrier: Barrier  # where the processes wait for each other
+
+
+def meet_at(place: Barrier) -> None:
+    """Tell a process where it waits for the others."""
+    global barrier
+    barrier = place
+
+
+def measure(index: int, processes: int, rounds: int) -> tuple:
     torch.set_num_threads(1)
     load_data("mnist")
     logreg, mlps = cells(2000)[index::processes], mixed_mlps(128 + 64)[index::processes]
@@ -200,7 +213,7 @@ def measure(index: int, processes: int, rounds: int, barrier, queue) -> None:
     found: dict[str, list] = {}
 
     def together(name: str, call: Callable[[], object]) -> None:
-        barrier.wait()
+        barrier.wait(PATIENCE)
         found.setdefault(name, []).append(call())
 
     for number in range(rounds):
@@ -214,7 +227,7 @@ def measure(index: int, processes: int, rounds: int, barrier, queue) -> None:
         together("authors", lambda: {method: authors_rate(method) for method in METHODS})
         if index == 0:
             print(f"{number + 1} of {rounds} rounds", flush=True)
-    queue.put((found, bytes_moved(logreg), len(logreg), [(spec.method, bytes_moved([spec])) for spec in mlps]))
+    return found, bytes_moved(logreg), len(logreg), [(spec.method, bytes_moved([spec])) for spec in mlps]
 
 
 def summarise(results: list, rounds: int) -> dict:
@@ -304,19 +317,10 @@ def against_width() -> list[dict]:
     return rows
 
 
-def in_process(call: Callable[[], list], queue) -> None:
-    queue.put(call())
-
-
 def alone(call: Callable[[], list]) -> list:
     """Return what a call returns in a process of its own, whose peak memory is its own too."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=in_process, args=(call, queue))
-    process.start()
-    result = queue.get()
-    process.join()
-    return result
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call).result()
 
 
 def figure4(seeds: int) -> dict:
@@ -347,13 +351,8 @@ def main() -> None:
     started = time.perf_counter()
     processes = usable_cores()
     context = multiprocessing.get_context("spawn")
-    barrier, queue = context.Barrier(processes), context.Queue()
-    pool = [context.Process(target=measure, args=(i, processes, args.rounds, barrier, queue)) for i in range(processes)]
-    for process in pool:
-        process.start()
-    results = [queue.get() for _ in pool]
-    for process in pool:
-        process.join()
+    with ProcessPoolExecutor(processes, context, meet_at, (context.Barrier(processes),)) as pool:
+        results = list(pool.map(partial(measure, processes=processes, rounds=args.rounds), range(processes)))
     result = summarise(results, args.rounds) | {"rounds": args.rounds, "processes": processes}
     result["against_k"] = alone(against_k)
     result["against_width"] = alone(against_width)

@@ -5,8 +5,11 @@ Every function reads a file of `results/benchmarks/`, and says so where the benc
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,11 +21,11 @@ MODELS = {"logreg": "logistic regression, 126 cells of the grid", "mlp": "percep
 
 STEP_GOALS = [
     ("AdamHD as it comes against Adam as it comes, perceptron", "mlp", "AdamHD default", "to_default", 1.25),
-    ("AdamHD as it comes against Adam as it comes, VGG-16", "vgg16", "AdamHD default", "to_default", 1.25),
+    ("AdamHD as it comes against Adam as it comes, VGG-16", "vgg", "AdamHD default", "to_default", 1.25),
     ("AdamHD's fused step against Adam's fastest, perceptron", "mlp", "AdamHD fused", "to_fastest", 1.15),
-    ("AdamHD's fused step against Adam's fastest, VGG-16", "vgg16", "AdamHD fused", "to_fastest", 1.5),
+    ("AdamHD's fused step against Adam's fastest, VGG-16", "vgg", "AdamHD fused", "to_fastest", 1.5),
     ("SGDHD's fused step against SGD's fastest, perceptron", "mlp", "SGDHD fused", "to_fastest", 2.1),
-    ("SGDHD's fused step against SGD's fastest, VGG-16", "vgg16", "SGDHD fused", "to_fastest", 2.1),
+    ("SGDHD's fused step against SGD's fastest, VGG-16", "vgg", "SGDHD fused", "to_fastest", 2.1),
 ]
 """What a step may cost: the memory's floor is 1.29 times Adam's and 2.0 times SGD's, two passes against one."""
 
@@ -33,11 +36,23 @@ def read(store: str, name: str) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def stacked(store: str) -> Table | str:
+def of_benchmark(name: str) -> Callable:
+    """Hand a function, in the place of a store, what a benchmark wrote there; without that, say so for it."""
+
+    def decorate(show: Callable) -> Callable:
+        @functools.wraps(show)
+        def shown(store: str, *arguments: str) -> Any:
+            r = read(store, name)
+            return f"`benchmarks/{name}.py` was not run." if r is None else show(r, *arguments)
+
+        return shown
+
+    return decorate
+
+
+@of_benchmark("stacked_training")
+def stacked(r: dict) -> Table | str:
     """Return the throughput of stacked training as shares of the floor and ratios to other ways."""
-    r = read(store, "stacked_training")
-    if r is None:
-        return _missing("stacked_training")
     rows = []
     for model, label in MODELS.items():
         rows.append(
@@ -54,11 +69,9 @@ def stacked(store: str) -> Table | str:
     return Table(pd.DataFrame(rows), f"{rounds} {made(r)}")
 
 
-def parts(store: str) -> Table | str:
+@of_benchmark("stacked_training")
+def parts(r: dict) -> Table | str:
     """Return where the time of an iteration goes."""
-    r = read(store, "stacked_training")
-    if r is None:
-        return _missing("stacked_training")
     names = list(r["logreg parts"])
     rows = [{"part": name} | {label: f"{100 * r[f'{model} parts'][name]:.0f} %" for model, label in MODELS.items()}
             for name in names]  # fmt: skip
@@ -67,11 +80,9 @@ def parts(store: str) -> Table | str:
     return Table(pd.DataFrame(rows), "Shares of an iteration; the parts are measured one by one, medians.")
 
 
-def against_k(store: str, name: str, caption: str = "") -> Figure | str:
+@of_benchmark("stacked_training")
+def against_k(r: dict, name: str, caption: str = "") -> Figure | str:
     """Draw time and memory against the number of runs in a stack, beside serial training."""
-    r = read(store, "stacked_training")
-    if r is None:
-        return _missing("stacked_training")
     table = pd.DataFrame(r["against_k"])
     serial = r["processes"] / r["logreg loop per second"]
     table["serial_seconds"] = serial * table["k"]
@@ -96,11 +107,9 @@ def against_k(store: str, name: str, caption: str = "") -> Figure | str:
     return Figure(draw, name, alt, table, note, caption)
 
 
-def scaling(store: str) -> str:
+@of_benchmark("stacked_training")
+def scaling(r: dict) -> str:
     """Say from how many runs on a stack's cost grows in proportion, and what a run costs there."""
-    r = read(store, "stacked_training")
-    if r is None:
-        return _missing("stacked_training")
     table = pd.DataFrame(r["against_k"])
     table["each"] = table["seconds"] / table["k"]
     best = table.loc[table["each"].idxmin()]
@@ -114,11 +123,9 @@ def scaling(store: str) -> str:
     )
 
 
-def widths(store: str) -> Table | str:
+@of_benchmark("stacked_training")
+def widths(r: dict) -> Table | str:
     """Return what a perceptron's iteration costs in stacks of several sizes, by its width."""
-    r = read(store, "stacked_training")
-    if r is None:
-        return _missing("stacked_training")
     table = pd.DataFrame(r["against_width"])
     rows = []
     for width, group in table.groupby("width"):
@@ -147,11 +154,9 @@ def figure4(store: str) -> str:
     return text + "."
 
 
-def online_tuning(store: str) -> str:
+@of_benchmark("online_tuning")
+def online_tuning(r: dict) -> str:
     """Return one sentence: how long the runs of Figure 2 take, beside the authors' way."""
-    r = read(store, "online_tuning")
-    if r is None:
-        return _missing("online_tuning")
     return (
         f"Logistic regression, {r['runs']} online-tuning runs of {r['epochs']} epochs, validation included: the sweep "
         f"takes {r['sweep_seconds']:.0f} seconds from nothing; the authors' way, one process a run with a DataLoader "
@@ -162,12 +167,10 @@ def online_tuning(store: str) -> str:
     )
 
 
-def optimizer_step(store: str) -> Table | str:
+@of_benchmark("optimizer_step")
+def optimizer_step(r: dict) -> Table | str:
     """Return what a step costs, beside torch's fastest step of the same base optimiser and the memory's floor."""
-    r = read(store, "optimizer_step")
-    if r is None:
-        return _missing("optimizer_step")
-    labels = {"mlp": "perceptron", "vgg16": "VGG-16"}
+    labels = {"mlp": "perceptron", "vgg": "VGG-16"}
     rows = []
     for name in next(iter(r["models"].values()))["steps"]:
         row = {"step": name}
@@ -186,11 +189,9 @@ def optimizer_step(store: str) -> Table | str:
     return Table(pd.DataFrame(rows), f"{sizes}; {r['threads']} threads, medians of {r['rounds']} rounds. {made(r)}")
 
 
-def iterations(store: str) -> Table | str:
+@of_benchmark("optimizer_step")
+def iterations(r: dict) -> Table | str:
     """Return what a whole training iteration costs with hypergradients, over one without."""
-    r = read(store, "optimizer_step")
-    if r is None:
-        return _missing("optimizer_step")
     rows = []
     for name, ratios in r["iterations"].items():
         method, model = name.split(", ")
@@ -225,10 +226,6 @@ def made(r: dict) -> str:
     """Return one sentence: where and with what a benchmark was run."""
     m = r["made"]
     return f"Measured {m['date'][:10]} on {m['device']} with torch {m['torch']}, commit {m['commit']}."
-
-
-def _missing(name: str) -> str:
-    return f"`benchmarks/{name}.py` was not run."
 
 
 def _percent(r: dict, name: str) -> str:

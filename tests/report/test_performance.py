@@ -31,7 +31,7 @@ def store(tmp_path):
     step = {"milliseconds": 2.0, "to_fastest": 1.4, "to_default": 1.1, "floor_milliseconds": 1.0}
     found = {"parameters": 10, "tensors": 2, "copy_gigabytes_per_second": 40.0}
     found["steps"] = {"AdamHD default": step, "AdamHD fused": step, "SGDHD fused": step}
-    steps = {"rounds": 5, "threads": 2, "models": {"mlp": found, "vgg16": found}, "made": MADE}
+    steps = {"rounds": 5, "threads": 2, "models": {"mlp": found, "vgg": found}, "made": MADE}
     steps["iterations"] = {"SGD-HD, mlp": [1.1, 1.3, 1.2], "Adam-HD, vgg": [1.0, 1.04]}
     (tmp_path / "benchmarks" / "optimizer_step.json").write_text(json.dumps(steps))
     return str(tmp_path)
