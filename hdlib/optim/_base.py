@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 
 from hdlib.optim import _kernels, control, rules
 from hdlib.optim._group import (
-    KEYS,
     Group,
     Number,
     check_shared,
@@ -30,7 +29,7 @@ from hdlib.optim._group import (
 )
 from hdlib.optim._part import PLAIN, Part, State, channels_last, mesh_of, plain
 from hdlib.optim._sums import over_meshes, sum_up, total
-from hdlib.optim.control import Control
+from hdlib.optim.control import KEYS, Control
 
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 StepT = TypeVar("StepT", bound=Callable[..., Any])

@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from hdlib.optim import control
-from hdlib.optim.control import Control
+from hdlib.optim.control import KEYS, Control
 
 Group: TypeAlias = dict[str, Any]
 Number: TypeAlias = float | Tensor
-
-# where a group keeps each option: torch's OneCycleLR writes values of its own to "min_lr" and "max_lr"
-KEYS = {name: f"hypergrad_{name}" if name in ("min_lr", "max_lr") else name for name in control.OPTIONS}
 
 
 def options_of(group: Group) -> Control:

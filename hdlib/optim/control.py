@@ -166,6 +166,8 @@ class Control:
 
 
 OPTIONS = tuple(field.name for field in fields(Control))
+# where a parameter group keeps each: torch's OneCycleLR writes values of its own to "min_lr" and "max_lr"
+KEYS = {name: f"hypergrad_{name}" if name in ("min_lr", "max_lr") else name for name in OPTIONS}
 
 
 def default_overshoot(rule: str, momentum: float = 0.0, nesterov: bool = False) -> float | None:

@@ -137,7 +137,7 @@ def final_loss(records: Sequence[Record], name: str, caption: str = "") -> Figur
                 top = axis.get_xaxis_transform()
                 axis.plot(lost["alpha0"], np.full(len(lost), 0.97), "x", color=style["color"], transform=top)
             axis.set(xscale="log", xlabel="initial learning rate α₀", title=LABELS[family])
-            _log_y(axis)
+            log_y(axis)
             axis.legend()
         axes[0, 0].set_ylabel("final training loss")
         return figure
@@ -211,13 +211,13 @@ def _scales(axis: plt.Axes, quantity: str, data: pd.DataFrame, linear_below: flo
         low = min(0.0, float(shown.min()))
         axis.set_ylim(low * 3 if low < -ALPHA_FLOOR else -ALPHA_FLOOR / 2, max(0.15, float(shown.max()) * 1.5))
         return
-    _log_y(axis)
+    log_y(axis)
     values = data.loc[data["quantity"] == quantity, "mean"]
     values = values[np.isfinite(values) & (values > 0)]
     axis.set_ylim(values.min() * 0.8, min(values.max(), 20.0) * 1.25)
 
 
-def _log_y(axis: plt.Axes) -> None:
+def log_y(axis: plt.Axes) -> None:
     """A logarithmic axis that names 1, 2 and 5 of each decade, in plain digits."""
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))

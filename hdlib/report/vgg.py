@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hdlib.report import frames, paper, performance
+from hdlib.report import frames, paper, performance, relapse
 from hdlib.report.critical import critical_beta
 from hdlib.report.style import LABELS, Table, power_of_ten, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
-RELAPSE = 1.5  # a training loss at the end that many times the lowest one is told
 STEPS = -(-IMAGES // 128)  # of an epoch of it
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
@@ -151,7 +150,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
     lines = []
     for (name,), group in _groups(records, "network"):
         lines.append(f"As in {name}:")
-        lines += [f"- {said}" for said in (*_lost(group), *_relapses(group))]
+        lines += [f"- {said}" for said in (*_lost(group), *relapse.sentences(group))]
         for source, label in SOURCES.items():
             kept, everywhere, lost, seeds = 0, 0, [], 1
             for quantity, first, second in ORDERINGS:
@@ -507,30 +506,6 @@ def _lost(records: Sequence[Record]) -> list[str]:
         if at:
             runs = "its one run" if len(group) == 1 else f"{len(at)} of its {len(group)} runs"
             told.append(f"{LABELS[method]} diverged in {runs}, at iteration {several(at, '{:,}'.format)}.")
-    return told
-
-
-def _relapses(records: Sequence[Record]) -> list[str]:
-    """Return a sentence for each run that ends far above its lowest training loss, and where its other seeds end."""
-    told = []
-    for record in (r for r in records if r.outcome != "diverged"):
-        after = record.epochs[record.epochs["epoch"] > 0].set_index("epoch")
-        loss, alpha = after["train_loss"], after["alpha"]
-        if loss.iloc[-1] <= RELAPSE * loss.min():
-            continue
-        jump, method = loss.diff().idxmax(), record.spec.method
-        text = (
-            f"{LABELS[method]} with seed {record.spec.seed} lost again what it had learnt: its training loss, "
-            f"{significant(loss.min())} in epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last. It rose "
-            f"most in epoch {jump}, in which the mean α went from {significant(alpha[jump - 1])} to "
-            f"{significant(alpha[jump])}."
-        )
-        others = [r for r in records if r.spec.method == method and r is not record]
-        if others:
-            ends = frames.finals(others)["train_loss"]
-            text += f" With {'the other seed' if len(ends) == 1 else f'the {len(ends)} other seeds'} it ends at "
-            text += f"{spread(ends)}."
-        told.append(text)
     return told
 
 

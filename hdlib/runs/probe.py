@@ -7,28 +7,21 @@ both; `line` measures the function itself; `critical_betas` finds the beta from 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from hdlib.runs.files import write_whole
-from hdlib.runs.record import Record, provenance
+from hdlib.runs.record import Record
 from hdlib.runs.spec import RunSpec
 from hdlib.runs.store import Store
 from hdlib.runs.sweep import sweep
+from hdlib.runs.tables import measured
 from hdlib.runs.train import Training, data_of
-from hdlib.tasks import load_data
 
 
 def decades(low: float, high: float, points: int) -> list[float]:
@@ -136,7 +129,7 @@ def recorded(specs: Sequence[RunSpec], count: int, folder: str | Path = "results
     They are kept in `probes/` below the folder, one file for each list of specs, with what made it.
     """
     asked = [count, *(spec.canonical() for spec in specs)]
-    return _recorded(
+    return measured(
         "steps", asked, specs[0].task, folder,
         lambda: pd.concat([steps(spec, count).assign(key=spec.key) for spec in specs], ignore_index=True),
     )  # fmt: skip
@@ -154,37 +147,7 @@ def recorded_line(spec: RunSpec, t: int, points: int, folder: str | Path = "resu
         best = -slope / max(kappa, near["kappa_secant"].iloc[t - 1])
         return line(spec, t, np.linspace(-1.0, 3.5, points) * best)
 
-    return _recorded("line", [t, points, spec.canonical()], spec.task, folder, measure)
-
-
-def _recorded(what: str, asked: list, task: str, folder: str | Path, measure: Callable) -> pd.DataFrame:
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    store = Store(folder)
-    path = store.folder / "probes" / f"{what}-{digest}.parquet"
-    try:
-        return _table(path.read_bytes())
-    except FileNotFoundError:
-        pass
-    except Exception as error:  # whatever the reader of a damaged file raises
-        warnings.warn(f"{path} is damaged ({type(error).__name__}): it is measured again.", stacklevel=3)
-    store.require_writable()
-    started = time.perf_counter()
-    table = measure()
-    made = provenance(
-        "cpu", torch.get_num_threads(), time.perf_counter() - started, load_data(task, "cpu", torch.float64).source
-    )
-    kept = pa.Table.from_pandas(table, preserve_index=False)
-    kept = kept.replace_schema_metadata(kept.schema.metadata | {b"made": json.dumps(made)})
-    sink = pa.BufferOutputStream()
-    pq.write_table(kept, sink, write_page_checksum=True)
-    content = sink.getvalue().to_pybytes()
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, content)
-    return _table(content)
-
-
-def _table(content: bytes) -> pd.DataFrame:
-    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True).to_pandas()
+    return measured("line", [t, points, spec.canonical()], spec.task, folder, measure)
 
 
 def failed(record: Record) -> bool:

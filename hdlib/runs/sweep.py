@@ -241,7 +241,7 @@ def _train_missing(
     compiled = sum(map(_work, specs)) / processes > COMPILE_FROM and can_compile(device)
     written: list[Path] = []
     left = len(specs)
-    with _bar(progress, total=sum(map(_iterations, specs)), unit="it", unit_scale=True) as bar:
+    with progress_bar(progress, total=sum(map(_iterations, specs)), unit="it", unit_scale=True) as bar:
         bar.set_description(f"{left} runs")
 
         def tell(path: Path, runs: int, unused: int) -> None:
@@ -261,7 +261,7 @@ def _train_missing(
             store.compact(written)
 
 
-def _bar(progress: bool | None, **options: Any) -> tqdm:
+def progress_bar(progress: bool | None, **options: Any) -> tqdm:
     """Return a bar where somebody sees it; see `sweep`."""
     kind, shown = tqdm, sys.stderr.isatty() if progress is None else progress
     if type(sys.stderr).__module__.startswith("ipykernel"):

@@ -111,17 +111,6 @@ def test_what_a_hypergradient_costs_is_over_its_own_baseline():
     assert "over its baseline" not in vgg.times(runs).data.columns
 
 
-def test_a_run_that_loses_what_it_had_learnt_is_told():
-    run = record("sgdn_hd")
-    losses, rates = [2.3, 1.0, 0.8, 2.5, 2.2], [1e-3, 2e-3, 3e-3, 0.4, 0.3]
-    table = pd.DataFrame([run.epochs.iloc[-1]] * 5).assign(epoch=range(5), train_loss=losses, alpha=rates)
-    said = vgg.agreement_sentence([replace(run, epochs=table)])
-    assert "0.800 in epoch 2, is 2.20 in the last. It rose most in epoch 3" in said and "from 0.00300 to 0.400." in said
-    assert "lost again" not in vgg.agreement_sentence([replace(run, epochs=table[:3])])
-    more = [record("sgdn_hd", 0.5, seed=seed) for seed in (1, 2)]
-    assert "With the 2 other seeds it ends at 0.500 ± 0." in vgg.agreement_sentence([replace(run, epochs=table), *more])
-
-
 def test_seeds_of_one_method_alone_make_no_comparison_of_several():
     runs = [record(method) for method in METHODS] + [record("sgdn_hd", seed=1)]
     said = vgg.agreement_sentence(runs)

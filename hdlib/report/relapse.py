@@ -1,0 +1,173 @@
+"""Runs that lost again what they had learnt: which did, how it came, and what would have kept them from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from hdlib.report import frames
+from hdlib.report.figures import log_y
+from hdlib.report.style import LABELS, Figure, Table, Theme, scientific, significant, spread
+from hdlib.runs import Record
+
+FACTOR = 1.5  # a training loss at the end that many times the lowest one is a relapse
+SHOWN = (15, 45)  # iterations before and after the largest hypergradient that a figure shows
+
+
+def relapsed(records: Sequence[Record]) -> list[Record]:
+    """Return the runs that end far above their lowest training loss."""
+    found = []
+    for record in (r for r in records if r.outcome != "diverged"):
+        loss = _losses(record)
+        if loss.iloc[-1] > FACTOR * loss.min():
+            found.append(record)
+    return found
+
+
+def epoch_of(record: Record) -> int:
+    """Return the epoch whose training loss is the most above that of the epoch before."""
+    return int(_losses(record).diff().idxmax())
+
+
+def sentences(records: Sequence[Record]) -> list[str]:
+    """Return a sentence for each run that relapsed, and where the other seeds of its method end."""
+    told = []
+    for record in relapsed(records):
+        loss, alpha = _losses(record), record.epochs.set_index("epoch")["alpha"]
+        jump, method = epoch_of(record), record.spec.method
+        text = (
+            f"{LABELS[method]} with seed {record.spec.seed} lost again what it had learnt: its training loss, "
+            f"{significant(loss.min())} in epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last. It rose "
+            f"most in epoch {jump}, in which the mean α went from {significant(alpha[jump - 1])} to "
+            f"{significant(alpha[jump])}."
+        )
+        others = [r for r in records if r.spec.method == method and r is not record]
+        if others:
+            ends = frames.finals(others)["train_loss"]
+            text += f" With {'the other seed' if len(ends) == 1 else f'the {len(ends)} other seeds'} it ends at "
+            text += f"{spread(ends)}."
+        told.append(text)
+    return told
+
+
+def story(branches: pd.DataFrame, record: Record) -> str:
+    """Say what happened around the largest hypergradient, iteration by iteration.
+
+    Args:
+        branches: what `branch.branches` returns, from the epoch before `epoch_of` on.
+        record: of the run.
+    """
+    who = f"{LABELS[record.spec.method]} with seed {record.spec.seed}"
+    if branches.empty:
+        return f"The run of {who} did not repeat itself bit for bit here, so it was not looked into."
+    rows = _as_it_was(branches)
+    top = int(rows["hypergrad"].abs().idxmax())
+    first = top
+    while first and rows["alpha"][first - 1] < 0:
+        first -= 1
+    before, at = rows.loc[first - 1], rows.loc[top]
+    if first < top:
+        start, steps = rows.loc[first], top - first
+        text = (
+            f"At iteration {start['iteration']:,.0f} of {who}, after a step with α = {significant(before['alpha'])}, "
+            f"the minibatch loss is {significant(start['loss'])}, {significant(before['loss'])} one step earlier, and "
+            f"h = {significant(start['hypergrad'])}. That takes α to {significant(start['alpha'])}, below zero, so "
+            f"that steps go up the loss: after {'one' if steps == 1 else steps} it is {significant(at['loss'])}. There "
+        )
+    else:
+        text = f"At iteration {at['iteration']:,.0f} of {who} "
+    after = rows.loc[top + 1 :, "hypergrad"].abs().median()
+    return (
+        (
+            f"{text}h = {significant(at['hypergrad'])}, the largest of these epochs, takes α to "
+            f"{significant(at['alpha'])}. From there on |h| is {significant(after, 2)} in the median, so that a step "
+            f"changes α by {scientific(record.spec.beta * after)}, and in the last epoch α still is "
+            f"{significant(record.epochs['alpha'].iloc[-1])}."
+        )
+        .replace("-", "−")
+        .replace("SGDN−HD", "SGDN-HD")
+    )
+
+
+def ways(branches: pd.DataFrame, record: Record) -> Table:
+    """Return how far alpha goes, and which training loss is reached, in each way."""
+    jump = epoch_of(record)
+    rows = []
+    for way, own in branches[branches["epoch"] >= jump].groupby("way", sort=False):
+        loss = own.groupby("epoch")["loss"].mean()
+        ended = int(loss.index[-1])
+        rows.append(
+            {
+                f"from epoch {jump} on": way,
+                "lowest α": significant(own["alpha"].min()).replace("-", "−"),
+                "highest α": significant(own["alpha"].max()),
+                f"training loss, epoch {jump}": significant(loss[jump]),
+                f"epoch {ended}": significant(loss[ended]),
+            }
+        )
+    note = (
+        f"One run, gone on with from the end of epoch {jump - 1}, where its training loss was "
+        f"{significant(_losses(record)[jump - 1])}, in {len(rows)} ways."
+    )
+    return Table(pd.DataFrame(rows), note)
+
+
+def ways_sentence(branches: pd.DataFrame, record: Record) -> str:
+    """Say which ways keep what was learnt: their last training loss is no relapse."""
+    jump = epoch_of(record)
+    known = _losses(record)[jump - 1]
+    ends = {
+        way: own[own["epoch"] == own["epoch"].max()]["loss"].mean() for way, own in branches.groupby("way", sort=False)
+    }
+    kept = [way for way, loss in ends.items() if loss <= FACTOR * known]
+    lost = [way for way in ends if way not in kept]
+
+    def told(some: list[str]) -> str:
+        return "; ".join(some) if some else "none"
+
+    return f"What had been learnt is kept, or soon learnt again, with: {told(kept)}. It is lost with: {told(lost)}."
+
+
+def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "") -> Figure:
+    """Draw alpha and the minibatch loss around the largest hypergradient, a line for each way."""
+    rows = _as_it_was(branches)
+    top = rows["iteration"][rows["hypergrad"].abs().idxmax()]
+    data = branches[branches["iteration"].between(top - SHOWN[0], top + SHOWN[1])]
+    names = list(dict.fromkeys(data["way"]))
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
+        for axis, column, label in zip(axes, ("alpha", "loss"), ("learning rate α", "minibatch loss"), strict=True):
+            for i, way in reversed(list(enumerate(names))):
+                own = data[data["way"] == way]
+                style = dict(color=theme.text, lw=2.0) if not i else dict(color=theme.palette[(i - 1) % 3], lw=1.3)
+                style["linestyle"] = "-" if i <= 3 else (0, (4, 2))
+                axis.plot(own["iteration"], own[column], label=way, zorder=3 - i / 10, **style)
+            axis.set(xlabel="iteration", ylabel=label)
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+        axes[0].set_yscale("symlog", linthresh=1e-2)
+        log_y(axes[1])
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=3)
+        return figure
+
+    alt = (
+        f"Two panels around iteration {top:,.0f}: the learning rate and the minibatch loss of one run, as it was and "
+        f"in {len(names) - 1} other ways. {story(branches, record)} {ways_sentence(branches, record)}"
+    )
+    return Figure(draw, name, alt, data, ways(branches, record).note, caption)
+
+
+def _losses(record: Record) -> pd.Series:
+    """Return the training loss of each epoch."""
+    after = record.epochs[record.epochs["epoch"] > 0]
+    return after.set_index("epoch")["train_loss"]
+
+
+def _as_it_was(branches: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the way that changes nothing, which comes first."""
+    return branches[branches["way"] == branches["way"].iloc[0]].reset_index(drop=True)

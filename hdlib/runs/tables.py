@@ -1,0 +1,62 @@
+"""Tables that were measured of runs, kept in `probes/` below a record store, one file each, with what made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from hdlib.runs.files import write_whole
+from hdlib.runs.record import provenance
+from hdlib.runs.store import Store
+from hdlib.tasks import load_data
+
+
+def measured(
+    what: str, asked: list, task: str, folder: str | Path, measure: Callable[[], pd.DataFrame], device: str = "cpu"
+) -> pd.DataFrame:
+    """Return a table, measured where it is not kept.
+
+    Args:
+        what: a word for it, the start of the file's name.
+        asked: all that decides what is in it, as plain JSON values.
+        task: whose data it is measured on.
+        folder: of the record store.
+        measure: makes the table.
+        device: on which it does so.
+    """
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    store = Store(folder)
+    path = store.folder / "probes" / f"{what}-{digest}.parquet"
+    try:
+        return _table(path.read_bytes())
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # whatever the reader of a damaged file raises
+        warnings.warn(f"{path} is damaged ({type(error).__name__}): it is measured again.", stacklevel=3)
+    store.require_writable()
+    started = time.perf_counter()
+    table = measure()
+    made = provenance(
+        device, torch.get_num_threads(), time.perf_counter() - started, load_data(task, "cpu", torch.float64).source
+    )
+    kept = pa.Table.from_pandas(table, preserve_index=False)
+    kept = kept.replace_schema_metadata(kept.schema.metadata | {b"made": json.dumps(made)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(kept, sink, write_page_checksum=True)
+    content = sink.getvalue().to_pybytes()
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, content)
+    return _table(content)
+
+
+def _table(content: bytes) -> pd.DataFrame:
+    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True).to_pandas()

@@ -1,0 +1,93 @@
+"""What is said of a run that lost again what it had learnt follows from its record and its branches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hdlib.report import relapse, vgg
+from hdlib.report.style import LIGHT
+from hdlib.runs import Record, RunSpec
+from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
+
+LOSSES, RATES = [2.3, 1.0, 0.8, 2.5, 2.2], [1e-3, 2e-3, 3e-3, 0.4, 0.3]
+
+
+def made_up(losses, rates=None, **fields):
+    """Return a record with these training losses, and mean alphas, of its epochs."""
+    fields = dict(alpha0=1e-3, beta=1e-3, epochs=len(losses) - 1) | fields
+    spec = RunSpec(task="cifar10", model="vgg", method="sgdn_hd", **fields)
+    rates = [1e-3] * len(losses) if rates is None else rates
+    rows = [[i, 6 * i, loss, alpha, 1.0, 0.5] for i, (loss, alpha) in enumerate(zip(losses, rates, strict=True))]
+    trace = pd.DataFrame([[1, 2.3, 1e-3, 0.0]], columns=TRACE_COLUMNS)
+    epochs = pd.DataFrame(rows, columns=EPOCH_COLUMNS)
+    return Record(spec, "finished", 6 * (len(losses) - 1), epochs, trace, dict(device="a device", data="CIFAR-10"))
+
+
+RUN = made_up(LOSSES, RATES)
+
+
+@pytest.fixture
+def branches():
+    """Epochs 2 to 4 of six iterations: as it was, and with a lower bound."""
+    went = [3e-3] * 6 + [0.02, -0.1, -0.06, 0.4, 0.4, 0.4] + [0.4] * 6
+    kept = [3e-3] * 6 + [0.02, 0.0] + [3e-3] * 10
+    h = np.full(18, 0.02)
+    h[[6, 7, 9]] = -17, 119, -479
+    found = []
+    for way, alpha, loss in (
+        ("as it was", went, [0.8] * 7 + [2.6, 3.3, 38.0] + [2.2] * 8),
+        ("bound", kept, [0.8] * 18),
+    ):
+        rows = dict(way=way, iteration=range(7, 25), loss=loss, alpha=alpha, epoch=np.repeat([2, 3, 4], 6))
+        found.append(pd.DataFrame(rows).assign(hypergrad=h if way == "as it was" else 0.02))
+    return pd.concat(found, ignore_index=True)
+
+
+def test_a_run_that_loses_what_it_had_learnt_is_told():
+    said = vgg.agreement_sentence([RUN])
+    assert "0.800 in epoch 2, is 2.20 in the last. It rose most in epoch 3" in said and "from 0.00300 to 0.400." in said
+    assert "lost again" not in vgg.agreement_sentence([made_up(LOSSES[:3])])
+    more = [made_up([2.3, 0.5, 0.5, 0.5, 0.5], seed=seed) for seed in (1, 2)]
+    assert "With the 2 other seeds it ends at 0.500 ± 0." in vgg.agreement_sentence([RUN, *more])
+
+
+def test_a_run_that_diverged_or_ends_low_is_no_relapse():
+    assert relapse.relapsed([RUN]) == [RUN] and relapse.epoch_of(RUN) == 3
+    assert relapse.relapsed([made_up([2.3, 1.0, 0.8, 2.5, 1.1]), replace(RUN, outcome="diverged")]) == []
+
+
+def test_the_story_goes_from_the_harmful_step_over_negative_rates_to_the_large_one(branches):
+    said = relapse.story(branches, RUN)
+    assert "At iteration 14 of SGDN-HD with seed 0, after a step with α = 0.0200" in said
+    assert "the minibatch loss is 2.60, 0.800 one step earlier, and h = 119. That takes α to −0.100" in said
+    assert "after 2 it is 38.0. There h = −479, the largest of these epochs, takes α to 0.400." in said
+    assert (
+        "|h| is 0.020 in the median, so that a step changes α by 2.0 × 10⁻⁵, and in the last epoch α still is" in said
+    )
+
+
+def test_without_a_negative_rate_none_is_told(branches):
+    said = relapse.story(branches.assign(alpha=branches["alpha"].abs()), RUN)
+    assert "below zero" not in said and said.startswith("At iteration 16 of SGDN-HD with seed 0 h = −479")
+
+
+def test_the_ways_are_told_apart_by_where_they_end(branches):
+    table = relapse.ways(branches, RUN)
+    assert table.data.iloc[:, 0].tolist() == ["as it was", "bound"]
+    assert table.data.iloc[:, 1:3].to_numpy().tolist() == [["−0.100", "0.400"], ["0", "0.0200"]]
+    assert table.data["epoch 4"].tolist() == ["2.20", "0.800"] and "end of epoch 2" in table.note
+    assert "kept, or soon learnt again, with: bound. It is lost with: as it was." in relapse.ways_sentence(
+        branches, RUN
+    )
+
+
+def test_the_figure_shows_both_ways_around_the_jump(branches):
+    figure = relapse.figure(branches, RUN, "relapse")
+    assert set(figure.data["way"]) == {"as it was", "bound"} and "around iteration 16" in figure.alt
+    assert "as it was" in figure.svg(LIGHT)
+
+
+def test_a_run_that_did_not_repeat_itself_is_said_to_be_not_looked_into(branches):
+    assert "did not repeat itself" in relapse.story(branches[:0], RUN)
