@@ -56,7 +56,8 @@ def blow_up_sentence(records: Sequence[Record]) -> str:
     runs = frames.outcomes(records)
     lost = runs[runs["diverged"]]
     model = "the perceptron" if records[0].spec.model == "mlp" else "logistic regression"
-    text = f"Of {len(runs)} Adam-HD runs of {model} with β = {power_of_ten(records[0].spec.beta)}, "
+    text = f"Of {len(runs)} Adam-HD runs of {model} with β = {power_of_ten(records[0].spec.beta)}, of "
+    text += f"{records[0].spec.max_iterations:,} iterations, "
     text += f"{len(lost) or 'none'} left the finite numbers"
     return f"{text}, at iteration {_span(lost['iterations'])}." if len(lost) else f"{text}."
 

@@ -90,7 +90,7 @@ def final_table(records: Sequence[Record]) -> Table:
                     "diverged at iteration": _divergence(runs),
                 }
             )
-    return Table(pd.DataFrame(rows), f"{frames.note(records)}{_plus_minus(records)}")
+    return Table(pd.DataFrame(rows), f"{frames.note(records)}{frames.spread_note(records)}")
 
 
 def tuning(records: Sequence[Record]) -> str:
@@ -144,7 +144,7 @@ def tuning_table(records: Sequence[Record]) -> Table:
         )
     order = {label: i for i, label in enumerate(LABELS.values())}
     table = pd.DataFrame(rows).sort_values("method", key=lambda column: column.map(order), kind="stable")
-    note = f"Ours: {frames.note(records)}{_plus_minus(records)}"
+    note = f"Ours: {frames.note(records)}{frames.spread_note(records)}"
     if published.empty:
         note += f" The paper and its authors published no runs of this model on {spec.task}."
     return Table(table, note)
@@ -156,16 +156,17 @@ def status(records: Sequence[Record]) -> Table:
     keys: dict[tuple, list[Record]] = {}
     for record in records:
         p = record.provenance
-        key = (record.spec.task, record.spec.model, record.spec.epochs, p["device"], p["torch"], p["commit"] or "")
+        spec = record.spec
+        key = (spec.task, spec.model, spec.epochs, spec.max_iterations or 0, p["device"], p["torch"], p["commit"] or "")
         keys.setdefault(key, []).append(record)
-    for (task, model, length, device, torch, commit), group in sorted(keys.items()):
+    for (task, model, length, cap, device, torch, commit), group in sorted(keys.items()):
         outcomes = pd.Series([record.outcome for record in group]).value_counts()
         dates = sorted(record.provenance["date"] for record in group)
         rows.append(
             {
                 "task": task,
                 "model": model,
-                "epochs": length,
+                "length": f"{cap:,} iterations" if cap else f"{length} epoch{'s' if length > 1 else ''}",
                 "runs": len(group),
                 "seeds": len({record.spec.seed for record in group}),
                 "outcomes": ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()),
@@ -177,10 +178,6 @@ def status(records: Sequence[Record]) -> Table:
             }
         )
     return Table(pd.DataFrame(rows))
-
-
-def _plus_minus(records: Sequence[Record]) -> str:
-    return " ± is half the range over seeds." if frames.seeds(records)[1] > 1 else ""
 
 
 def _seeds(finals: pd.DataFrame) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
 
 from hdlib.report.style import LABELS, Table, power_of_ten, scientific
 from hdlib.runs import BASELINE, Record, RunSpec
+
+panel_of = attrgetter("model", "method")
 
 
 def error(record: Record, curve: pd.DataFrame, epochs: int | None = None) -> tuple[float, int]:
@@ -26,24 +29,25 @@ def error(record: Record, curve: pd.DataFrame, epochs: int | None = None) -> tup
 
 
 def table(records: Sequence[Record], theirs: pd.DataFrame) -> Table:
-    """Return, for each candidate beta, how far its learning rates are off the paper's, over all alpha_0 and seeds."""
+    """Return, for each candidate beta, how far its learning rates are off the paper's."""
     table = candidates(records, theirs)
     table["model"] = table["model"].map({"logreg": "logistic regression", "mlp": "perceptron"})
     table["method"] = table["method"].map(LABELS)
     table["off by a factor of"] = [scientific(value) for value in table["factor"]]
-    return Table(table.drop(columns="factor"))
+    return Table(table.drop(columns="factor").rename(columns={"rates": "initial learning rates"}))
 
 
 def candidates(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
     """Return a row per model, method and candidate, with the median factor over alpha_0 and seeds, best first.
 
-    All candidates of a model and method are compared over as many epochs as the shortest of them has.
+    All candidates of a model and method are compared over as many epochs as the shortest of them has, and over the
+    pairs of alpha_0 and seed that all have of those with the most alpha_0; the others, with a part of them, come last.
     """
     rows = []
     lengths: dict[tuple[str, str], int] = {}
     for record in records:
         if record.outcome != "diverged":
-            panel = record.spec.model, record.spec.method
+            panel = panel_of(record.spec)
             lengths[panel] = min(record.spec.epochs, lengths.get(panel, record.spec.epochs))
     for record in records:
         spec = record.spec
@@ -55,20 +59,35 @@ def candidates(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
             & (theirs["quantity"] == "alpha")
         ]
         if record.outcome == "diverged":
-            rows.append((spec.model, spec.method, _candidate(spec), np.inf, 0))
+            rows.append((*panel_of(spec), _candidate(spec), spec.alpha0, spec.seed, np.inf, 0))
         elif len(own):
-            epochs = lengths[spec.model, spec.method]
-            rows.append((spec.model, spec.method, _candidate(spec), *error(record, own, epochs)))
-    frame = pd.DataFrame(rows, columns=["model", "method", "candidate", "factor", "epochs"])
-    grouped = frame.groupby(["model", "method", "candidate"])
+            found = error(record, own, lengths[panel_of(spec)])
+            rows.append((*panel_of(spec), _candidate(spec), spec.alpha0, spec.seed, *found))
+    run = ["model", "method", "candidate", "alpha0", "seed"]
+    frame = pd.DataFrame(rows, columns=[*run, "factor", "epochs"])
+    frame = frame.drop_duplicates(run)  # a longer run is the same run over these epochs
+    found = [_alike(panel) for _, panel in frame.groupby(["model", "method"])]
+    table = pd.concat(found, ignore_index=True) if found else frame.assign(rates=0)
+    grouped = table.groupby(["model", "method", "candidate", "rates"])
     table = grouped.agg(runs=("factor", "size"), epochs=("epochs", "max"), factor=("factor", "median")).reset_index()
-    return table.sort_values(["model", "method", "factor"]).reset_index(drop=True)
+    order = table.assign(rates=-table["rates"]).sort_values(["model", "method", "rates", "factor"]).index
+    return table.loc[order].reset_index(drop=True)
+
+
+def _alike(panel: pd.DataFrame) -> pd.DataFrame:
+    """Return a panel's rows that can be compared, and from how many alpha_0 each candidate's are."""
+    panel = panel.assign(pair=[*zip(panel["alpha0"], panel["seed"], strict=True)])
+    panel["rates"] = panel.groupby("candidate")["alpha0"].transform("nunique")
+    most = panel["rates"] == panel["rates"].max()
+    shared = set.intersection(*[set(own["pair"]) for _, own in panel[most].groupby("candidate")])
+    return panel[~most | panel["pair"].isin(shared)]
 
 
 def sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
     """Say for each panel which candidate fits best, and how much worse the next one does."""
     lines = []
     for (model, method), rows in candidates(records, theirs).groupby(["model", "method"]):
+        rows = rows[rows["rates"] == rows["rates"].max()]
         best, others = rows.iloc[0], rows.iloc[1:]
         text = (
             f"- {'The perceptron' if model == 'mlp' else 'Logistic regression'}, {LABELS[method]}: {best['candidate']} "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
 
 from hdlib.report.style import LABELS, power_of_ten
-from hdlib.runs import Record
+from hdlib.runs import Record, RunSpec
 
 SPEC_COLUMNS = ["model", "method", "alpha0", "beta", "rule", "decay", "seed"]
 
@@ -95,20 +96,24 @@ def coinciding(records: Sequence[Record]) -> str:
 
 
 def note(records: Sequence[Record]) -> str:
-    """Return one sentence that says what was run: seeds, epochs, precision, device, data."""
+    """Return one sentence that says what was run: seeds, epochs or iterations, precision, device, data."""
     if not records:
         return "No runs."
     specs = [record.spec for record in records]
     least, most = seeds(records)
-    lengths = sorted({spec.epochs for spec in specs})
     devices = sorted({record.provenance["device"] for record in records})
     data = sources(records)
     precisions = sorted({spec.precision for spec in specs})
     return (
         f"{len(records)} runs, {'' if least == most else 'up to '}{most} seed{'s' if most > 1 else ''}, "
-        f"{' and '.join(map(str, lengths))} epoch{'s' if lengths != [1] else ''}, "
+        f"{_lengths(specs)}, "
         f"{' and '.join(precisions)}, {', '.join(devices)}. Data: {'; '.join(data)}."
     )
+
+
+def spread_note(records: Sequence[Record]) -> str:
+    """Return the sentence that explains what `style.spread` returns, where there are several seeds."""
+    return " ± is half the range over seeds, a wide one is given whole." if seeds(records)[1] > 1 else ""
 
 
 def sources(records: Sequence[Record]) -> list[str]:
@@ -117,11 +122,21 @@ def sources(records: Sequence[Record]) -> list[str]:
 
 
 def seeds(records: Sequence[Record]) -> tuple[int, int]:
-    """Return the fewest and the most seeds of a model's method."""
+    """Return the fewest and the most seeds of a configuration."""
+    others = attrgetter(*(name for name in RunSpec.model_fields if name != "seed"))
     groups: dict[tuple, set[int]] = {}
     for spec in (record.spec for record in records):
-        groups.setdefault((spec.model, spec.variant, spec.norm_start, spec.method), set()).add(spec.seed)
+        groups.setdefault(others(spec), set()).add(spec.seed)
     return min(map(len, groups.values())), max(map(len, groups.values()))
+
+
+def _lengths(specs: Sequence[RunSpec]) -> str:
+    """Say how long runs are: in epochs, or in iterations where they are capped."""
+    epochs = sorted({spec.epochs for spec in specs if spec.max_iterations is None})
+    caps = sorted({spec.max_iterations for spec in specs if spec.max_iterations is not None})
+    told = [f"{' and '.join(map(str, epochs))} epoch{'s' if epochs != [1] else ''}"] if epochs else []
+    told += [f"at most {' and '.join(map('{:,}'.format, caps))} iterations"] if caps else []
+    return ", ".join(told)
 
 
 def _spec_columns(record: Record) -> dict:

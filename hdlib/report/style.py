@@ -172,7 +172,10 @@ def _cell(value: Any) -> Any:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Return "mean ± half the range" over seeds, the mean alone for one seed, or how many diverged."""
+    """Return "mean ± half the range" over seeds, the mean alone for one seed, or how many diverged.
+
+    Where half the range is more than a fifth of the mean, it is "mean (lowest to highest)".
+    """
     values = np.asarray(values, dtype=float)
     lost = int((~np.isfinite(values)).sum())
     if lost:
@@ -181,6 +184,8 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     if len(values) == 1:
         return mean
     half = (values.max() - values.min()) / 2
+    if half > abs(values.mean()) / 5:
+        return f"{mean} ({significant(values.min(), digits)} to {significant(values.max(), digits)})"
     decimals = len(mean.partition(".")[2])
     told = f"{half:.{decimals}f}"
     return f"{mean} ± {told if decimals and float(told) else significant(half, 1 if decimals else 2)}"

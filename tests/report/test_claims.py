@@ -101,6 +101,22 @@ def arrived(iterations, outcome="reached", **fields):
     return Record(spec, outcome, iterations, pd.DataFrame(), pd.DataFrame(), {})
 
 
+def test_seeds_that_a_case_alone_has_do_not_narrow_the_interval():
+    """Two noisy cases share three seeds; a steady one has seven more, and another case has one seed."""
+    noise = pd.Series([-0.3, 0.0, 0.3])
+    cases = {"a": noise, "b": noise, "c": pd.Series(np.full(10, -1.0)), "d": pd.Series([-1.0])}
+    found = judge(Claim("So.", "x", "y", lambda records: cases), [])
+    shared = claims.interval((noise + noise - 1.0) / 3)
+    assert np.log(found.effect) == pytest.approx(-0.5)
+    assert np.log(found.high / found.low) == pytest.approx(shared[1] - shared[0])
+
+
+def test_the_first_epoch_is_the_first_one():
+    common = dict(method="sgd", alpha0=1e-3)
+    runs = [run(0.9, **common), run(0.5, **common, epochs=2, validate_every=2), run(0.4, **common, seed=1)]
+    assert claims.firsts(runs).to_dict() == {0: 0.9, 1: 0.4}
+
+
 def test_a_claim_comes_alive_with_its_runs():
     records = [run(loss, method="sgd", alpha0=1e-3, seed=s) for s, loss in enumerate((0.50, 0.52))]
     [claim] = [c for c in CLAIMS if "lower training loss than its baseline on log" in c.text]

@@ -43,3 +43,18 @@ def test_several_comparisons_are_counted_together(comparison):
     said = guards.automatic_in_all([comparison, lost])
     assert "1 of 3 runs with the automatic β diverged" in said
     assert "in 2 of the 4 pairs" in said and "from 1 of 3 initial learning rates" in said
+
+
+def test_a_guard_with_fewer_seeds_is_compared_with_the_runs_of_its_own(comparison):
+    """Seed 1 is twice as hard for every rule: beside both seeds' median, seed 0 of a guard would look better."""
+    _, plain, base = comparison
+    hard = [[run(2 * r.epochs["train_loss"].iloc[-1], **r.spec.model_dump(include=FIELDS), seed=1) for r in own]
+            for own in (plain, base)]  # fmt: skip
+    guarded = {"plain": [*plain, *hard[0]], "alike": [run(0.25, alpha0=1e-3, beta=1e-6, max_change=0.1)]}
+    cell = guards.by_cell(guarded, [*base, *hard[1]]).set_index("guard").loc["alike"]
+    assert (cell["no_hd"], cell["plain"], cell["over_best"]) == (0.4, 0.1, pytest.approx(0.25 / 0.3))
+    shown = guards.table(guarded, [*base, *hard[1]]).data.set_index("guard")
+    assert shown.loc["alike", "best β ÷ plain"] == "2.50 to 2.50"
+
+
+FIELDS = {"method", "alpha0", "beta"}

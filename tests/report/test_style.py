@@ -6,7 +6,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from hdlib.report import figures, findings
+from hdlib.report import figures, findings, frames
 from hdlib.report.style import LIGHT, LONG, Table, spread
 from hdlib.runs import Record, RunSpec, train
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
@@ -37,6 +37,22 @@ def test_a_small_spread_over_seeds_is_not_rounded_to_none():
     assert spread([0.2731, 0.2729]) == "0.273 ± 0.0001"
     assert spread([0.278, 0.268]) == "0.273 ± 0.005"
     assert spread([0.5, 0.5]) == "0.500 ± 0"
+
+
+def test_a_wide_spread_over_seeds_is_given_whole():
+    """Half the range around the mean would reach to where no seed is."""
+    assert spread([0.403, 0.076, 0.0498]) == "0.176 (0.0498 to 0.403)"
+
+
+def test_capped_runs_are_said_to_have_so_many_iterations(tiny):
+    specs = [tiny.with_(early=0, validate_every=0, max_iterations=3, seed=seed) for seed in (0, 1)]
+    note = frames.note([train(spec) for spec in specs])
+    assert "2 runs, 2 seeds, at most 3 iterations," in note and "epoch" not in note
+
+
+def test_seeds_are_those_of_one_configuration(tiny):
+    runs = [train(tiny), train(tiny.with_(seed=1)), train(tiny.with_(alpha0=0.02))]
+    assert frames.seeds(runs) == (1, 2) and "up to 2 seeds" in frames.note(runs)
 
 
 def test_runs_that_diverge_are_counted_by_their_method():

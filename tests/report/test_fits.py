@@ -1,0 +1,37 @@
+"""Which beta the paper ran is asked of runs that can be compared: once each, from equal starts, over equal lengths."""
+
+import numpy as np
+import pandas as pd
+
+from hdlib.report import fits
+from hdlib.runs import Record, RunSpec
+from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
+
+CURVES = pd.DataFrame(
+    [("logreg", "sgd_hd", alpha0, "additive", "alpha", epoch, 0.01) for alpha0 in (0.1, 1e-3) for epoch in range(6)],
+    columns=["model", "method", "alpha0", "rule", "quantity", "epoch", "value"],
+)
+
+
+def run(alpha, beta, alpha0=1e-3, epochs=2, seed=0):
+    """Return a made-up run whose alpha is always the same."""
+    spec = RunSpec(method="sgd_hd", alpha0=alpha0, beta=beta, epochs=epochs, seed=seed)
+    table = pd.DataFrame([[i, i, 1.0, alpha, 1.0, 0.5] for i in range(epochs + 1)], columns=EPOCH_COLUMNS)
+    return Record(spec, "finished", epochs, table, pd.DataFrame([], columns=TRACE_COLUMNS), {})
+
+
+def test_a_run_counts_once_however_often_and_long_it_was_recorded():
+    runs = [run(0.02, 1e-4), run(0.04, 1e-4, alpha0=0.1)]
+    [row] = fits.candidates([*runs, runs[0], run(0.02, 1e-4, epochs=5)], CURVES).itertuples()
+    assert (row.runs, row.epochs) == (2, 2) and np.isclose(row.factor, 3.0)
+
+
+def test_candidates_are_compared_over_the_starts_and_seeds_that_they_share():
+    """The second candidate has another seed, a good one, which the first lacks; the third has one start alone."""
+    first = [run(0.02, 1e-4), run(0.02, 1e-4, alpha0=0.1)]
+    second = [run(0.03, 1e-5), run(0.03, 1e-5, alpha0=0.1), *[run(0.01, 1e-5, seed=seed) for seed in (1, 2, 3)]]
+    table = fits.candidates([*first, *second, run(0.01, 1e-6)], CURVES)
+    assert table["candidate"].tolist() == ["β = 10⁻⁴", "β = 10⁻⁵", "β = 10⁻⁶"]
+    assert table["rates"].tolist() == [2, 2, 1] and table["runs"].tolist() == [2, 2, 1]
+    said = fits.sentences([*first, *second, run(0.01, 1e-6)], CURVES)
+    assert "β = 10⁻⁴ fits best" in said and "the next of 2 candidates, β = 10⁻⁵, is off by 3.00" in said
