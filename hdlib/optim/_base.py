@@ -104,7 +104,9 @@ class HypergradientOptimizer(Optimizer):
             raise TypeError(f"{type(self).__name__} has no argument {unknown}.")
         values = asdict(Control()) | defaults | guards
         defaults = {KEYS.get(name, name): value for name, value in values.items()}
-        self._check(self._resolved(defaults))
+        resolved = self._resolved(defaults)
+        self._check(resolved)
+        self._check_start(resolved)
         super().__init__(params, {**defaults, "hypergrad": 0.0, "slope": 0.0})
 
     def _resolved(self, group: Group) -> Group:
@@ -127,11 +129,10 @@ class HypergradientOptimizer(Optimizer):
         return {**group, "rule": rule, "hypergrad_lr": beta}
 
     def _check(self, group: Group) -> None:
-        options = Control(*[group[key] for key in KEYS.values()])
-        check_number("lr", group["lr"])
+        """Refuse values that no group can have; alpha is looked at by `_check_start`."""
+        Control(*[group[key] for key in KEYS.values()])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        options.check_start(group["lr"])
         if group["rule"] == "multiplicative" and group["hypergrad_lr"] >= 1:
             raise ValueError(
                 f"hypergrad_lr is {group['hypergrad_lr']}: the multiplicative rule needs a value below 1, "
@@ -141,6 +142,11 @@ class HypergradientOptimizer(Optimizer):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if group["fused"] and group["differentiable"]:
             raise RuntimeError("`fused` does not support `differentiable`.")
+
+    def _check_start(self, group: Group) -> None:
+        """Refuse an alpha that nobody can start from."""
+        check_number("lr", group["lr"])
+        options_of(group).check_start(group["lr"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; its values are checked like the constructor's.
@@ -154,23 +160,25 @@ class HypergradientOptimizer(Optimizer):
             ValueError: a value is outside its range, or `shared_alpha` is set and the group's `lr`, `hypergrad_lr` or
                 `rule` is not that of the other groups. The group is then not added.
         """
-        self._take_over(param_group)
+        inherits = self._take_over(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             group |= self._resolved(group)
             self._check(group)
+            if not inherits:
+                self._check_start(group)
             check_shared(self.param_groups)
         except Exception:
             self.param_groups.pop()
             raise
         for name, value in group.items():
-            if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):
+            if isinstance(value, numbers.Real) and not isinstance(value, (bool, int)):
                 group[name] = float(value)  # NumPy's, which a checkpoint cannot hold
         place_alpha(group)
 
-    def _take_over(self, group: Group) -> None:
-        """Fill in what a new group takes neither from the constructor nor as it is given."""
+    def _take_over(self, group: Group) -> bool:
+        """Fill in what a new group takes neither from the constructor nor as it is given; say if alpha is of that."""
         for name, key in KEYS.items():
             if name in group and key not in group:
                 group[key] = group.pop(name)
@@ -179,8 +187,11 @@ class HypergradientOptimizer(Optimizer):
             group["rule"] = "auto"
         elif rule is not None and (rule == "auto") != automatic:
             group.setdefault("hypergrad_lr", None)  # the automatic rule's beta is no other's, nor the reverse
-        if self.param_groups and group.get("shared_alpha", self.defaults["shared_alpha"]):
-            group.setdefault("lr", self.param_groups[0]["lr"])
+        inherits = bool(self.param_groups) and "lr" not in group
+        inherits = inherits and group.get("shared_alpha", self.defaults["shared_alpha"])
+        if inherits:
+            group["lr"] = self.param_groups[0]["lr"]
+        return inherits
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         before = self.__dict__.get("param_groups", [])
@@ -194,6 +205,7 @@ class HypergradientOptimizer(Optimizer):
             own = before[i] if i < len(before) else {}
             for name, value in self.defaults.items():
                 group.setdefault(name, value if name in ("hypergrad", "slope") else own.get(name, value))
+            self._resolve_auto(group)
             group |= self._resolved(group)
             place_alpha(group)
 
@@ -223,8 +235,9 @@ class HypergradientOptimizer(Optimizer):
 
         Raises:
             RuntimeError: a gradient is sparse; a CUDA graph is being captured without `capturable`.
-            ValueError: somebody wrote a value outside its range into a group; `shared_alpha` is set and somebody gave
-                the groups different learning rates.
+            ValueError: somebody wrote a guard, a rule or a text into a group that it cannot have; `shared_alpha` is set
+                and somebody gave the groups different learning rates. Numbers that are written are not checked, as
+                in torch.
         """
         self._accelerator_graph_capture_health_check()
         loss = None
@@ -247,12 +260,21 @@ class HypergradientOptimizer(Optimizer):
     def _settle(self, group: Group) -> None:
         """Take in what was written into a group since its last step."""
         if isinstance(group["hypergrad_lr"], str):
-            changed = self._resolved({**group, "rule": None})
-            self._check(changed)
-            group |= changed
-        replaced = isinstance(group["slope"], Tensor) and not isinstance(group["lr"], Tensor)
+            self._resolve_auto(group)
+        if not isinstance(group["lr"], (numbers.Real, Tensor)):
+            check_number("lr", group["lr"])
+        alpha, slope = group["lr"], group["slope"]
+        replaced = isinstance(slope, Tensor) and (not isinstance(alpha, Tensor) or alpha.dtype != slope.dtype)
         if replaced or not control.initial_state(options_of(group)).keys() <= group.keys():
             place_alpha(group)
+
+    def _resolve_auto(self, group: Group) -> None:
+        """Give a group into which "auto" was written the rule and the beta of that."""
+        if isinstance(group["hypergrad_lr"], str):
+            changed = self._resolved({**group, "rule": None})
+            self._check(changed)
+            self._check_start({**changed, KEYS["min_lr"]: None, KEYS["max_lr"]: None})  # the next step keeps to these
+            group |= changed
 
     def _step(self, groups: list[Group], gathered: list[tuple[list[Part], list[tuple[Tensor, State]]]]) -> None:
         """Take a step of groups that have one alpha."""
@@ -269,7 +291,7 @@ class HypergradientOptimizer(Optimizer):
                 state["rested"] = True
         if adapts:
             moved = any(any(part.moved) for some in parts for part in some)
-            if options.rule == "auto" and not moved:
+            if options.rule == "auto" and self._stands(groups):
                 self._limit_first(groups, parts)
             sums = [self._sums(group, *found) for group, found in zip(groups, gathered, strict=True)]
             if moved:
@@ -322,6 +344,8 @@ class HypergradientOptimizer(Optimizer):
             if mesh is not None and getattr(g, "placements", None) != mesh[1]:
                 g = cast(Any, g).redistribute(placements=mesh[1])
             x, y = plain(p), plain(g)
+            if y.is_neg():  # of a part of a complex number: its memory holds the negative
+                y = y.resolve_neg()
             how = way
             if (how in ("torch", "kernels") and not self._fits(how, x, y, state)) or (
                 how == "foreach" and not asked and type(x) not in PLAIN
@@ -369,6 +393,13 @@ class HypergradientOptimizer(Optimizer):
         """Whether a fused kernel, which walks through memory, may take these tensors together."""
         tensors = [p, g] + [plain(state[name]) for name in self.buffers if state.get(name) is not None]
         dtype, ours = p.dtype, how == "kernels"  # which look for a plain tensor's numbers in memory
+        shape = p.shape
+        if any([t.shape != shape for t in tensors]):
+            other = next(tuple(t.shape) for t in tensors if t.shape != shape)
+            raise RuntimeError(
+                f"A parameter of shape {tuple(shape)} has a gradient or a state of shape {other}: load a checkpoint of "
+                "this model, or make the optimiser anew after resizing a parameter."
+            )
         return (
             dtype.is_floating_point
             and all([t.dtype == dtype and (type(t) in PLAIN or not ours) for t in tensors])
@@ -402,12 +433,29 @@ class HypergradientOptimizer(Optimizer):
             remember(groups, {"hypergrad": math.nan if math.isfinite(h) else -h})
         return True
 
+    def _stands(self, groups: list[Group]) -> bool:
+        """Whether no step of these groups has gone anywhere: none was taken, or all their gradients were zero.
+
+        The latter is not looked for on an accelerator, which would have to be waited for, and with `capturable`.
+        """
+        slope, capturable = groups[0]["slope"], groups[0]["capturable"]
+        at_hand = not isinstance(slope, Tensor) or (slope.device.type == "cpu" and not capturable)
+        at_hand = at_hand and not torch.compiler.is_compiling()
+        if at_hand and slope != 0:
+            return False
+        states = [(group, p, self.state[p]) for group in groups for p in group["params"] if self.state.get(p)]
+        if not any(self._has_direction(group, state) for group, _, state in states):
+            return True
+        if not at_hand:
+            return False
+        found: list[tuple[Any, list[Number]]] = []
+        for _, p, state in states:
+            kept = [plain(state[name]) for name in self.buffers if state.get(name) is not None]
+            found.append((mesh_of(p), [total([rules.dot(t, t)]) for t in kept] or [0.0]))
+        return all(float(size) == 0 for size in over_meshes([(mesh, [sum_up(row)]) for mesh, row in found], 1))
+
     def _limit_first(self, groups: list[Group], parts: list[list[Part]]) -> None:
-        """Keep the very first step of these groups within a share of the parameters' size: `control.first_alpha`."""
-        for group in groups:
-            states = [self.state[p] for p in group["params"] if p in self.state]
-            if any(self._has_direction(group, state) for state in states):
-                return
+        """Keep the first step of these groups within a share of the parameters' size: `control.first_alpha`."""
         found: list[tuple[Any, list[Number]]] = []
         for group, some in zip(groups, parts, strict=True):
             for part in some:

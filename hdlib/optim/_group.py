@@ -91,7 +91,7 @@ def check_shared(groups: list[Group]) -> None:
             values = first[name], group[name]
             if any(isinstance(value, Tensor) and value.device.type != "cpu" for value in values):
                 continue  # to look would wait for the device
-            if values[0] != values[1]:
+            if values[0] != values[1] and any(value == value for value in values):  # not both NaN
                 raise ValueError(
                     f"{name} is {values[0]} in one group and {values[1]} in another: with shared_alpha it must be the "
                     "same in all groups."

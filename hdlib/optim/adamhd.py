@@ -155,7 +155,7 @@ class AdamHD(HypergradientOptimizer):
         """Return -D_{t-1} of one tensor, None before its first step; with decoupled decay times (1 - alpha lambda)."""
         if "exp_avg" not in state:
             return None
-        v = plain(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
+        v = plain(state["max_exp_avg_sq" if group["amsgrad"] and "max_exp_avg_sq" in state else "exp_avg_sq"])
         return _direction(group, p, plain(state["exp_avg"]), v, *_corrections(group, _time(group, state["step"])))
 
     def _rows(self, group: Group, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -172,6 +172,8 @@ class AdamHD(HypergradientOptimizer):
         for p, state in zip(part.owners, part.states, strict=True):
             if "step" not in state:
                 state["step"] = _place_step(0.0, p)
+            elif group["amsgrad"] and "max_exp_avg_sq" not in state and "exp_avg_sq" in state:  # not from the start
+                state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
         names = self.buffers if group["amsgrad"] else self.buffers[:2]
         for name in names:
             part.zeros(name)

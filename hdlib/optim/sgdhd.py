@@ -132,11 +132,11 @@ class SGDHD(HypergradientOptimizer):
             )
 
     def _has_direction(self, group: Group, state: State) -> bool:
-        return state.get(_kept(group)) is not None
+        # with a "direction" beside it, a velocity that is to be one was not when the last step was taken
+        return state.get(_kept(group)) is not None and (_kept(group) == "direction" or "direction" not in state)
 
     def _direction(self, group: Group, p: Tensor, state: State) -> Tensor | None:
-        direction = state.get(_kept(group))
-        return None if direction is None else plain(direction)
+        return plain(state[_kept(group)]) if self._has_direction(group, state) else None
 
     def _rows(self, group: Group, part: Part) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         for moved, (p, g, d) in part.rows(part.params, part.grads, part.real(_kept(group))):
@@ -157,6 +157,9 @@ class SGDHD(HypergradientOptimizer):
                     state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 elif group["differentiable"]:
                     state[name] = state[name].clone()
+        if _kept(group) != "direction":
+            for state in part.states:
+                state.pop("direction", None)
         d = part.real(_kept(group))
         v = part.real("momentum_buffer") if group["momentum"] != 0 else []
         if part.way == "kernels":
@@ -255,7 +258,8 @@ def _gpu_observe(group: Group, part: Part, gpu: Any) -> list[Number]:
         rows = list(zip(large.params, large.grads, velocities, kept, strict=True))
         numbers = group["weight_decay"], group["momentum"], 1 - group["dampening"]
         sign = -1.0 if group["maximize"] else 1.0
-        found.append(gpu.sgd_observe(rows, sign, *map(float, numbers), group["nesterov"]))
+        nesterov = bool(group["nesterov"] and group["momentum"] != 0)
+        found.append(gpu.sgd_observe(rows, sign, *map(float, numbers), nesterov))
     if small:
         rest = part.some(small)
         velocities = rest.real("momentum_buffer") if group["momentum"] != 0 else []
@@ -299,7 +303,7 @@ def _kernels_observe(
 ) -> list[Number]:
     """The same, in one pass over the memory."""
     sums = _kernels.three()
-    mode = 2 if group["nesterov"] else 1 if group["momentum"] != 0 else 0
+    mode = 0 if group["momentum"] == 0 else 2 if group["nesterov"] else 1
     _kernels.call(
         "sgd_observe",
         part.params,

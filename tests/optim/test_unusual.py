@@ -1,0 +1,174 @@
+"""What happens in a training loop that nobody planned: values written into groups, lost runs, odd gradients."""
+
+import copy
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hdlib import SGDHD, AdamHD, AdamWHD
+
+METHODS = [
+    (SGDHD, {}),
+    (SGDHD, dict(momentum=0.9)),
+    (SGDHD, dict(momentum=0.9, nesterov=True)),
+    (AdamHD, {}),
+    (AdamWHD, dict(weight_decay=0.01)),
+]
+WAYS = [dict(foreach=False), dict(foreach=True), dict(fused=True)]
+
+
+def ones(*shape):
+    return torch.ones(*shape, requires_grad=True)
+
+
+def step(optimizer, *gradients):
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for p, gradient in zip(params, gradients, strict=True):
+        p.grad = torch.full_like(p, gradient)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nesterov_without_momentum_is_plain_descent(way):
+    """A scheduler may take the momentum to zero, and torch then descends along the gradient."""
+    p, q = ones(1000), ones(1000)
+    ours = SGDHD([p], lr=0.01, momentum=0.9, nesterov=True, hypergrad_lr=1e-30, **way)
+    theirs = torch.optim.SGD([q], lr=0.01, momentum=0.9, nesterov=True)
+    for t in range(4):
+        ours.param_groups[0]["momentum"] = theirs.param_groups[0]["momentum"] = 0.9 if t < 2 else 0.0
+        step(ours, 1.0)
+        step(theirs, 1.0)
+    torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, 1000), (1000, 10)])
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_a_state_of_another_shape_is_refused(cls, settings, before, after):
+    trained, other = (cls([ones(size)], **settings, fused=True) for size in (before, after))
+    step(trained, 1.0)
+    other.load_state_dict(trained.state_dict())
+    with pytest.raises(RuntimeError, match=rf"shape \({after},\) has a gradient or a state of shape \({before},\)"):
+        step(other, 1.0)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_a_shared_alpha_that_is_lost_ends_in_numbers_and_not_in_an_error(cls, settings, capturable):
+    groups = [{"params": [ones(3)]}, {"params": [ones(3)]}]
+    optimizer = cls(groups, **settings, hypergrad_lr=1e-3, shared_alpha=True, capturable=capturable)
+    for t in range(4):
+        step(optimizer, *[math.nan if t == 1 else 1.0] * 2)
+    assert all(map(math.isnan, optimizer.learning_rates()))
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS])
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_the_first_step_that_goes_anywhere_is_limited(cls, settings, way):
+    """A loss whose weight rises from zero, or a first minibatch that is masked, takes steps of length zero."""
+    p = ones(100)
+    settings = settings | dict(weight_decay=0.0)
+    optimizer = cls([p], lr=10.0, hypergrad_lr="auto", **way, **settings)
+    for gradient, most in ((0.0, 0.0), (0.0, 0.0), (1.0, 0.301)):
+        before = p.detach().clone()
+        step(optimizer, gradient)
+        assert (p - before).norm() <= most * before.norm()
+
+
+def test_a_step_in_the_middle_is_not_limited_because_a_gradient_was_zero():
+    p = ones(100)
+    optimizer = SGDHD([p], lr=1e-3, momentum=0.9, hypergrad_lr="auto")
+    for gradient in (1.0, 1.0, 0.0):
+        step(optimizer, gradient)
+    optimizer.param_groups[0]["lr"] = 10.0
+    step(optimizer, 1.0)
+    assert optimizer.learning_rates()[0] > 9
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS])
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_the_parts_of_a_complex_number_go_down_their_gradient(cls, settings, way):
+    """Autograd leaves a gradient negated in memory there."""
+    a, b = torch.tensor(1.0, requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    (torch.complex(a, b).conj() * torch.tensor(2 + 3j)).imag.sum().backward()
+    assert b.grad.is_neg() and b.grad == -2
+    cls([a, b], lr=0.1, **settings, **way).step()
+    assert b > 1 and a < 1
+
+
+def test_auto_that_was_written_survives_a_copy_and_a_checkpoint():
+    p = ones(3)
+    optimizer = SGDHD([p])
+    step(optimizer, 1.0)
+    optimizer.param_groups[0]["hypergrad_lr"] = "auto"
+    loaded = SGDHD([p])
+    loaded.load_state_dict(optimizer.state_dict())
+    for found in (copy.deepcopy(optimizer), loaded):
+        assert found.param_groups[0]["rule"] == "auto"
+
+
+def test_auto_may_be_written_beside_an_alpha_below_its_bound_but_not_at_zero():
+    optimizer = SGDHD([ones(3)], lr=0.01, min_lr=1e-3)
+    optimizer.param_groups[0] |= {"lr": 1e-4, "hypergrad_lr": "auto"}
+    step(optimizer, 1.0)
+    optimizer = SGDHD([ones(3)], lr=0.01)
+    optimizer.param_groups[0] |= {"lr": 0.0, "hypergrad_lr": "auto"}
+    with pytest.raises(ValueError, match="lr is 0 with rule='auto'"):
+        step(optimizer, 1.0)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+def test_numbers_of_numpy_make_a_checkpoint_that_can_be_read(number):
+    optimizer = SGDHD([ones(3)], lr=number(0.1), hypergrad_lr=number(1e-4), weight_decay=number(1e-4))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["param_groups"][0]["hypergrad_lr"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_h_never_comes_from_a_direction_of_earlier(way, nesterov):
+    """The momentum goes to zero and comes back, or the kind of momentum changes: h is right, or zero where unknown."""
+    p = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = SGDHD([p], lr=0.1, momentum=0.9, hypergrad_lr=1e-12, **way)
+    known, direction = [], torch.zeros_like(p)
+    for t in range(12):
+        group = optimizer.param_groups[0]
+        if nesterov:
+            group["nesterov"] = t // 3 % 2 == 1
+        else:
+            group["momentum"] = 0.9 if t // 3 % 2 == 0 else 0.0
+        before, gradient = p.detach().clone(), t + 1.0
+        step(optimizer, gradient)
+        known.append(group["hypergrad"] == pytest.approx(gradient * float(direction.sum()), rel=1e-9))
+        assert known[-1] or group["hypergrad"] == 0
+        direction = (p.detach() - before) / group["lr"]
+    assert known.count(False) == 3  # at the changes
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS])
+def test_amsgrad_may_begin_later(way):
+    optimizer = AdamHD([ones(3)], lr=0.01, hypergrad_lr=1e-6, **way)
+    for t in range(6):
+        optimizer.param_groups[0]["amsgrad"] = t >= 3
+        step(optimizer, 1.0)
+    assert optimizer.learning_rates()[0] == pytest.approx(0.01, rel=0.01)
+
+
+def test_a_group_takes_over_a_shared_alpha_wherever_that_has_gone():
+    optimizer = SGDHD([ones(3)], lr=0.01, hypergrad_lr=1e-3, shared_alpha=True, min_lr=1e-3)
+    optimizer.param_groups[0]["lr"] = 0.0  # a scheduler's
+    optimizer.add_param_group({"params": [ones(3)]})
+    assert optimizer.learning_rates() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="outside of min_lr"):
+        optimizer.add_param_group({"params": [ones(3)], "lr": 0.0})
+
+
+def test_an_alpha_that_is_no_number_is_named():
+    optimizer = SGDHD([ones(3)], lr=0.01)
+    optimizer.param_groups[0]["lr"] = "0.1"
+    with pytest.raises(ValueError, match=r"lr must be a number, not the string '0\.1'"):
+        step(optimizer, 1.0)
