@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from hdlib.report import frames
 from hdlib.report.critical import Boundaries, against
-from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, scientific
+from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, rounded, scientific
 from hdlib.runs import BASELINE, Record
 
 HD = tuple(BASELINE)
@@ -191,7 +191,7 @@ def sizes_sentences(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, beta
         f"{parameters:,} parameters, and {scientific(second['direction_l2'] ** 2)} for SGD. On its own minibatch the "
         f"slope at its start is {scientific(-first['slope'])} for Adam, the sum of the gradient's absolute entries "
         f"({scientific(first['grad_l1'])}), and {scientific(-second['slope'])} for SGD, the sum of their squares. The "
-        f"curvature along it is {scientific(a)} for Adam and {scientific(s)} for SGD, {scientific(a / s)} times less."
+        f"curvature along it is {scientific(a)} for Adam and {scientific(s)} for SGD, {rounded(a / s)} times less."
         f"\n\nFor Adam 2/κ is {scientific(2 / a)}, and β = {power_of_ten(beta)} {_condition(beta * a / 2)}. "
         f"For SGD 2/κ is {scientific(2 / s)}, and the same β {_condition(beta * s / 2)}."
     )
@@ -212,7 +212,7 @@ def summary(
         measured: critical betas, of which those of the perceptron, named `model`, count.
         fitted: what `fits` returns.
     """
-    times = scientific(_first_kappa(adam) / _first_kappa(sgd))
+    times = rounded(_first_kappa(adam) / _first_kappa(sgd))
     text = (
         f"On the perceptron, Adam's first direction has {parameters:,} entries of a size of about 1, and its κ is "
         f"{times} times that of SGD."

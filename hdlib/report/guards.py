@@ -124,6 +124,8 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
                    caption: str) -> Figure:  # fmt: skip
     """Draw the final loss against alpha_0: no HD, the plain rule over all its betas, and the automatic beta."""
     auto, rule, base = frames.outcomes(automatic), frames.outcomes(plain), frames.outcomes(unguarded)
+    shown = np.concatenate([frame["loss"][np.isfinite(frame["loss"])] for frame in (auto, rule, base)])
+    top = 1.2 * min(20, shown.max())
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9, 3.9), sharey=True)
@@ -133,6 +135,8 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
             cells = rule[rule["method"] == method].groupby(["alpha0", "beta"])["loss"].median().unstack("beta")
             for beta in cells:
                 axis.plot(cells.index, cells[beta], ".", color=theme.paper, markersize=5)
+            beyond = cells.index[(cells[np.isfinite(cells)] > top).any(axis=1)]
+            axis.plot(beyond, [0.94 * top] * len(beyond), "^", color=theme.paper, markersize=4)
             own = auto[auto["method"] == method].groupby("alpha0")["loss"]
             style = theme.line(method)
             axis.plot(own.median().index, own.median(), marker="D", markersize=5, **style)
@@ -140,12 +144,19 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
             axis.set(xscale="log", yscale="log", title=LABELS[method], xlabel="initial learning rate α₀")
         handles = [
             Line2D([], [], color=theme.text, linestyle="--", marker="o", markersize=4, label="no HD"),
-            Line2D([], [], color=theme.paper, linestyle="", marker=".", markersize=5, label="plain rule, a dot a β"),
+            Line2D(
+                [],
+                [],
+                color=theme.paper,
+                linestyle="",
+                marker=".",
+                markersize=5,
+                label="plain rule, a dot a β (▲: also above)",
+            ),
             Line2D([], [], color=theme.text, marker="D", markersize=5, label="automatic β"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        shown = np.concatenate([frame["loss"][np.isfinite(frame["loss"])] for frame in (auto, rule, base)])
-        axes[0].set_ylim(0.8 * shown.min(), 1.2 * min(20, shown.max()))
+        axes[0].set_ylim(0.8 * shown.min(), top)
         axes[0].set_ylabel("final training loss")
         return figure
 

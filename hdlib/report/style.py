@@ -199,6 +199,11 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
 
 
+def rounded(value: float) -> str:
+    """Return two significant digits."""
+    return significant(value, 2) if value < 100 else scientific(float(f"{value:.2g}"))
+
+
 def power_of_ten(value: float) -> str:
     """Return 0.001 as 10⁻³, other numbers as they are."""
     exponent = np.log10(value) if value > 0 else np.nan

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hdlib.report import frames, paper, performance, relapse
 from hdlib.report.critical import critical_beta
-from hdlib.report.style import LABELS, Table, power_of_ten, scientific, significant, spread
+from hdlib.report.style import LABELS, Table, power_of_ten, rounded, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
@@ -394,7 +394,7 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
                 "seeds": len(runs),
                 f"critical β of {iterations} iterations": critical_beta(runs),
                 "β of the experiment": scientific(betas[method]),
-                "critical over that": _rounded(middle / betas[method]) if 0 < middle < np.inf else "",
+                "critical over that": rounded(middle / betas[method]) if 0 < middle < np.inf else "",
                 PREDICTORS["at_start"]: f"{scientific(runs['at_start'].median())}{_of_seeds(runs['at_start'])}",
             }
         )
@@ -417,7 +417,7 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
             told.append(f"for {LABELS[method]} beside a critical β that was not found ({critical_beta(runs)})")
             continue
         over = middle / betas[method]
-        how = f"{_rounded(over)} times below" if over >= 1 else f"{_rounded(1 / over)} times above"
+        how = f"{rounded(over)} times below" if over >= 1 else f"{rounded(1 / over)} times above"
         told.append(f"for {LABELS[method]} {how} the critical β")
     return (
         f"For VGG as in {_network(widest['model'].iloc[0])}, the experiment's β is {' and '.join(told)} of "
@@ -469,11 +469,6 @@ def throughput(store: str) -> str:
 def _of_seeds(values: pd.Series) -> str:
     """Say of how many seeds numbers are known, where not of all."""
     return "" if values.notna().all() else f" ({values.count()} of {len(values)} seeds)"
-
-
-def _rounded(ratio: float) -> str:
-    """Return two significant digits."""
-    return significant(ratio, 2) if ratio < 100 else scientific(float(f"{ratio:.2g}"))
 
 
 def _network(model: str) -> str:
