@@ -73,13 +73,13 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     holds = tuple(name for name, scores in cases.items() if interval(scores)[1] <= np.log(claim.at_most))
     fails = tuple(name for name in cases if name not in holds)
     undecided = tuple(name for name in fails if interval(cases[name])[0] <= np.log(claim.at_most))
-    table = pd.concat(cases.values(), axis=1)
-    table = table.loc[:, np.isfinite(table.mean())]
-    shared = table.loc[:, table.count() > 1].dropna()  # a case's other seeds say nothing of the spread of the mean
-    low, high = interval(shared.mean(axis=1)) if len(shared) > 1 else (np.nan, np.nan)
-    mean, half = table.mean().mean(), (high - low) / 2
+    finite = [scores for scores in cases.values() if np.isfinite(scores.mean())]
+    mean = np.mean([scores.mean() for scores in finite]) if finite else np.nan
+    # the mean of the cases' own: wide enough however they depend on each other, and whatever their seeds
+    halves = [np.ptp(interval(scores)) / 2 for scores in finite if len(scores) > 1]
+    half = np.mean(halves) if halves else np.nan
     verdict = "reproduced" if not fails else "partly" if holds else "not reproduced"
-    seeds, lost = max(len(scores) for scores in cases.values()), len(cases) - table.shape[1]
+    seeds, lost = max(len(scores) for scores in cases.values()), len(cases) - len(finite)
     effect = (float(np.exp(v)) for v in (mean, mean - half, mean + half))
     return Verdict(claim, verdict, *effect, holds, fails, seeds, lost, undecided)
 
@@ -123,9 +123,10 @@ def ledger(found: Sequence[Verdict]) -> Table:
     return Table(
         pd.DataFrame(rows),
         "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
-        "below it its 95 % interval over seeds, Student's on the logarithms, from the seeds that all cases with more "
-        "than one have. A run that did not arrive counts with the iterations after which it was given up. Cases may "
-        "have fewer seeds than stated, down to one.",
+        "below it its 95 % interval over seeds, Student's on the logarithms, as wide as those of its cases in the "
+        "mean, which is enough however cases depend on each other. A run that did not arrive counts with the "
+        "iterations after which it was given up. Cases may have fewer seeds than stated, down to one, which has no "
+        "interval.",
     )
 
 

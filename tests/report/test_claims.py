@@ -102,13 +102,13 @@ def arrived(iterations, outcome="reached", **fields):
 
 
 def test_seeds_that_a_case_alone_has_do_not_narrow_the_interval():
-    """Two noisy cases share three seeds; a steady one has seven more, and another case has one seed."""
-    noise = pd.Series([-0.3, 0.0, 0.3])
-    cases = {"a": noise, "b": noise, "c": pd.Series(np.full(10, -1.0)), "d": pd.Series([-1.0])}
-    found = judge(Claim("So.", "x", "y", lambda records: cases), [])
-    shared = claims.interval((noise + noise - 1.0) / 3)
-    assert np.log(found.effect) == pytest.approx(-0.5)
-    assert np.log(found.high / found.low) == pytest.approx(shared[1] - shared[0])
+    """Cases with the same seeds may all be off the same way: their mean is then as unsure as they are."""
+    noise, quiet = pd.Series([-0.3, 0.0, 0.3]), pd.Series(np.full(10, -1.0))
+    width = np.ptp(claims.interval(noise))
+    for cases, expected in (([noise] * 3, width), ([noise, noise, quiet], 2 / 3 * width), ([noise, quiet[:1]], width)):
+        found = judge(Claim("So.", "x", "y", lambda records, cases=cases: dict(enumerate(cases))), [])
+        assert np.log(found.effect) == pytest.approx(np.mean([scores.mean() for scores in cases]))
+        assert np.log(found.high / found.low) == pytest.approx(expected)
 
 
 def test_the_first_epoch_is_the_first_one():
