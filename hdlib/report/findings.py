@@ -59,7 +59,8 @@ def overview(records: Sequence[Record]) -> dict[str, str]:
     """Return what was run, and where each hypergradient method ends with its best baseline in brackets."""
     finals = frames.finals(records)
     finals = finals[(finals["rule"] != "multiplicative") & (finals["decay"] == "none")]
-    found = {"runs": f"{records[0].spec.epochs} epochs, {_seeds(finals)}"}
+    epochs = records[0].spec.epochs
+    found = {"runs": f"{epochs} epoch{'s' if epochs > 1 else ''}, {_seeds(finals)}"}
     for method, base in BASELINE.items():
         ours, theirs = (finals[finals["method"] == m].groupby("alpha0")["train_loss"].mean() for m in (method, base))
         if len(ours):
@@ -250,7 +251,9 @@ def _peaks(records: Sequence[Record]) -> str:
             peaks = [r.trace["alpha"].max() for r in runs]
             lowest = min(r.trace["alpha"].min() for r in runs)
             sign = ", and is negative at times" if lowest < 0 else ""
-            parts.append(f"{LABELS[method]} rises to {spread(peaks)}{sign}")
+            rises = any(peak > r.spec.alpha0 for peak, r in zip(peaks, runs, strict=True))
+            told = f"rises to {spread(peaks)}" if rises else "does not rise above α₀"
+            parts.append(f"{LABELS[method]} {told}{sign}")
     return "; that of ".join(parts)
 
 

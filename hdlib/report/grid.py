@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from decimal import ROUND_DOWN, Context
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +26,8 @@ from hdlib.runs import BASELINE, Record
 CELL = ["method", "decay", "alpha0", "beta"]
 PAPERS_BASELINE = {"sgd_hd": ("sgd", "none"), "sgdn_hd": ("sgdn", "none"), "adam_hd": ("adam", "inv_sqrt")}
 PLAIN_BASELINE = {method: (baseline, "none") for method, baseline in BASELINE.items()}
+PAPERS_CAP = 468_750  # iterations after which the paper gave a run up
+MARKS = {"above": "▲", "below": "▼"}
 CRITERIA = {
     "minibatch": "one minibatch",
     "smoothed": "mean of 100 minibatches",
@@ -66,6 +69,12 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     return table.merge(theirs, on=CELL, how="left")
 
 
+def printed(records: Sequence[Record]) -> bool:
+    """Say whether the paper prints numbers for these runs: it does for logistic regression and a minibatch's 0.29."""
+    spec = records[0].spec
+    return (spec.task, spec.model, spec.target_of, spec.target_loss) == ("mnist", "logreg", "minibatch", 0.29)
+
+
 def heatmap(records: Sequence[Record], name: str) -> Figure:
     """Draw the grid as the paper does: the median of each cell, how it failed, and where the paper's number lies.
 
@@ -74,8 +83,9 @@ def heatmap(records: Sequence[Record], name: str) -> Figure:
     """
     table = cells(reached(records))
     cap = _cap(records)
-    slower = _slower(records, PAPERS_BASELINE if _printed(records) else PLAIN_BASELINE)
-    table["mark"] = [_place(row, short=True) if _printed(records) else "" for row in table.itertuples()]
+    slower = _slower(records, PAPERS_BASELINE if printed(records) else PLAIN_BASELINE)
+    places = [_place(row, cap) if printed(records) else "" for row in table.itertuples()]
+    table["mark"] = [MARKS.get(place, "") for place in places]
     norm, colours = LogNorm(min(10, cap / 10), cap), plt.get_cmap("viridis_r")
 
     def draw(theme: Theme) -> plt.Figure:
@@ -142,43 +152,62 @@ def _legend(records: Sequence[Record], table: pd.DataFrame, slower: set) -> str:
         text += " Grey: diverged" + (", at least half of the seeds." if seeds > 1 else ".")
     if slower:
         text += f" Red frame: slower{middle} than its baseline at the same α₀"
-        text += f"; Adam-HD's is Adam {'with the decay, as in the paper' if _printed(records) else 'without decay'}."
-    places = {mark: word for mark, word in (("▲", "above"), ("▼", "below")) if (table["mark"] == mark).any()}
+        text += f"; Adam-HD's is Adam {'with the decay, as in the paper' if printed(records) else 'without decay'}."
+    places = {mark: word for word, mark in MARKS.items() if (table["mark"] == mark).any()}
     if places:
-        text += f" {', '.join(places)}: the paper's number lies {' or '.join(places.values())} those of all our seeds."
+        text += f" {', '.join(places)}: the paper's number lies {' or '.join(places.values())} "
+        text += "those of all our seeds." if seeds > 1 else "ours."
     return text
 
 
 def beside_the_paper(records: Sequence[Record]) -> str:
     """Say how the paper's printed numbers lie in our spread over seeds."""
-    table = cells(reached(records))
+    table, cap = cells(reached(records)), _cap(records)
     table = table[table["paper"].notna()]
-    inside = (table["paper"] >= table["low"]) & (table["paper"] <= table["high"])
-    below, above = table["paper"] < table["low"], table["paper"] > table["high"]
-    close = table[np.isfinite(table["paper"]) & np.isfinite(table["median"])]
-    factor = np.exp(np.abs(np.log(close["paper"] / close["median"])))
+    if table.empty:
+        return "The paper prints no number for these cells."
+    places = pd.Series([_place(row, cap) for row in table.itertuples()], table.index)
+    count = {place: int((places == place).sum()) for place in ("within", "below", "above", "not decided")}
     seeds = int(table["seeds"].min())
     parts = []
     for method in ("sgd", "sgdn", "adam", *BASELINE):
-        own = table["method"] == method
-        parts.append(f"{label(method, 'inv_sqrt' if method == 'adam' else 'none')} {int((inside & own).sum())} "
-                     f"of {int(own.sum())}")  # fmt: skip
-    return (
-        f"The paper prints {len(table)} numbers, each from one run. **{int(inside.sum())} of them lie between the "
-        f"fastest and the slowest of our {seeds} seeds**, {int(below.sum())} below and {int(above.sum())} above "
-        f"({', '.join(parts)}). Where both are finite, the paper's number and our median differ by a factor of "
-        f"{significant(float(factor.median()), 3)} in the median and of at most {significant(float(factor.max()), 3)}."
+        own = places[table["method"] == method]
+        if len(own):
+            name = label(method, "inv_sqrt" if method == "adam" else "none")
+            parts.append(f"{name} {int((own == 'within').sum())} of {len(own)}")
+    ours = f"lie between the fastest and the slowest of our {seeds} seeds" if seeds > 1 else "agree with our one seed"
+    text = (
+        f"The paper prints {len(table)} numbers, each from one run. **{count['within']} of them {ours}**, "
+        f"{count['below']} below and {count['above']} above ({', '.join(parts)})."
     )
+    if count["not decided"]:
+        text += f" {count['not decided']} cannot be placed, since the runs were given up before."
+
+    close = table[np.isfinite(table["paper"]) & np.isfinite(table["median"])]
+    if len(close):
+        factor = np.exp(np.abs(np.log(close["paper"] / close["median"])))
+        text += (
+            f" Where both are finite, the paper's number and {'our median' if seeds > 1 else 'ours'} differ by a "
+            f"factor of {significant(float(factor.median()), 3)} in the median and of at most "
+            f"{significant(float(factor.max()), 3)}."
+        )
+    alone = table[np.isfinite(table["paper"]) != np.isfinite(table["median"])]
+    if len(alone):
+        bound = (cap / alone["paper"]).where(np.isfinite(alone["paper"]), PAPERS_CAP / alone["median"]).max()
+        which = "one of the two" if len(close) else "the paper's number or ours"
+        text += f" In {len(alone)} cell{'s' if len(alone) > 1 else ''} only {which} "
+        text += f"is finite; the largest factor there is more than {_down(bound)}." if bound > 1 else "is finite."
+    return text
 
 
 def holds(records: Sequence[Record]) -> str:
     """Say where the paper's finding for logistic regression, no slower outside its red outline, holds for a model."""
     frame, outlined = reached(records), paper.outlined()
     seeds = frame["seed"].nunique()
-    lines = [
-        "The paper says that its findings for logistic regression hold for other models too; it prints no numbers. "
-        f"Here, with {seeds} seed{'s' if seeds > 1 else ''} and up to {_cap(records):,} iterations:\n"
-    ]
+    told = "The paper says that its findings for logistic regression hold for other models too; it prints no numbers."
+    if records[0].spec.model == "logreg":
+        told = "The paper prints numbers for a minibatch's loss of 0.29 on MNIST, and none for these runs."
+    lines = [f"{told} Here, with {seeds} seed{'s' if seeds > 1 else ''} and up to {_cap(records):,} iterations:\n"]
     for method, baseline in PLAIN_BASELINE.items():
         pairs = _pairs(frame, method, baseline)
         pairs["bad"] = pairs["kind"].isin(["slower", "diverged"])
@@ -189,17 +218,21 @@ def holds(records: Sequence[Record]) -> str:
         own = pairs[pairs["beta"].isin(good)]
         slower = int((outside["kind"] == "slower").sum())
         neither = int((own["kind"] == "neither arrived").sum())
-        text = (
-            f"- **{LABELS[method]}** is slower than {LABELS[baseline[0]]} in {slower} and diverged in "
-            f"{int(outside['lost'].sum())} of the {len(outside)} cells outside the red outline of the paper's "
-            "Figure 4. "
-        )
+        text = f"- **{LABELS[method]}** is "
+        if len(outside):
+            text += (
+                f"slower than {LABELS[baseline[0]]} in {slower} and diverged in {int(outside['lost'].sum())} of the "
+                f"{len(outside)} cells outside the red outline of the paper's Figure 4. "
+            )
+        else:
+            text += f"compared with {LABELS[baseline[0]]} inside the red outline of the paper's Figure 4 alone. "
         if len(good):
             text += f"It is no slower from any α₀ with {_betas(good)}"
         else:
             best, total = by_beta["bad"].idxmin(), pairs["alpha0"].nunique()
-            text += "There is no β with which it is no slower from every α₀; the best"
-            text += f" is {power_of_ten(best)}, with {round(total * (1 - by_beta['bad'].min()))} of {total}"
+            count = round(total * (1 - by_beta["bad"].min()))
+            text += "There is no β with which it is no slower from every α₀"
+            text += f"; the best is {power_of_ten(best)}, with {count} of {total}" if count else ""
         text += f" (in {neither} of these {len(own)} cells neither arrived)." if neither else "."
         if len(lost):
             last = frame[(frame["method"] == method) & frame["beta"].isin(lost)]["ended"].max()
@@ -211,7 +244,6 @@ def holds(records: Sequence[Record]) -> str:
 def where_slower(records: Sequence[Record]) -> str:
     """Say in how many cells each hypergradient method is slower than its baselines, diverged, or cannot be compared."""
     lines = []
-    theirs = [method for method, *_ in paper.outlined()]
     frame = reached(records)
     for method in BASELINE:
         for name, baseline in _baselines(method):
@@ -224,8 +256,9 @@ def where_slower(records: Sequence[Record]) -> str:
                 text += f"slower in the median in {len(worse)} of {len(pairs)} cells, with every seed in {len(always)}"
             else:
                 text += f"slower in {len(worse)} of {len(pairs)} cells"
-            if baseline == PAPERS_BASELINE[method] and _printed(records):
-                text += f" (the paper's numbers: {theirs.count(method)})"
+            if baseline == PAPERS_BASELINE[method] and printed(records):
+                theirs = paper.outlined() & {(method, row.alpha0, row.beta) for row in pairs.itertuples()}
+                text += f" (the paper's numbers: {len(theirs)})"
             text += f"{_by_beta(worse)}."
             if len(found["diverged"]):
                 text += f" Diverged in {len(found['diverged'])}{_by_beta(found['diverged'])}."
@@ -258,7 +291,7 @@ def alike(records: Sequence[Record]) -> Table:
         "Time: iterations of Adam-HD over iterations of the baseline with the same seed and α₀, geometric mean over "
         "initial learning rates; below 1 Adam-HD is faster."
     )
-    note += " The interval is a bootstrap over seeds." if intervals else ""
+    note += " The interval is Student's, over seeds, on the logarithms." if intervals else ""
     note += " The mean leaves out α₀ from which Adam-HD diverged." if "α₀ from which Adam-HD diverged" in table else ""
     note += (
         " A run that did not arrive counts with the cap: a ratio against such a baseline is an upper bound, one of "
@@ -288,6 +321,7 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
                 axis.scatter(lost, np.full(len(lost), cap * 1.2 ** (i + 1)), marker="x", s=14, color=style["color"])
             axis.set(xscale="log", yscale="log", xlabel="initial learning rate α₀", title=LABELS[method])
             axis.axhline(cap, color=theme.grid, linewidth=1, zorder=0)
+            axis.update_datalim([(table["alpha0"].min(), cap / 10)])  # a scale, even where nothing arrives
         axes[0].set_ylabel("iterations")
         handles, labels = axes[2].get_legend_handles_labels()
         handles = [handle for handle, label in zip(handles, labels, strict=True) if label.startswith("β")]
@@ -320,10 +354,15 @@ def insensitivity(records: Sequence[Record]) -> str:
     cap = _cap(records)
     sentences = []
     for method in BASELINE:
-        base = [
-            f"{_times(table[(table['method'] == b) & (table['decay'] == d)], cap)} ({name})"
-            for name, (b, d) in _baselines(method)
-        ]
+        base, text = [], ""
+        for name, (b, d) in _baselines(method):
+            plain = table[(table["method"] == b) & (table["decay"] == d)]
+            if np.isinf(plain["median"]).all():
+                text += f"{name} arrives from no initial learning rate ({_failed(plain)}). "
+            else:
+                lost = int(plain["diverged"].sum())
+                name += f", without the {lost} from which it diverged" if lost else ""
+                base.append(f"{_times(plain[~plain['diverged']], cap)} ({name})")
         own = table[table["method"] == method]
         by_beta = dict(list(own.groupby("beta")))
         factors = {
@@ -335,12 +374,12 @@ def insensitivity(records: Sequence[Record]) -> str:
         ends = [f"{_factor(factors[beta])} ({_betas([beta])})" for beta in ordered[:1] + ordered[1:][-1:]]
         missing = {beta: _failed(group) for beta, group in by_beta.items() if beta not in factors}
         failed = [f"{_betas(list(betas))} ({words})" for words, betas in itertools.groupby(missing, missing.get)]
-        text = (
-            f"The slowest of {own['alpha0'].nunique()} initial learning rates needs {' or '.join(base)} times the "
-            f"iterations of the fastest; with {LABELS[method]} "
-        )
+        needs = f"slowest of {own['alpha0'].nunique()} initial learning rates needs"
+        text += f"The {needs} {' or '.join(base)} times the iterations of the fastest; with " if base else "With "
+        text += f"{LABELS[method]} "
         if ends:
-            text += " to ".join(ends) + " times"
+            told = f"{' to '.join(ends)} times"
+            text += told if base else f"the {needs} {told} the iterations of the fastest"
             text += ", counting only the β with which all arrive. Not all do with " if failed else "."
         else:
             text += "there is no β with which all arrive: "
@@ -358,11 +397,12 @@ def criteria(groups: dict[str, Sequence[Record]]) -> Table:
     frames_, seeds, cap = _comparable(groups)
     rows = []
     for of, frame in frames_.items():
-        row = {
-            "the loss of": CRITERIA[of],
-            "slowest over fastest seed, median of the cells": significant(_lottery(frame), 3),
-            "cells that not every seed reached": f"{int((cells(frame)['unreached'] > 0).sum())} of {len(cells(frame))}",
-        }
+        table = cells(frame)
+        row = {"the loss of": CRITERIA[of]}
+        if seeds > 1:
+            row["slowest over fastest seed, median of the cells"] = _lottery(frame) or "no cell that every seed reached"
+        name = "cells that not every seed reached" if seeds > 1 else "cells not reached"
+        row[name] = f"{int((table['unreached'] > 0).sum())} of {len(table)}"
         for method in BASELINE:
             for name, baseline in _baselines(method):
                 pairs = _pairs(frame, method, baseline)
@@ -370,27 +410,37 @@ def criteria(groups: dict[str, Sequence[Record]]) -> Table:
         rows.append(row)
     table = pd.DataFrame(rows).set_index("the loss of").T.reset_index(names="arrival: the loss of")
     table.columns.name = None
-    return Table(table, f"All three with {seeds} seeds and a cap of {cap:,} iterations.")
+    return Table(table, f"All three with {seeds} seed{'s' if seeds > 1 else ''} and a cap of {cap:,} iterations.")
 
 
 def lottery(groups: dict[str, Sequence[Record]]) -> str:
     """Say what the steadier criteria change."""
     frames_, seeds, _ = _comparable(groups)
-    spread = {of: significant(_lottery(frame), 3) for of, frame in frames_.items()}
+    spread = {of: _lottery(frame) for of, frame in frames_.items()}
     slower = {
         of: sum(int((_pairs(frame, m, b)["ratio"] > 1).sum()) for m, b in PAPERS_BASELINE.items())
         for of, frame in frames_.items()
     }
     middle = {of: cells(frame).set_index(CELL)["median"] for of, frame in frames_.items()}
     finite = np.isfinite(middle["minibatch"]) & np.isfinite(middle["epoch"])
-    later = float((middle["epoch"] / middle["minibatch"])[finite].median())
+    later = (middle["epoch"] / middle["minibatch"])[finite]
     total = len(cells(frames_["minibatch"]).query("method in @BASELINE"))
+    text = ""
+    if seeds > 1 and all(spread.values()):
+        text = (
+            f"Over {seeds} seeds the slowest takes {spread['minibatch']} times as long as the fastest to a first lucky "
+            f"minibatch (median of the cells), {spread['smoothed']} times to a mean of 100 minibatches and "
+            f"{spread['epoch']} times to the loss over all training data. "
+        )
+    if len(later):
+        last = "The last" if text else "The loss over all training data"
+        text += (
+            f"{last} takes {_factor(float(later.median()))} times as long as a first lucky minibatch, in the median "
+            "of the cells that reach both. "
+        )
     return (
-        f"Over {seeds} seeds the slowest takes {spread['minibatch']} times as long as the fastest to a first lucky "
-        f"minibatch (median of the cells), {spread['smoothed']} times to a mean of 100 minibatches and "
-        f"{spread['epoch']} times to the loss over all training data. The last takes {_factor(later)} times as long as "
-        "a first lucky minibatch, in the median of the cells that reach both. Against the paper's baselines "
-        f"{slower['minibatch']}, {slower['smoothed']} and {slower['epoch']} of {total} hypergradient cells are slower."
+        f"{text}Against the paper's baselines {slower['minibatch']}, {slower['smoothed']} and {slower['epoch']} of "
+        f"{total} hypergradient cells are slower."
     )
 
 
@@ -400,11 +450,11 @@ def _comparable(groups: dict[str, Sequence[Record]]) -> tuple[dict[str, pd.DataF
     return {of: reached(records, seeds, cap) for of, records in groups.items()}, seeds, cap
 
 
-def _lottery(frame: pd.DataFrame) -> float:
-    """Return the slowest over the fastest seed in the median of the cells that every seed reached."""
+def _lottery(frame: pd.DataFrame) -> str:
+    """Return the slowest over the fastest seed in the median of the cells that every seed reached, if there are any."""
     table = cells(frame)
     finite = table[table["unreached"] == 0]
-    return float((finite["high"] / finite["low"]).median())
+    return significant(float((finite["high"] / finite["low"]).median()), 3) if len(finite) else ""
 
 
 def advantage(records: Sequence[Record]) -> str:
@@ -431,10 +481,10 @@ def advantage(records: Sequence[Record]) -> str:
         there = {decay: (values[compared].clip(upper=cap) / ours[compared]) for decay, values in base.items()}
 
         def ends(decay: str) -> str:
-            first, last = there[decay].idxmin(), there[decay].idxmax()
+            times, arrived = there[decay], np.isfinite(base[decay])
             low, high = (
-                f"{'more than ' if np.isinf(base[decay][alpha0]) else ''}{_factor(there[decay][alpha0])}"
-                for alpha0 in (first, last)
+                _factor(times[alpha0]) if arrived[alpha0] else f"more than {_down(times[alpha0])}"
+                for alpha0 in (times.idxmin(), times.idxmax())
             )
             return f"{low} to {high}" if low != high else low
 
@@ -466,20 +516,14 @@ def full_table(records: Sequence[Record]) -> Table:
             shown["seeds that arrived"] = f"{row.seeds - row.unreached} of {row.seeds}"
             if lost:
                 shown["seeds that diverged"] = f"{row.lost} of {row.seeds}"
-        if _printed(records):
-            shown["paper"] = "" if np.isnan(row.paper) else _count(row.paper, 468_750)
-            shown["paper's place"] = _place(row)
+        if printed(records):
+            shown["paper"] = "" if np.isnan(row.paper) else _count(row.paper, PAPERS_CAP)
+            shown["paper's place"] = _place(row, cap)
         rows.append(shown)
     return Table(pd.DataFrame(rows), frames.note(records))
 
 
 # -- cells and pairs
-
-
-def _printed(records: Sequence[Record]) -> bool:
-    """Say whether the paper prints numbers for these runs: it does for logistic regression."""
-    spec = records[0].spec
-    return (spec.task, spec.model, spec.target_of) == ("mnist", "logreg", "minibatch")
 
 
 def _cap(records: Sequence[Record]) -> int:
@@ -555,8 +599,8 @@ def _ratio(records: Sequence[Record], beta: float, baseline: tuple[str, str]) ->
     mean = _factor(np.exp(per_seed.mean()))
     if len(per_seed) < 2 or np.ptp(per_seed) == 0:
         return mean
-    found = stats.bootstrap((per_seed,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return f"{mean} ({_factor(np.exp(found.low))} to {_factor(np.exp(found.high))})"
+    low, high = np.exp(stats.ttest_1samp(per_seed, 0).confidence_interval(0.95))
+    return f"{mean} ({_factor(low)} to {_factor(high)})"
 
 
 # -- words
@@ -592,14 +636,17 @@ def _by_beta(pairs: pd.DataFrame) -> str:
     return f": {named}" if named else ""
 
 
-def _place(row, short: bool = False) -> str:
+def _place(row, cap: int) -> str:
+    """Say where the paper's number lies in our range over seeds; what was given up is only known to take longer."""
     if np.isnan(row.paper):
         return ""
-    if row.paper < row.low:
-        return "▼" if short else "below"
+    given_up = row.unreached > row.lost
+    if row.paper < row.low and (row.paper <= cap or not given_up):
+        return "below"
     if row.paper > row.high:
-        return "▲" if short else "above"
-    return "" if short else "within"
+        return "above" if row.high <= PAPERS_CAP else "not decided"
+    neither = np.isinf(row.paper) and cap >= PAPERS_CAP
+    return "not decided" if np.isinf(row.low) and given_up and not neither else "within"
 
 
 def _count(value: float, cap: int, diverged: bool = False) -> str:
@@ -611,10 +658,15 @@ def _factor(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 999.5 else significant(value, 3)
 
 
+def _down(value: float) -> str:
+    """Return what `_factor` does, rounded down: what is more than the value is more than this."""
+    return _factor(float(Context(prec=3, rounding=ROUND_DOWN).create_decimal(f"{value:.9g}")))
+
+
 def _times(own: pd.DataFrame, cap: int) -> str:
     """Return the slowest over the fastest alpha_0, or what it exceeds where some did not arrive."""
-    factor = _factor(min(own["median"].max(), cap) / min(own["median"].min(), cap))
-    return f"more than {factor}" if np.isinf(own["median"]).any() else factor
+    slowest, fastest = own["median"].max(), own["median"].min()
+    return f"more than {_down(cap / fastest)}" if np.isinf(slowest) else _factor(slowest / fastest)
 
 
 def _ink(ground: tuple) -> str:

@@ -74,9 +74,14 @@ def refusal(source: str, name: str, value: Any, known: Mapping[str, Parameter]) 
         return f"{source} has no parameter {name!r}: {hint} parameters are {', '.join(known)}."
     default = known[name]
     wanted, given = KINDS.get(type(default.value)), KINDS.get(type(value), "value")
-    if wanted in (None, given) or value is ... or (wanted == "number" and f'"{value}"' in default.comment):
+    example = " ".join(default.text.split())
+    if value is ... or (wanted == "number" and f'"{value}"' in default.comment):
         return ""
-    return f"{name} is the {given} {value!r}: give a {wanted}, such as {' '.join(default.text.split())}."
+    if wanted not in (None, given):
+        return f"{name} is the {given} {value!r}: give a {wanted}, such as {example}."
+    if _plain(ast.parse(repr(value), mode="eval").body) is ...:  # Python writes inf and nan as names that it lacks
+        return f"{name} is {value!r}: give finite numbers, such as {example}."
+    return ""
 
 
 def refuse_unknown(cells: Sequence[str]) -> None:
@@ -92,6 +97,21 @@ def refuse_unknown(cells: Sequence[str]) -> None:
             for name, given in _assigned(cell).items():
                 if sentence := refusal("The notebook", name, given.value, known):
                     raise ParameterError(sentence)
+
+
+def refuse_text(**lists: Sequence[Any]) -> None:
+    """Raise ParameterError if a list of numbers, given by its name, has a string."""
+    for name, values in lists.items():
+        for value in values:
+            if isinstance(value, str):
+                raise ParameterError(f"{name} has the string {value!r}: this page shows numbers alone, leave it out.")
+
+
+def refuse_fewer(least: int, **counts: Any) -> None:
+    """Raise ParameterError if a count, given by its name, is no whole number of at least `least`."""
+    for name, value in counts.items():
+        if not (isinstance(value, (int, float)) and value >= least and value % 1 == 0):
+            raise ParameterError(f"{name} is {value!r}: it must be a whole number of at least {least}.")
 
 
 def _plain(node: ast.expr) -> Any:

@@ -24,6 +24,7 @@ import seaborn as sns
 from matplotlib.colors import to_rgb
 
 LONG = 40  # characters of a table's cell from which on it is broken into lines
+LARGE = 1e6  # from which on a number is written as a power of ten
 LABELS = {
     "sgd": "SGD",
     "sgd_hd": "SGD-HD",
@@ -186,6 +187,8 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     half = (values.max() - values.min()) / 2
     if half > abs(values.mean()) / 5:
         return f"{mean} ({significant(values.min(), digits)} to {significant(values.max(), digits)})"
+    if abs(values.mean()) >= LARGE:
+        return f"{mean} ± {significant(half, 2)}"
     decimals = len(mean.partition(".")[2])
     told = f"{half:.{decimals}f}"
     return f"{mean} ± {told if decimals and float(told) else significant(half, 1 if decimals else 2)}"
@@ -195,6 +198,8 @@ def significant(value: float, digits: int = 3) -> str:
     """Return a number with so many significant digits, without an exponent where that is readable."""
     if value == 0 or not np.isfinite(value):
         return f"{value:g}"
+    if abs(value) >= LARGE:
+        return scientific(value)
     decimals = max(0, digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2]))
     return f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
 
@@ -216,7 +221,7 @@ def scientific(value: float) -> str:
     """Return three significant digits, as a power of ten where the number is very large or small."""
     if not np.isfinite(value):
         return "not finite" if not np.isnan(value) else ""
-    if value == 0 or 1e-4 <= abs(value) < 1e6:
+    if value == 0 or 1e-4 <= abs(value) < LARGE:
         return f"{value:,.0f}" if abs(value) >= 1000 else significant(value)
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa} × {power_of_ten(10.0 ** int(exponent))}" if abs(int(exponent)) < 300 else f"{value:.1e}"

@@ -1,5 +1,7 @@
 """The grid search counts what did not arrive, and compares cells as it says."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -29,6 +31,18 @@ def record(method, iterations, seed, alpha0=0.1, beta=0.0, decay="none", of="min
 
 def runs(method, values, **fields):
     return [record(method, value, seed, **fields) for seed, value in enumerate(values)]
+
+
+def everywhere(values, alphas=(0.1, 0.01), **fields):
+    """Every cell of a grid with two β ends alike."""
+    found = []
+    for alpha0 in alphas:
+        common = dict(alpha0=alpha0, **fields)
+        found += runs("adam", values, decay="inv_sqrt", **common)
+        for method in ("sgd", "sgdn", "adam"):
+            found += runs(method, values, **common)
+            found += [run for beta in (1e-3, 1e-2) for run in runs(f"{method}_hd", values, beta=beta, **common)]
+    return found
 
 
 @pytest.fixture
@@ -80,7 +94,7 @@ def test_half_the_seeds_are_not_a_median():
 def test_slower_cells_are_counted_against_each_baseline(records):
     text = grid.where_slower(records)
     assert "SGD-HD against SGD**: slower in the median in 1 of 2 cells, with every seed in 0" in text
-    assert "(the paper's numbers: 4)" in text
+    assert "with every seed in 0 (the paper's numbers: 1): 1 at β = 10⁻³." in text  # of these cells, not of its grid
     assert "SGDN-HD against SGDN**: slower in the median in 0 of 2 cells" in text
     assert "Adam-HD against Adam, α/√t**: slower in the median in 0 of 2 cells" in text
     assert "Adam-HD against Adam**: slower in the median in 1 of 2 cells" in text
@@ -91,9 +105,63 @@ def test_the_papers_place_in_our_spread_is_named(records):
     own = table[(table["method"] == "SGD") & (table["α₀"] == "10⁻¹")].iloc[0]
     assert own["paper"] == "33" and own["paper's place"] == "within" and own["lowest to highest"] == "30 to 50"
     unreached = table[(table["method"] == "SGD") & (table["α₀"] == "10⁻⁶")].iloc[0]
-    assert unreached["seeds that arrived"] == "0 of 3" and unreached["paper's place"] == "within"
+    assert unreached["seeds that arrived"] == "0 of 3" and unreached["paper's place"] == "not decided"
     text = grid.beside_the_paper(records)
     assert text.startswith("The paper prints 12 numbers")  # of our 14 cells: its Adam decays, and has no twin
+    assert "2 cannot be placed, since the runs were given up before. Where both are finite" in text
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "cap", "place"),
+    [
+        (33, (34, 40), 100, "below"),
+        (41, (34, 40), 100, "above"),
+        (34, (34, 40), 100, "within"),
+        (33, (34, None), 100, "below"),
+        (99, (34, None), 100, "within"),
+        (500, (34, None), 100, "within"),
+        (99, (None, None), 100, "below"),
+        (101, (None, None), 100, "not decided"),
+        (101, (None, LOST), 100, "not decided"),
+        (101, (LOST, LOST), 100, "below"),
+        (np.inf, (None, None), 100, "not decided"),
+        (np.inf, (None, None), 468_750, "within"),
+        (np.inf, (LOST, LOST), 100, "within"),
+        (np.inf, (34, 40), 100, "above"),
+        (np.inf, (500_000, 600_000), 10**6, "not decided"),
+        (np.nan, (34, 40), 100, ""),
+    ],
+)
+def test_a_run_that_was_given_up_is_only_known_to_take_longer(theirs, ours, cap, place):
+    frame = grid.reached([replace(r, spec=r.spec.with_(max_iterations=cap)) for r in runs("sgd", ours)])
+    row = next(grid.cells(frame).assign(paper=theirs).itertuples())
+    assert grid._place(row, cap) == place
+
+
+def test_what_cannot_be_placed_has_no_mark():
+    given_up = everywhere([None], alphas=(1e-4,))
+    assert set(grid.heatmap(given_up, "g").draw(LIGHT).axes[0].texts[0].get_text()) == set(">1,000")
+    plt.close()
+    text = grid.beside_the_paper(given_up)
+    assert "**0 of them agree with our one seed**, 5 below and 0 above (SGD 0 of 1," in text
+    assert "4 cannot be placed, since the runs were given up before. In 9 cells" in text and "nan" not in text
+    assert "The paper prints no number" in grid.beside_the_paper(everywhere([40], alphas=(0.5,)))
+
+
+def test_cells_in_which_one_of_the_two_did_not_arrive_are_counted_with_the_largest_bound(records):
+    text = grid.beside_the_paper(records)  # SGDN, SGDN-HD and the paper's Adam, which it gave up and ours took 95
+    assert text.endswith("In 3 cells only one of the two is finite; the largest factor there is more than 4,930.")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"task": "digits"}, {"model": "mlp"}, {"target_of": "epoch"}, {"target_loss": 0.5}], ids=str
+)
+def test_the_papers_numbers_stand_beside_the_runs_that_it_made_alone(records, changes):
+    assert grid.printed(records)
+    others = [replace(r, spec=r.spec.with_(**changes)) for r in records]
+    assert not grid.printed(others) and "paper" not in grid.full_table(others).data
+    told = "its findings for logistic regression hold for other models" if "model" in changes else "none for these runs"
+    assert told in grid.holds(others).splitlines()[0]
 
 
 def test_criteria_are_compared_over_the_seeds_and_the_cap_that_all_have(records):
@@ -103,6 +171,28 @@ def test_criteria_are_compared_over_the_seeds_and_the_cap_that_all_have(records)
     rows = table.data.set_index("arrival: the loss of")
     columns = [column for column in rows.columns]
     assert len(columns) == 3 and (rows[columns[0]] == rows[columns[1]]).all()
+
+
+def test_what_no_cell_arrived_for_is_left_out():
+    lost = everywhere([None, None])
+    groups = dict.fromkeys(grid.CRITERIA, lost)
+    assert grid.lottery(groups) == "Against the paper's baselines 0, 0 and 0 of 12 hypergradient cells are slower."
+    table = grid.criteria(groups).data
+    assert "nan" not in table.to_string() and set(table.iloc[0, 1:]) == {"no cell that every seed reached"}
+
+
+def test_one_seed_has_no_spread_and_the_singular(once):
+    groups = dict.fromkeys(grid.CRITERIA, once)
+    text, table = grid.lottery(groups), grid.criteria(groups)
+    assert text.startswith("The loss over all training data takes 1.00 times as long as a first lucky minibatch")
+    assert table.note == "All three with 1 seed and a cap of 1,000 iterations."
+    assert table.data.iloc[0].tolist() == ["cells not reached"] + ["8 of 20"] * 3
+
+
+@pytest.mark.parametrize("iterations", [None, CAP])
+def test_a_scale_is_drawn_even_where_nothing_arrives(iterations, recwarn):
+    grid.sensitivity(everywhere([iterations]), "s")._repr_html_()
+    assert not [warning.message for warning in recwarn]
 
 
 def test_figures_say_what_they_show(records):
@@ -115,7 +205,11 @@ def test_figures_say_what_they_show(records):
 def test_what_is_left_of_adam_hds_advantage_has_an_interval(records):
     row = grid.alike(records).data.iloc[0]
     assert row["α₀ from which Adam-HD is faster than Adam, α/√t"] == "2 of 2"
-    assert "(" in row.iloc[2] and "to" in row.iloc[2]
+    logs = [grid._log_ratios(records, 1e-3, ("adam", decay)) for decay in ("inv_sqrt", "none")]
+    for shown, per_seed in zip((row.iloc[2], row.iloc[4]), logs, strict=True):
+        ends = np.exp(per_seed.mean() + np.array([0, -1, 1]) * 4.302653 * per_seed.std(ddof=1) / 3**0.5)
+        assert shown == "{} ({} to {})".format(*map(grid._factor, ends))  # 4.30: Student's t, two degrees of freedom
+    assert grid.alike(records).note.count("The interval is Student's, over seeds, on the logarithms.") == 1
     assert "slows Adam down from 1 of 2" in grid.advantage(records)
 
 
@@ -142,7 +236,7 @@ def test_what_diverged_is_left_out_of_the_mean_time(once):
     assert rows.loc["10⁻¹", "time against Adam, mean of α₀"] == "diverged"
     assert rows.loc["10⁻⁶", "time against Adam, mean of α₀"] == "0.150"  # of 30 over 40 and 30 over the cap
     assert rows["α₀ from which Adam-HD diverged"].tolist() == ["0 of 2", "2 of 2"]
-    assert not any("95 %" in name for name in rows) and "bootstrap" not in grid.alike(once).note
+    assert not any("95 %" in name for name in rows) and "Student" not in grid.alike(once).note
 
 
 def test_insensitivity_counts_only_the_betas_with_which_every_rate_arrives(records):
@@ -150,6 +244,27 @@ def test_insensitivity_counts_only_the_betas_with_which_every_rate_arrives(recor
     text = grid.insensitivity(records + slow)  # the cap is only 1.11 times 900
     assert "with SGD-HD 2.00 (β = 10⁻³) times, counting only the β with which all arrive" in text
     assert "Not all do with β = 10⁻¹ (1 of 2 not by the cap)." in text
+
+
+def test_a_baseline_that_arrives_from_nowhere_has_no_factor(once):
+    nowhere = [*runs("sgd", [None], alpha0=1e-6), *runs("sgd", [LOST])]
+    rest = [r for r in once if r.spec.method != "sgd"]
+    text = grid.insensitivity(rest + nowhere)
+    assert text.startswith(
+        "SGD arrives from no initial learning rate (1 of 2 diverged, 1 of 2 not by the cap). With SGD-HD the slowest "
+        "of 2 initial learning rates needs 1.00 (β = 10⁻⁶) times the iterations of the fastest, counting only"
+    )
+    assert "With SGD-HD there is no β with which all arrive: β = 10⁻³, 10⁻² (2 of 2 not by the cap)." in (
+        grid.insensitivity(everywhere([None]))
+    )
+    partly = [*runs("sgd", [50], alpha0=1e-6), *runs("sgd", [LOST])]
+    assert "needs 1.00 (SGD, without the 1 from which it diverged) times" in grid.insensitivity(rest + partly)
+
+
+def test_what_there_is_nothing_to_say_of_is_left_out():
+    text = grid.holds(everywhere([LOST], model="mlp"))
+    assert "with which it is no slower from every α₀. With β = 10⁻³, 10⁻² it diverged from every α₀" in text
+    assert "**Adam-HD** is compared with Adam inside the red outline of the paper's Figure 4 alone. There" in text
 
 
 def test_a_page_without_printed_numbers_says_where_the_finding_holds(once):
@@ -189,6 +304,13 @@ def test_ink_stands_out_from_every_colour_of_the_scale():
     for ground in plt.get_cmap("viridis_r")(np.linspace(0, 1, 99)):
         dark, light = sorted((luminance(ground), luminance(grid._ink(ground))))
         assert light / dark >= 4.5
+
+
+def test_a_bound_is_rounded_down(once):
+    assert [grid._down(value) for value in (1.0, 8296.4, 1.289, 0.29, 270.99)] == [
+        "1.00", "8,290", "1.28", "0.290", "270"]  # fmt: skip
+    bound = runs("sgd", [39]) + [r for r in once if (r.spec.method, r.spec.alpha0) != ("sgd", 0.1)]
+    assert "needs more than 25.6 (SGD) times" in grid.insensitivity(bound)  # 25.64
 
 
 def test_factors_have_three_digits_and_separated_thousands():

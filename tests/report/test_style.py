@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from hdlib.report import figures, findings, frames
-from hdlib.report.style import LIGHT, LONG, Table, spread
+from hdlib.report.style import LIGHT, LONG, Table, significant, spread
 from hdlib.runs import Record, RunSpec, train
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -53,6 +53,29 @@ def test_capped_runs_are_said_to_have_so_many_iterations(tiny):
 def test_seeds_are_those_of_one_configuration(tiny):
     runs = [train(tiny), train(tiny.with_(seed=1)), train(tiny.with_(alpha0=0.02))]
     assert frames.seeds(runs) == (1, 2) and "up to 2 seeds" in frames.note(runs)
+
+
+def test_a_very_large_number_is_a_power_of_ten():
+    assert significant(999_999) == "999999" and significant(-1.26e9) == "-1.3 × 10⁹"
+    assert spread([1.25e6]) == "1.2 × 10⁶" and spread([1.0e12, 1.2e12]) == "1.1 × 10¹² ± 1.0 × 10¹¹"
+
+
+def made(epochs, *alphas):
+    """A run of SGD-HD from 0.001 with these learning rates."""
+    spec = RunSpec(method="sgd_hd", alpha0=1e-3, beta=1e-3, epochs=epochs)
+    trace = pd.DataFrame([[i + 1, 2.3, alpha, 0.1] for i, alpha in enumerate(alphas)], columns=TRACE_COLUMNS)
+    rows = pd.DataFrame([[i, i, 2.3, 1e-3, 2.3, 0.1] for i in range(epochs + 1)], columns=EPOCH_COLUMNS)
+    return Record(spec, "finished", len(alphas), rows, trace, dict(device="a", data="b"))
+
+
+def test_a_learning_rate_that_only_falls_does_not_rise():
+    assert findings.tuning([made(1, 1e-3, 5e-4)]) == "- The learning rate of SGD-HD does not rise above α₀."
+    told = "- The learning rate of SGD-HD rises to 0.00200, and is negative at times."
+    assert findings.tuning([made(1, 1e-3, 2e-3, -1e-4)]) == told
+
+
+def test_one_epoch_is_the_singular():
+    assert [findings.overview([made(n, 1e-3)])["runs"] for n in (1, 2)] == ["1 epoch, one seed", "2 epochs, one seed"]
 
 
 def test_runs_that_diverge_are_counted_by_their_method():
