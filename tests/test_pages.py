@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from hdlib.cli import app
 from hdlib.report import pages
-from hdlib.report.parameters import ParameterError, assignments, refusal, refuse_fewer
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = """---
@@ -343,7 +342,7 @@ def test_a_notebook_refuses_bad_parameters_before_training(parameters, sentence,
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"betas": [1e-3, "auto"]}, "betas has the string 'auto': this page shows numbers alone, leave it out."),
+        ({"betas": [1e-3, "auto"]}, "betas has the string 'auto', which this page cannot show: give numbers."),
         ({"other_cap": 0}, "other_cap is 0: it must be a whole number of at least 1."),
         ({"cap": float("nan")}, "cap is nan: give finite numbers, such as 468_750."),
     ],
@@ -353,20 +352,6 @@ def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, senten
     with pytest.raises(pages.PageError) as refused:
         pages.execute(ROOT / "notebooks" / "grid_search.md", tmp_path / "out.ipynb", values, ROOT)
     assert str(refused.value) == sentence and not (tmp_path / "store").exists()
-
-
-@pytest.mark.parametrize("count", [-1, 10.5, "3", float("inf"), None])
-def test_what_is_no_count_is_refused_by_its_name(count):
-    refuse_fewer(0, other_seeds=0, cap=1e5)
-    with pytest.raises(ParameterError) as refused:
-        refuse_fewer(0, other_seeds=count)
-    assert str(refused.value) == f"other_seeds is {count!r}: it must be a whole number of at least 0."
-
-
-@pytest.mark.parametrize("value", [[0.1, float("inf")], {"a": float("nan")}, -float("inf")], ids=str)
-def test_what_is_not_finite_is_refused_wherever_it_is(value):
-    known = assignments("given = [1, 2]") if isinstance(value, list) else assignments(f"given = {type(value)()}")
-    assert "give finite numbers" in refusal("note.md", "given", value, known)
 
 
 def test_papermills_own_command_line_works_as_documented(tmp_path):

@@ -104,7 +104,7 @@ def refuse_text(**lists: Sequence[Any]) -> None:
     for name, values in lists.items():
         for value in values:
             if isinstance(value, str):
-                raise ParameterError(f"{name} has the string {value!r}: this page shows numbers alone, leave it out.")
+                raise ParameterError(f"{name} has the string {value!r}, which this page cannot show: give numbers.")
 
 
 def refuse_fewer(least: int, **counts: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hdlib.report.parameters import ParameterError, assignments, refusal, refuse_unknown
+from hdlib.report.parameters import ParameterError, assignments, refusal, refuse_fewer, refuse_text, refuse_unknown
 
 NOTEBOOK = """---
 kernelspec: {display_name: Python 3, language: python, name: python3}
@@ -78,6 +78,9 @@ computed = 2 * 3
             0.1,
             "note.md has no parameter 'alpha': did you mean alphas? Its parameters are " + ", ".join(KNOWN) + ".",
         ),
+        ("beta", float("inf"), "beta is inf: give finite numbers, such as 1e-4."),
+        ("alphas", [0.1, float("nan")], "alphas is [0.1, nan]: give finite numbers, such as [1e-1, 1e-2]."),
+        ("computed", {"a": -float("inf")}, "computed is {'a': -inf}: give finite numbers, such as 2 * 3."),
         ("beta", "auto", ""),
         ("beta", 1, ""),
         ("epochs", 3.0, ""),
@@ -87,6 +90,20 @@ computed = 2 * 3
 )
 def test_a_parameter_of_another_type_is_refused_in_one_sentence(name, value, sentence):
     assert refusal("note.md", name, value, KNOWN) == sentence
+
+
+@pytest.mark.parametrize("count", [-1, 10.5, "3", float("inf"), None])
+def test_what_is_no_count_is_refused_by_its_name(count):
+    refuse_fewer(0, other_seeds=0, cap=1e5)
+    with pytest.raises(ParameterError) as refused:
+        refuse_fewer(0, other_seeds=count)
+    assert str(refused.value) == f"other_seeds is {count!r}: it must be a whole number of at least 0."
+
+
+def test_a_string_among_numbers_is_refused_by_its_name():
+    refuse_text(alphas=[0.1, 1], betas=[])
+    with pytest.raises(ParameterError, match="betas has the string 'auto', which this page cannot show: give numbers"):
+        refuse_text(alphas=[0.1], betas=[1e-3, "auto"])
 
 
 def test_what_papermill_injects_is_checked_too():
