@@ -69,8 +69,8 @@ def ways() -> dict[str, tuple[str, bool, Callable]]:
 
 
 def parameters(model: str) -> list[Tensor]:
-    """Return a model's parameters, with gradients that lie in memory as they do."""
-    found = list(build_model(model, 784, 10, seed=0).parameters())
+    """Return a model's parameters with gradients, in torch's usual order of dimensions, not channels last."""
+    found = [p.detach().contiguous().requires_grad_() for p in build_model(model, 784, 10, seed=0).parameters()]
     for p in found:
         p.grad = 0.01 * torch.randn_like(p)
     return found
