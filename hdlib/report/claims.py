@@ -142,15 +142,14 @@ def exceptions(found: Sequence[Verdict]) -> str:
 
 
 def _effect(v: Verdict) -> str | Noted:
-    """Return the ratio that was found, with its interval below it, and in how many cases nothing finite was."""
-    told = []
-    if np.isfinite(v.effect) and v.claim.found:
-        told.append(v.claim.found.format(significant(v.effect)))
-    if v.lost:
-        told.append(f"diverged in {v.lost} of {len(v.holds) + len(v.fails)}")
-    text = "; ".join(told)
-    interval_told = np.isfinite([v.effect, v.low, v.high]).all() and v.claim.found
-    return Noted(text, f"{significant(v.low)} to {significant(v.high)}") if interval_told else text
+    """Return the ratio that was found, with its interval and in how many cases nothing finite was below it."""
+    lost = f"diverged in {v.lost} of {len(v.holds) + len(v.fails)}" if v.lost else ""
+    if not (np.isfinite(v.effect) and v.claim.found):
+        return lost
+    text = v.claim.found.format(significant(v.effect))
+    interval_told = f"{significant(v.low)} to {significant(v.high)}" if np.isfinite([v.low, v.high]).all() else ""
+    remark = "; ".join(filter(None, (interval_told, lost)))
+    return Noted(text, remark) if remark else text
 
 
 # -- which runs, and what they come to
@@ -550,7 +549,7 @@ CLAIMS = (
         f"{PAPER}, Section 4.4; {REPORT}",
         "largest over smallest final training loss over α₀, below 1.1",
         insensitive,
-        found="largest loss {} × the smallest",
+        found="largest ÷ smallest {}",
         at_most=1.1,
     ),
     Claim(

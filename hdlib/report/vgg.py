@@ -10,7 +10,7 @@ import pandas as pd
 
 from hdlib.report import frames, paper, performance, relapse
 from hdlib.report.critical import critical_beta
-from hdlib.report.style import LABELS, Table, power_of_ten, rounded, scientific, significant, spread
+from hdlib.report.style import LABELS, Noted, Table, power_of_ten, rounded, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
@@ -148,7 +148,7 @@ def agreement(records: Sequence[Record]) -> Table:
         for (name,), group in groups.items():
             row[f"ours, as in {name}"] = _verdict(_pairs(group, quantity, lower, higher))
         rows.append(row)
-    return Table(pd.DataFrame(rows), "In brackets the two losses, means over the seeds that both methods have.")
+    return Table(pd.DataFrame(rows), "In small print the two losses, means over the seeds that both methods have.")
 
 
 def agreement_sentence(records: Sequence[Record]) -> str:
@@ -505,13 +505,14 @@ def _pairs(records: Sequence[Record], quantity: str, first: str, second: str) ->
     return [[finals[first, seed], finals[second, seed]] for seed in seeds]
 
 
-def _verdict(pairs: list[list[float]]) -> str:
+def _verdict(pairs: list[list[float]]) -> str | Noted:
+    """Return whether the first is lower, with the two means below it."""
     if not pairs:
         return "not run"
     lower = sum(a < b for a, b in pairs)
     word = ("yes" if lower else "no") if len(pairs) == 1 else f"in {lower} of {len(pairs)} seeds"
     a, b = (significant(mean) if np.isfinite(mean) else "diverged" for mean in np.mean(pairs, axis=0))
-    return f"{word} ({a}, {b})"
+    return Noted(word, f"{a}, {b}")
 
 
 def _lost(records: Sequence[Record]) -> list[str]:

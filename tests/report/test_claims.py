@@ -64,7 +64,7 @@ def test_the_ledger_shows_the_ratio_itself_and_what_it_is():
     assert told({"a": np.log(pd.Series([0.5]))})["what was found"] == "training loss × 0.500"
     assert told({"a": GOOD}, found="")["what was found"] == ""
     partly_lost = told({"a": np.log(pd.Series([0.5])), "b": pd.Series([np.inf])})
-    assert partly_lost["what was found"] == "training loss × 0.500; diverged in 1 of 2"
+    assert partly_lost["what was found"] == Noted("training loss × 0.500", "diverged in 1 of 2")
 
 
 def test_what_is_undecided_is_not_said_to_fail():
