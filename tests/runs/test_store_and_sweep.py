@@ -266,6 +266,7 @@ def long_sweep(tmp_path, request):
     code = (
         "from hdlib.runs import grid, sweep\n"
         "if __name__ == '__main__':\n"
+        "    import faulthandler; faulthandler.dump_traceback_later(100, exit=True)  # one that hangs says where\n"
         f"    sweep(grid(seeds=2, task='digits', method='sgd_hd', alpha0=0.01, beta=1e-3, epochs={epochs}),"
         f" {str(tmp_path / 'store')!r}, jobs=2)"
     )
