@@ -84,7 +84,7 @@ def train_stack(
         specs: runs with one `stack_key`; seeds, methods, learning rates and lengths may differ.
         device: a torch device.
         tick: called with the number of runs' iterations done since the last call.
-        emit: called with the records of runs as soon as they have ended.
+        emit: called as often with the records of the runs that have ended since, if any.
         compiled: compile the update rules: several times faster on long sweeps, for half a minute at the start.
 
     Returns:
@@ -101,10 +101,10 @@ def train_stack(
     while stack.cohorts:
         steps, ended = stack.advance()
         records |= {record.spec.key: record for record in ended}
+        if emit:
+            emit(ended)
         if tick:
             tick(steps)
-        if emit and ended:
-            emit(ended)
     return [records[spec.key] for spec in specs]
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Callable, MutableSequence, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,6 +38,7 @@ VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VG
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
 TERMINAL = "HDLIB_TERMINAL"  # environment variable: the device on which kernels draw bars, or empty for none
 RECORD_EVERY = 5.0  # seconds between the writing of records
+PATIENCE = 5.0  # seconds that a process that is to end has for recording what it finished
 
 
 class SweepError(RuntimeError):
@@ -97,7 +102,7 @@ def sweep(
         SpecError: the device is not on this machine or lacks a run's precision, or the store cannot be written, found
             out before any training.
         DataNotFoundError: a data set is missing, found out before any training.
-        SweepError: a training process was killed.
+        SweepError: a training process was killed, or could not start.
     """
     store = store if isinstance(store, Store) else Store(store)
     device = resolve_device(device)
@@ -286,63 +291,107 @@ def _opened(terminal: str) -> TextIO | None:
 
 def _in_processes(
     stacks: list[list[RunSpec]],
-    processes: int,
+    count: int,
     compiled: bool,
     folder: Path,
     bar: tqdm,
     tell: Callable[[Path, int, int], None],
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    # a stack's steps are counted by the one process that trains it: a lock could be held by a process that is killed
-    steps, told = context.RawArray("q", len(stacks)), context.Queue()
-    pool = ProcessPoolExecutor(min(processes, len(stacks)), context, _start_worker, (steps, told, folder))
+    """Train stacks in processes, each of which is given another one as soon as it has trained one.
 
-    def catch_up() -> None:
-        bar.update(sum(steps) - bar.n)
-        while not told.empty():
-            tell(*told.get())
+    A process has a pipe of its own, which closes with it, however it ends: what several of them share could be held
+    by one that is killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers: dict[Connection, BaseProcess] = {}
+
+    def hear(pipe: Connection) -> bool:
+        """Take in what a process says; return whether it has trained its stack."""
+        match pipe.recv():
+            case int(iterations):
+                bar.update(iterations)
+            case path, runs, unused:
+                tell(path, runs, unused)
+            case Exception() as error:
+                raise error
+            case None:
+                return True
+        return False
 
     try:
-        waiting = {pool.submit(_train_in_worker, i, stack, compiled) for i, stack in enumerate(stacks)}
-        pool.submit(int)  # the pool looks for its processes when a task comes, and starts one only then: see the last
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            catch_up()
-    except BrokenProcessPool as error:
+        for _ in range(min(count, len(stacks))):
+            pipe, end = context.Pipe()
+            worker = context.Process(target=_train_in_process, args=(end, folder, compiled))
+            worker.start()
+            end.close()
+            workers[pipe] = worker
+        _share_out(stacks, workers, hear)
+    finally:
+        for pipe in workers:
+            with suppress(ConnectionError):  # it has ended
+                pipe.send(None)
+        for pipe, worker in workers.items():
+            worker.join(PATIENCE)
+            worker.kill()  # one that has not looked since
+            with suppress(Exception):  # of the end of what it says; an error of its own comes second
+                while pipe.poll():
+                    hear(pipe)
+
+
+def _share_out(
+    stacks: Iterable[list[RunSpec]], workers: dict[Connection, BaseProcess], hear: Callable[[Connection], bool]
+) -> None:
+    """Give the stacks to processes as these are free, until all are trained."""
+    waiting = iter(stacks)
+    try:
+        for pipe in workers:
+            pipe.send(next(waiting))
+        busy = set(workers)
+        while busy:
+            for pipe in multiprocessing.connection.wait(busy):
+                if hear(pipe):
+                    if stack := next(waiting, None):
+                        pipe.send(stack)
+                    else:
+                        busy.remove(pipe)
+    except (EOFError, ConnectionError) as error:
+        workers[pipe].join(PATIENCE)
+        if workers[pipe].exitcode == 1:
+            raise SweepError(
+                "A training process was ended by the error that it printed: where that is of its start, call sweep "
+                "from a script's file, below `if __name__ == '__main__':`, or with jobs=1."
+            ) from error
         raise SweepError(
             "A training process was killed, perhaps for want of memory: what was finished is recorded, and the same "
             "sweep goes on from there; where memory is short, let it have fewer cores or jobs."
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        catch_up()
 
 
-_worker: tuple[MutableSequence[int], _Recorder]  # of this process, where it is one of the pool
-
-
-def _start_worker(steps: MutableSequence[int], told, folder: Path) -> None:
-    global _worker
-    torch.set_num_threads(1)
+def _train_in_process(pipe: Connection, folder: Path, compiled: bool) -> None:
+    """Train the stacks that come through a pipe, and tell of them through it, until None comes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the process that asked hears it, too
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = steps, _Recorder(Store(folder), lambda *news: told.put(news))
+    torch.set_num_threads(1)
+    recorder = _Recorder(Store(folder), lambda *news: pipe.send(news))
+
+    def tick(iterations: int) -> None:
+        pipe.send(iterations)
+        if pipe.poll():  # it is to end; what has ended is recorded on the way
+            sys.exit()
+
+    while stack := pipe.recv():
+        try:
+            _train(stack, "cpu", compiled, tick, recorder)
+            pipe.send(None)
+        except Exception as error:
+            error.add_note(f"It came in a training process:\n{traceback.format_exc()}")
+            pipe.send(error)
 
 
 def _end_with_parent() -> None:
     """Wait for the end of the process that started this one, however it comes, and end too."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
-
-
-def _train_in_worker(number: int, stack: list[RunSpec], compiled: bool) -> None:
-    steps, recorder = _worker
-
-    def tick(iterations: int) -> None:
-        steps[number] += iterations
-
-    _train(stack, "cpu", compiled, tick, recorder)
 
 
 def _iterations(spec: RunSpec) -> int:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.record import code_version
 from hdlib.runs.sweep import resolve_device
+from hdlib.tasks.data import DataNotFoundError
 
 
 def specs(n=4, **fields):
@@ -261,7 +263,7 @@ def test_nothing_is_missed_while_another_process_writes_and_merges(tmp_path):
 
 @pytest.fixture
 def long_sweep(tmp_path, request):
-    """Return a process that trains two runs, and those that it started; one run is short and recorded, unless told."""
+    """Return a process that trains two runs in two others, and these; one run is short and recorded, unless told."""
     epochs = getattr(request, "param", [1, 10**6])
     code = (
         "from hdlib.runs import grid, sweep\n"
@@ -275,7 +277,7 @@ def long_sweep(tmp_path, request):
     while len(process.children()) < 3 or (1 in epochs and not list(tmp_path.glob("store/*.parquet"))):
         assert process.poll() is None
         time.sleep(0.1)
-    started = process.children(recursive=True)  # the first one keeps track of what they share
+    started = process.children()[1:]  # the first one keeps track of what they share
     yield process, started
     for one in [process, *started]:
         with suppress(psutil.NoSuchProcess):
@@ -295,11 +297,62 @@ def test_a_sweep_whose_worker_is_killed_says_what_to_do_and_keeps_what_was_finis
     process, started = long_sweep
     kept = Store(tmp_path / "store").keys()
     started[-1].kill()
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "\nhdlib.runs.sweep.SweepError: A training process was killed, perhaps for want of memory" in told
     assert is_told_in_a_sentence("SweepError")
     assert kept <= Store(tmp_path / "store").keys()
+    assert not any(one.is_running() for one in started)
+
+
+def test_a_run_is_recorded_while_the_others_of_its_stack_go_on(tmp_path, monkeypatch):
+    train(specs(1)[0])  # so that what follows starts at once
+    monkeypatch.setattr(sys.modules["hdlib.runs.sweep"], "RECORD_EVERY", 1.0)
+    wanted = specs(1, epochs=[1, 1500])
+    training = threading.Thread(target=sweep, args=(wanted, tmp_path), kwargs=dict(jobs=1))
+    training.start()
+    while not (kept := Store(tmp_path).keys()):
+        time.sleep(0.1)
+    assert training.is_alive() and kept == {wanted[0].key}
+    training.join()
+
+
+def test_an_error_in_a_training_process_is_told_as_it_is_here(tmp_path, monkeypatch, tiny_vgg):
+    (tmp_path / "cifar10" / "train").mkdir(parents=True)
+    monkeypatch.setenv("HDLIB_DATA", str(tmp_path))
+    told = []
+    for jobs in 1, 2:
+        with pytest.raises(DataNotFoundError, match="The image folder of CIFAR-10 cannot be read") as error:
+            sweep([tiny_vgg.with_(seed=seed) for seed in range(2)], tmp_path / "store", jobs=jobs)
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    assert "in _cifar10" in error.value.__notes__[0]  # where it came
+
+
+def test_a_script_that_starts_itself_again_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from hdlib.runs import grid, sweep\n"
+        f"sweep(grid(seeds=2, task='digits', method='sgd', alpha0=0.01, epochs=1), {str(tmp_path / 'store')!r}, jobs=2)"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("or with jobs=1.") and "below `if __name__ == '__main__':`" in done.stderr
+
+
+@pytest.mark.parametrize("long_sweep", [[1, 10**6]], indirect=True)
+def test_an_interrupted_sweep_ends_its_processes_and_keeps_what_was_finished(tmp_path, long_sweep):
+    """As a notebook does, which interrupts its kernel alone, and a terminal, which interrupts all its processes."""
+    process, started = long_sweep
+    store = Store(tmp_path / "store")
+    while len(store.keys()) < 2:
+        time.sleep(0.1)
+    for one in [*started, process]:
+        one.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert told.endswith("KeyboardInterrupt\n") and told.count("Traceback") == 1
+    assert len(store.keys()) == 2
+    assert len(list(store.folder.iterdir())) == 1
+    assert not any(one.is_running() for one in started)
 
 
 @pytest.mark.parametrize(
