@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Figure, Table, Theme, label, power_of_ten, significant
+from hdlib.report.style import LABELS, Figure, Table, Theme, counted, label, power_of_ten, significant
 from hdlib.runs import BASELINE, Record
 
 CELL = ["method", "decay", "alpha0", "beta"]
@@ -348,9 +348,12 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
 def insensitivity(records: Sequence[Record]) -> str:
     """Say by what factor the slowest alpha_0 is slower than the fastest, without and with hypergradients.
 
-    With hypergradients this is said of the betas with which every alpha_0 arrives; the others are named.
+    With hypergradients this is said of the betas with which every alpha_0 arrives; the others are named. Of one
+    alpha_0 there is nothing to say.
     """
     table = cells(reached(records))
+    if table["alpha0"].nunique() == 1:
+        return ""
     cap = _cap(records)
     sentences = []
     for method in BASELINE:
@@ -467,7 +470,7 @@ def advantage(records: Sequence[Record]) -> str:
     slowed = sorted(decayed.index[decayed > plain], reverse=True)
     helped = sorted(decayed.index[decayed < plain], reverse=True)
     neither = sorted(decayed.index[np.isinf(decayed) & np.isinf(plain)], reverse=True)
-    text = f"The decay slows Adam down from {len(slowed)} of {len(decayed)} initial learning rates"
+    text = f"The decay slows Adam down from {len(slowed)} of {counted(len(decayed), 'initial learning rate')}"
     text += f" ({', '.join(map(power_of_ten, slowed))})" if slowed else ""
     text += f" and speeds it up from {', '.join(map(power_of_ten, helped))}" if helped else ""
     text += f"; from {', '.join(map(power_of_ten, neither))} neither arrived." if neither else "."

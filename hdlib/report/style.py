@@ -194,6 +194,11 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean} ± {told if decimals and float(told) else significant(half, 1 if decimals else 2)}"
 
 
+def counted(n: int, noun: str) -> str:
+    """Return "one run" or "3 runs"."""
+    return f"one {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def significant(value: float, digits: int = 3) -> str:
     """Return a number with so many significant digits, without an exponent where that is readable."""
     if value == 0 or not np.isfinite(value):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from hdlib.report import frames, vgg
-from hdlib.report.style import LABELS, power_of_ten, significant
+from hdlib.report.style import LABELS, counted, power_of_ten, significant
 from hdlib.runs import BASELINE, PAPER_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
 
@@ -115,7 +115,7 @@ def _rates(records: Sequence[Record]) -> str:
 
 
 def _scale(records: Sequence[Record]) -> str:
-    return f"{records[0].spec.epochs} epochs, {vgg.counted(frames.seeds(records)[1], 'seed')}"
+    return f"{records[0].spec.epochs} epochs, {counted(frames.seeds(records)[1], 'seed')}"
 
 
 def _range(values: pd.Series, digits: int = 3) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hdlib.report import frames, paper, performance, relapse
 from hdlib.report.critical import critical_beta
-from hdlib.report.style import LABELS, Noted, Table, power_of_ten, rounded, scientific, significant, spread
+from hdlib.report.style import LABELS, Noted, Table, counted, power_of_ten, rounded, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.divergence import PREDICTORS
 
@@ -570,11 +570,6 @@ def _ends(records: Sequence[Record]) -> str:
     ]
     lost = f", {len(records) - len(ended)} diverged" if len(ended) < len(records) else ""
     return f"training loss {told[0]}, accuracy {told[1]} %{lost}"
-
-
-def counted(n: int, noun: str) -> str:
-    """Return "one run" or "3 runs"."""
-    return f"one {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _fraction(factor: float) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, QUANTITIES, Table, significant, spread
-from hdlib.report.vgg import SOURCES, counted, network, several
+from hdlib.report.style import LABELS, QUANTITIES, Table, counted, significant, spread
+from hdlib.report.vgg import SOURCES, network, several
 from hdlib.runs import METHODS, Record
 
 GUESSING = float(np.log(10))  # the loss of one who gives each of ten classes the same probability

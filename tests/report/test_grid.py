@@ -239,6 +239,10 @@ def test_what_diverged_is_left_out_of_the_mean_time(once):
     assert not any("95 %" in name for name in rows) and "Student" not in grid.alike(once).note
 
 
+def test_nothing_is_said_of_the_sensitivity_to_one_rate(records):
+    assert grid.insensitivity([r for r in records if r.spec.alpha0 == records[0].spec.alpha0]) == ""
+
+
 def test_insensitivity_counts_only_the_betas_with_which_every_rate_arrives(records):
     slow = runs("sgd_hd", (900, 900, 900), beta=0.1) + runs("sgd_hd", (None,) * 3, alpha0=1e-6, beta=0.1)
     text = grid.insensitivity(records + slow)  # the cap is only 1.11 times 900
