@@ -99,6 +99,8 @@ class HypergradientOptimizer(Optimizer):
     additive_beta: float  # of the additive rule where no `hypergrad_lr` is given
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], guards: dict[str, Any]) -> None:
+        names = {key: name for name, key in KEYS.items()}  # an optimiser may be made with another one's defaults
+        guards = {names.get(key, key): value for key, value in guards.items() if key not in ("hypergrad", "slope")}
         unknown = ", ".join(sorted(set(guards) - set(control.OPTIONS)))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {unknown}.")
@@ -160,9 +162,10 @@ class HypergradientOptimizer(Optimizer):
             ValueError: a value is outside its range, or `shared_alpha` is set and the group's `lr`, `hypergrad_lr` or
                 `rule` is not that of the other groups. The group is then not added.
         """
-        inherits = self._take_over(param_group)
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        group = dict(param_group)  # what is learnt does not go into the caller's, who may use it again
+        inherits = self._take_over(group)
+        super().add_param_group(group)
+        param_group["params"] = group["params"]  # as torch: an iterator is at its end now
         try:
             group |= self._resolved(group)
             self._check(group)
@@ -245,6 +248,8 @@ class HypergradientOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
+        if not groups:
+            return loss
         for group in groups:
             self._settle(group)
         gathered = [self._gather(group) for group in groups]
@@ -261,10 +266,15 @@ class HypergradientOptimizer(Optimizer):
         """Take in what was written into a group since its last step."""
         if isinstance(group["hypergrad_lr"], str):
             self._resolve_auto(group)
-        if not isinstance(group["lr"], (numbers.Real, Tensor)):
-            check_number("lr", group["lr"])
         alpha, slope = group["lr"], group["slope"]
+        if not isinstance(alpha, (float, Tensor)):
+            check_number("lr", alpha)
+        if not isinstance(alpha, Tensor):
+            alpha = group["lr"] = float(alpha)  # NumPy's float32 would lose what a small beta adds
         replaced = isinstance(slope, Tensor) and (not isinstance(alpha, Tensor) or alpha.dtype != slope.dtype)
+        device = group["params"][0].device if group["params"] else None
+        if device is not None and device.type not in ("cpu", "meta"):  # perhaps the model was moved there since
+            replaced = replaced or not isinstance(alpha, Tensor) or alpha.device != device
         if replaced or not control.initial_state(options_of(group)).keys() <= group.keys():
             place_alpha(group)
 
@@ -305,10 +315,12 @@ class HypergradientOptimizer(Optimizer):
         gamma, state = control.step_size(first["lr"], options, first)
         for group, some in zip(groups, parts, strict=True):
             alpha = group["lr"]
-            for part in some:
-                group["lr"] = gamma if isinstance(gamma, Tensor) else in_range(gamma, group, part.params)
-                self._descend(group, part)
-            group["lr"] = alpha
+            try:
+                for part in some:
+                    group["lr"] = gamma if isinstance(gamma, Tensor) else in_range(gamma, group, part.params)
+                    self._descend(group, part)
+            finally:
+                group["lr"] = alpha
         remember(groups, {name: state[name] for name in control.initial_state(options)})
         if adapts and options.needs_slope:
             slopes = [self._slope(group, some, gamma) for group, some in zip(groups, parts, strict=True)]
@@ -355,7 +367,7 @@ class HypergradientOptimizer(Optimizer):
                 how = "foreach"  # an accelerator's fused kernels read a learning rate there as float32
             if how == "kernels" and x.dtype not in _kernels.DTYPES:
                 how = "loop" if not x.dtype.is_floating_point else self._without_kernels
-            key = (how, x.dtype if how == "kernels" else None, mesh)
+            key = (how, x.dtype if how == "kernels" else None, mesh, x.device)
             if key not in parts:
                 parts[key] = Part(how, mesh)
             part = parts[key]

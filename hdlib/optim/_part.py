@@ -54,7 +54,8 @@ class Part:
         for moved, row in zip(self.moved, zip(*columns, strict=True), strict=True):
             first = row[0]
             if is_small(first):
-                small.setdefault((moved, first.device, first.dtype), []).append(row)
+                there = [x if isinstance(x, Tensor) else first.new_full((), x, dtype=precision([first])) for x in row]
+                small.setdefault((moved, first.device, first.dtype), []).append(there)
             else:
                 yield moved, row
         for (moved, *_), rows in small.items():

@@ -205,6 +205,11 @@ class AdamHD(HypergradientOptimizer):
             return [sums[0] * left_out]
         return [sums[0] * left_out, sums[1], sums[2] * left_out**2]
 
+    def _way(self, group: Group) -> tuple[str, bool]:
+        if group["params"] and group["params"][0].device.type == "mps":
+            return "loop", True  # torch's multi-tensor step does not take an alpha that is a tensor there
+        return super()._way(group)
+
     def _descend(self, group: Group, part: Part) -> None:
         if group["hypergrad_lr"] == 0 or part.way in ("torch", "foreach"):
             _torch_step(group, part)
@@ -401,6 +406,8 @@ def _torch_step(group: Group, part: Part) -> None:
             alpha = in_range(alpha.item(), group, part.params)
         elif not group["differentiable"] and not any(p.dtype == torch.float64 for p in part.params):
             alpha = alpha.float()
+    if isinstance(alpha, Tensor):
+        alpha = alpha.to(part.params[0].device)
     adam(
         part.params,
         part.grads,

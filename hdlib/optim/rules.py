@@ -39,7 +39,11 @@ def next_alpha(
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of two tensors of one shape as a 0-dim tensor, summed in float32 or wider."""
-    return torch.dot(*flat(precise(a), precise(b)))
+    a, b = precise(a), precise(b)
+    if a.dtype != b.dtype:  # of a model that was converted after a step, say
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        a, b = a.to(dtype), b.to(dtype)
+    return torch.dot(*flat(a, b))
 
 
 def precise(tensor: Tensor) -> Tensor:

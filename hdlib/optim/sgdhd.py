@@ -186,7 +186,7 @@ class SGDHD(HypergradientOptimizer):
                 directions,
                 [None] * len(directions),
                 fused=True,
-                lr=alpha.to(precision(part.params)) if isinstance(alpha, Tensor) else alpha,
+                lr=alpha.to(part.params[0].device, precision(part.params)) if isinstance(alpha, Tensor) else alpha,
                 weight_decay=0.0,
                 momentum=0.0,
                 dampening=0.0,
@@ -293,7 +293,8 @@ def _foreach_descend(group: Group, part: Part, directions: list[Tensor]) -> None
     """Move all parameters; an alpha on an accelerator is not waited for."""
     alpha = group["lr"]
     if isinstance(alpha, Tensor) and alpha.device.type != "cpu":
-        torch._foreach_sub_(part.params, torch._foreach_mul(directions, alpha.to(precision(part.params))))
+        alpha = alpha.to(part.params[0].device, precision(part.params))
+        torch._foreach_sub_(part.params, torch._foreach_mul(directions, alpha))
     else:
         torch._foreach_add_(part.params, directions, alpha=-in_range(float(alpha), group, part.params))
 
@@ -334,7 +335,7 @@ def _without_hypergradient(group: Group, part: Part) -> None:
             part.grads,
             [*velocities] or [None] * len(part.params),
             fused=True,
-            lr=alpha.to(precision(part.params)) if isinstance(alpha, Tensor) else alpha,
+            lr=alpha.to(part.params[0].device, precision(part.params)) if isinstance(alpha, Tensor) else alpha,
             weight_decay=group["weight_decay"],
             momentum=momentum,
             dampening=group["dampening"],

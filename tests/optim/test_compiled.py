@@ -130,6 +130,46 @@ class TestNoWait:
                 with pytest.raises(DataDependentOutputException):
                     group["lr"].item()
 
+    @pytest.mark.parametrize("beta", [1e-3, "auto"])
+    @pytest.mark.parametrize("cls", [SGDHD, AdamHD, AdamWHD])
+    def test_a_model_that_was_moved_to_the_device_since_is_not_waited_for(self, cls, beta):
+        made_before = cls([torch.zeros(3, requires_grad=True)], hypergrad_lr=beta).param_groups[0]
+        with FakeTensorMode():
+            p = torch.zeros(3, device="cuda", requires_grad=True)
+            optimizer = cls([p], hypergrad_lr=beta)
+            optimizer.param_groups[0].update({**made_before, "params": [p]})
+            assert isinstance(optimizer.param_groups[0]["lr"], float)
+            for _ in range(3):
+                p.grad = torch.ones_like(p)
+                optimizer.step()
+            assert optimizer.param_groups[0]["lr"].device == p.device
+
+    @pytest.mark.parametrize("foreach", [None, True, False])
+    @pytest.mark.parametrize("beta", [1e-3, "auto"])
+    @pytest.mark.parametrize("cls", [AdamHD, AdamWHD])  # SGDHD copies, for which there are no such fake tensors here
+    def test_a_step_on_an_apple_gpu_never_asks_it_for_a_number(self, cls, beta, foreach):
+        with FakeTensorMode():
+            p = torch.zeros(3, device="mps", requires_grad=True)
+            optimizer = cls([p], hypergrad_lr=beta, foreach=foreach)
+            for _ in range(3):
+                p.grad = torch.ones_like(p)
+                optimizer.step()
+            assert optimizer.param_groups[0]["lr"].dtype == torch.float32
+
+    @pytest.mark.parametrize("foreach", [None, True, False])
+    @pytest.mark.parametrize("beta", [0.0, 1e-3, "auto"])
+    @pytest.mark.parametrize("cls", [SGDHD, AdamHD, AdamWHD])
+    def test_a_group_over_two_devices_is_computed_on_each(self, cls, beta, foreach):
+        with FakeTensorMode():
+            params = [torch.zeros(3, device=f"cuda:{i}", requires_grad=True) for i in range(2)]
+            optimizer = cls(params, hypergrad_lr=beta, foreach=foreach)
+            for _ in range(3):
+                for p in params:
+                    p.grad = torch.ones_like(p)
+                optimizer.step()
+            parts, _ = optimizer._gather(optimizer.param_groups[0])
+            assert [{p.device.index for p in part.params} for part in parts] == [{0}, {1}]
+
     def test_a_checkpoint_of_torchs_cpu_optimiser_comes_to_the_device(self):
         p = torch.zeros(3, requires_grad=True)
         native = torch.optim.Adam([p])

@@ -172,3 +172,75 @@ def test_an_alpha_that_is_no_number_is_named():
     optimizer.param_groups[0]["lr"] = "0.1"
     with pytest.raises(ValueError, match=r"lr must be a number, not the string '0\.1'"):
         step(optimizer, 1.0)
+
+
+@pytest.mark.parametrize("beta", [1e-3, "auto"])
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_groups_may_be_used_again_for_an_optimiser_that_knows_nothing_yet(cls, settings, beta):
+    groups = [{"params": iter([ones(3)])}, {"params": [ones(3)], "lr": 0.2}]
+    for _ in range(2):
+        optimizer = cls(groups, lr=0.1, hypergrad_lr=beta, **settings)
+        assert optimizer.learning_rates() == [0.1, 0.2] and len(optimizer.param_groups[0]["params"]) == 1
+        assert {(group["hypergrad"], group["slope"]) for group in optimizer.param_groups} == {(0.0, 0.0)}
+        for _ in range(3):
+            step(optimizer, 1.0, 1.0)
+        assert optimizer.learning_rates() != [0.1, 0.2]
+    assert cls(groups, lr=0.3, hypergrad_lr=1e-4, **settings).learning_rates() == [0.3, 0.2]
+
+
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD])
+def test_an_optimiser_is_made_with_the_defaults_of_another(cls):
+    first = cls([ones(3)], lr=0.2, hypergrad_lr=1e-3, max_lr=0.5)
+    again = cls([ones(3)], **first.defaults)
+    assert again.defaults == first.defaults and again.param_groups[0]["hypergrad_max_lr"] == 0.5
+
+
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD])
+def test_alpha_survives_an_error_in_the_middle_of_a_step(cls, monkeypatch):
+    optimizer = cls([ones(3)], lr=0.5, hypergrad_lr=1e-3, final_lr=0.01)
+    for _ in range(3):
+        step(optimizer, 1.0)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optimizer, "_descend", interrupted)
+    optimizer.param_groups[0]["hypergrad_lr"] = 0.0  # alpha does not move any more
+    before = optimizer.learning_rates()
+    with pytest.raises(KeyboardInterrupt):
+        step(optimizer, 1.0)
+    assert optimizer.learning_rates() == before
+
+
+def test_a_small_beta_is_not_lost_in_the_precision_of_what_somebody_wrote():
+    start = np.float32(0.01)
+    optimizer = SGDHD([ones(3)], lr=1.0, hypergrad_lr=1e-11)
+    optimizer.param_groups[0]["lr"] = start
+    for _ in range(20):
+        step(optimizer, 1.0)
+    assert optimizer.learning_rates() == [pytest.approx(float(start) + 19 * 3e-11, rel=1e-13)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_goes_on_when_the_model_is_converted_to_double_precision(way, momentum):
+    """As torch's does; Adam's moments have to be converted there, too."""
+    p, q = ones(5), ones(5)
+    optimizer = SGDHD([p], lr=0.1, hypergrad_lr=1e-3, momentum=momentum, **way)
+    reference = SGDHD([q], lr=0.1, hypergrad_lr=1e-3, momentum=momentum, foreach=False)
+    step(optimizer, 0.5)
+    step(reference, 0.5)
+    p.data, p.grad = p.data.double(), None
+    for _ in range(2):
+        step(optimizer, 0.25)
+        step(reference, 0.25)
+    assert p.dtype == torch.float64
+    torch.testing.assert_close(p.float(), q)
+    assert optimizer.learning_rates() == pytest.approx(reference.learning_rates())
+
+
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD])
+def test_without_groups_a_step_goes_nowhere(cls):
+    optimizer = cls([ones(3)], lr=0.1)
+    optimizer.param_groups.clear()
+    assert optimizer.step(lambda: 2.0) == 2.0
