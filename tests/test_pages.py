@@ -354,6 +354,26 @@ def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, senten
     assert str(refused.value) == sentence and not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [("divergence", "guard_epochs", 0), ("divergence", "points", 0), ("vgg", "automatic_seeds", 0)],
+)
+def test_counts_of_what_comes_late_on_a_page_are_refused_before_training(name, parameter, value, tmp_path):
+    values = {parameter: value, "store": str(tmp_path / "store")}
+    with pytest.raises(pages.PageError) as refused:
+        pages.execute(ROOT / "notebooks" / f"{name}.md", tmp_path / "out.ipynb", values, ROOT)
+    assert str(refused.value) == f"{parameter} is {value}: it must be a whole number of at least 1."
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_output_that_is_a_folder_is_refused_before_training(tmp_path):
+    values = {"task": "digits", "epochs": 1, "seeds": 1, "store": str(tmp_path / "store")}
+    (tmp_path / "out").mkdir()
+    with pytest.raises(pages.PageError, match=r"output is '.*/out', which is a folder: name a file in it"):
+        pages.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out", values, ROOT)
+    assert not (tmp_path / "store").exists()
+
+
 def test_papermills_own_command_line_works_as_documented(tmp_path):
     binaries = Path(sys.executable).parent
     shutil.copy(ROOT / "notebooks" / "tuning.md", tmp_path)

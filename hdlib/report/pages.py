@@ -144,6 +144,8 @@ def execute(
     source, output = source.resolve(), output.resolve()
     if output == source:
         raise PageError(f"The executed notebook would replace {source.name}: name another output.")
+    if output.is_dir():
+        raise PageError(f"output is {str(output)!r}, which is a folder: name a file in it.")
     notebook = read_notebook(source)
     _set_parameters(notebook, parameters, source.name)
     effective = _values(notebook, source.name)

@@ -151,6 +151,10 @@ class Store:
                 keys = _keys(path)
             except FileNotFoundError:
                 raise
+            except PermissionError:
+                warnings.warn(
+                    f"{path} may not be read by you: make it readable, or its runs are trained again.", stacklevel=5
+                )
             except Exception as error:
                 warnings.warn(
                     f"{path} is damaged ({type(error).__name__}): its runs will be trained again where they "

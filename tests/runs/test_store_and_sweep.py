@@ -142,6 +142,17 @@ def test_a_damaged_record_is_named_and_trained_again(tmp_path, tiny, damage):
     assert len(records) == 1
 
 
+def test_a_record_that_may_not_be_read_is_not_called_damaged(tmp_path, tiny, monkeypatch):
+    [path] = Store(tmp_path).put([train(tiny)])
+
+    def refused(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sys.modules["hdlib.runs.store"], "_keys", refused)  # root may read everything
+    with pytest.warns(UserWarning, match=f"{path.name} may not be read by you: make it readable"):
+        assert Store(tmp_path).all() == []
+
+
 def test_an_interrupted_write_leaves_no_record(tmp_path, tiny, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
