@@ -330,8 +330,9 @@ def _in_processes(
         for pipe in workers:
             with suppress(ConnectionError):  # it has ended
                 pipe.send(None)
+        until = time.monotonic() + PATIENCE
         for pipe, worker in workers.items():
-            worker.join(PATIENCE)
+            worker.join(max(0.0, until - time.monotonic()))
             worker.kill()  # one that has not looked since
             with suppress(Exception):  # of the end of what it says; an error of its own comes second
                 while pipe.poll():
