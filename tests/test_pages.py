@@ -1,6 +1,8 @@
 """Pages are executed by real kernels, and stale, failed or unexecuted ones are refused."""
 
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -116,9 +118,9 @@ def last_cell(notebook):
 def test_an_executed_page_passes_and_says_what_made_it(executed):
     pages.check(pages.read_pages(executed), executed)
     notebook = nbformat.read(executed / "book" / "page.ipynb", as_version=4)
-    assert notebook.metadata.hdlib.effective == {"name": "tests", "steps": 1.0}
+    assert notebook.metadata.hdlib.effective == {"name": "tests", "steps": 1}
     assert notebook.cells[0].source == "# A page about tests"
-    assert last_cell(notebook).outputs[0].text == "2.0 1.0\n"
+    assert last_cell(notebook).outputs[0].text == "2 1\n"
     assert notebook.metadata.hdlib.source == "notebooks/note.md"
 
 
@@ -222,7 +224,7 @@ def test_other_parameters_make_a_page_stale(executed):
 
 def test_a_page_that_shows_other_parameters_is_refused(executed):
     def show_the_defaults(notebook):
-        notebook.cells[1].source = notebook.cells[1].source.replace("1.0", "2")
+        notebook.cells[1].source = notebook.cells[1].source.replace("steps = 1", "steps = 2")
 
     edit(executed, show_the_defaults)
     with pytest.raises(pages.PageError, match="other parameters"):
@@ -248,6 +250,42 @@ def test_a_failing_notebook_replaces_nothing(executed):
     with pytest.raises(pages.PageError, match="ZeroDivisionError"):
         pages.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 0}, executed)
     assert (executed / "book" / "page.ipynb").read_bytes() == before
+    left = executed / "book" / "page.failed.ipynb"
+    assert last_cell(nbformat.read(left, as_version=4)).outputs[0].ename == "ZeroDivisionError"
+    pages.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 1}, executed)
+    assert [path.name for path in (executed / "book").glob("*.ipynb")] == ["page.ipynb"]
+
+
+def test_two_processes_may_make_the_same_page(project):
+    source = project / "notebooks" / "note.md"
+    source.write_text(source.read_text().replace("if steps < 0", "import time; time.sleep(3)\nif steps < 0"))
+    command = [sys.executable, "-m", "hdlib.cli", "run", "notebooks/note.md", "-o", "out.ipynb", "-p"]
+    both = [
+        subprocess.Popen([*command, f"steps={steps}"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for steps in (1, 2)
+    ]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert last_cell(nbformat.read(project / "out.ipynb", as_version=4)).outputs[0].text in ("2 1\n", "4 0\n")
+    assert {path.name for path in project.glob("*")} == {"book", "notebooks", "out.ipynb"}
+
+
+def test_a_disk_that_fills_up_is_told_in_a_sentence(project):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    source = project / "notebooks" / "note.md"
+    source.write_text(source.read_text().replace("if steps < 0", "print('x' * 30_000)\nif steps < 0"))
+    command = [sys.executable, "-m", "hdlib.cli", "run", "notebooks/note.md", "-o", "out.ipynb"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    told = done.stderr.strip().splitlines()[-1]
+    assert (
+        told
+        == f"{project.resolve() / 'out.ipynb'} cannot be written (File too large): make room, or name another output."
+    )
+    assert not (project / "out.ipynb").exists()
 
 
 def hdlib(*arguments):
@@ -345,6 +383,7 @@ def test_a_notebook_refuses_bad_parameters_before_training(parameters, sentence,
         ({"betas": [1e-3, "auto"]}, "betas has the string 'auto', which this page cannot show: give numbers."),
         ({"other_cap": 0}, "other_cap is 0: it must be a whole number of at least 1."),
         ({"cap": float("nan")}, "cap is nan: give finite numbers, such as 468_750."),
+        ({"alphas": []}, "alphas is []: give at least 1."),
     ],
 )
 def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, sentence, tmp_path):
@@ -364,6 +403,32 @@ def test_counts_of_what_comes_late_on_a_page_are_refused_before_training(name, p
         pages.execute(ROOT / "notebooks" / f"{name}.md", tmp_path / "out.ipynb", values, ROOT)
     assert str(refused.value) == f"{parameter} is {value}: it must be a whole number of at least 1."
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("experiments", "sentence"),
+    [
+        ([], "experiments is []: give rows of a network"),
+        ([[]], "experiments is [[]]: give rows of a network"),
+        (["authors"], "experiments is ['authors']: give rows of a network"),
+        ([["authors", "ones", 1, 1]], "experiments is [['authors', 'ones', 1, 1]]: give rows of a network"),
+        ([["authors", "ones", 1, 1, "sgd"]], "'sgd']]: give rows of a network"),
+        ([["authors", "ones", 1, 1, ["sgd"]], ["authors", "ones", 1, 2, ["sgd"]]], "experiments asks twice for sgd in"),
+        ([["author", "ones", 1, 1, ["sgd"]]], "variant is 'author'"),
+    ],
+)
+def test_experiments_that_cannot_be_are_refused_before_training(experiments, sentence, tmp_path):
+    values = {"experiments": experiments, "store": str(tmp_path / "store")}
+    with pytest.raises(pages.PageError) as refused:
+        pages.execute(ROOT / "notebooks" / "vgg_network.md", tmp_path / "out.ipynb", values, ROOT)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("steps", "sentence"), [(0, "steps is 0: it must be"), (2.5, "steps is 2.5: give a whole")])
+def test_the_check_of_the_method_refuses_what_is_no_step(steps, sentence, tmp_path):
+    with pytest.raises(pages.PageError, match=sentence):
+        pages.execute(ROOT / "notebooks" / "method.md", tmp_path / "out.ipynb", {"steps": steps}, ROOT)
 
 
 def test_an_output_that_is_a_folder_is_refused_before_training(tmp_path):

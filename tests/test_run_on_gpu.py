@@ -40,7 +40,7 @@ def test_every_job_has_parameters_that_its_notebook_knows(queue):
     for job in queue.JOBS:
         source = queue.source_of(job)
         if source.suffix == ".md" and source.is_file():
-            pages.check_parameters(source, job.parameters | job.tiny)
+            pages.accepted(source, job.parameters | job.tiny)
 
 
 def test_a_rehearsal_trains_packs_and_resumes(queue, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from hdlib.report.style import LABELS, Figure, Table, Theme, between, scientific
+from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, scientific
 from hdlib.runs import BASELINE
 from hdlib.runs.divergence import GROWTHS, PREDICTORS
 
@@ -65,8 +65,9 @@ def prediction_lead(measured: pd.DataFrame) -> str:
         for method, rows in measured.groupby("method")
     }
     missing = "".join(f"; {method} was not measured with {' and '.join(m)}" for method, m in left_out.items() if m)
+    chosen = "One model was" if len(names) == 1 else f"{len(names)} models were"
     return (
-        f"{len(names)} models were chosen before their critical β was looked at: {'; '.join(names)}. For {methods} "
+        f"{chosen} chosen before the critical β was looked at: {'; '.join(names)}. For {methods} "
         f"from α₀ = 0.001, 100 iterations, that makes {len(measured)} critical β, one for each seed{missing}."
     )
 
@@ -131,7 +132,9 @@ def best_predictor(measured: pd.DataFrame) -> str:
 
 
 def growths(measured: pd.DataFrame) -> str:
-    """Say which growth of a deviation suits each method."""
+    """Say which growth of a deviation suits each method, where there are models to tell it from."""
+    if measured["model"].nunique() == 1:
+        return ""
     parts = []
     for method in dict.fromkeys(measured["method"]):
         factors = measured.loc[measured["method"] == method, "factor"]
@@ -158,8 +161,8 @@ def prediction_table(measured: pd.DataFrame) -> Table:
         rows.append(row)
     told = "; ".join(f"÷ {SHORT[column]}, over {title}" for column, title in PREDICTORS.items())
     seeds = measured.groupby(["model", "method"])["seed"].nunique()
-    several = f"{seeds.min()} to {seeds.max()}" if seeds.min() < seeds.max() else f"{seeds.max()}"
-    note = f"The measured critical β, and the same over the predicted ones: {told}. Medians, {several} seeds."
+    several = f"{seeds.min()} to {seeds.max()} seeds" if seeds.min() < seeds.max() else counted(seeds.max(), "seed")
+    note = f"The measured critical β, and the same over the predicted ones: {told}. Medians, {several}."
     return Table(pd.DataFrame(rows), note)
 
 
@@ -169,7 +172,7 @@ def curvature_growth(measured: pd.DataFrame) -> str:
     for method, rows in measured.groupby("method", sort=False):
         growth = (rows["at_start"] / rows["largest"]).groupby(rows["model"], sort=False).median().dropna()
         grown, others = growth[growth > 1], growth.index[growth <= 1]
-        text = f"with {LABELS[method]} in {len(grown)} of {len(growth)} models"
+        text = f"with {LABELS[method]} in {len(grown)} of {counted(len(growth), 'model')}"
         text += f", by a factor of {between(grown)}" if len(grown) else ""
         parts.append(text + (f" (not in {'; '.join(others)})" if len(others) else ""))
     return f"The largest κ on the way exceeds the first one: {'; '.join(parts)}. Medians over seeds."

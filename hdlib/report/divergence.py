@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from hdlib.report import frames
 from hdlib.report.critical import Boundaries, against
-from hdlib.report.style import LABELS, Figure, Table, Theme, power_of_ten, rounded, scientific
+from hdlib.report.style import LABELS, Figure, Table, Theme, counted, power_of_ten, rounded, scientific
 from hdlib.runs import BASELINE, Record
 
 HD = tuple(BASELINE)
@@ -56,7 +56,7 @@ def blow_up_sentence(records: Sequence[Record]) -> str:
     runs = frames.outcomes(records)
     lost = runs[runs["diverged"]]
     model = "the perceptron" if records[0].spec.model == "mlp" else "logistic regression"
-    text = f"Of {len(runs)} Adam-HD runs of {model} with β = {power_of_ten(records[0].spec.beta)}, of "
+    text = f"Of {counted(len(runs), 'Adam-HD run')} of {model} with β = {power_of_ten(records[0].spec.beta)}, of "
     text += f"{records[0].spec.max_iterations:,} iterations, "
     text += f"{len(lost) or 'none'} left the finite numbers"
     return f"{text}, at iteration {_span(lost['iterations'])}." if len(lost) else f"{text}."
@@ -373,7 +373,7 @@ def phase_sentences(records: Sequence[Record]) -> str:
     for method, cells in phases(records).groupby("method"):
         lost, ringing = cells[cells["kind"] == "diverged"], cells[cells["kind"] == "ringing"]
         text = (
-            f"- {LABELS[method]}: of {len(cells)} pairs of α₀ and β, {len(lost) or 'none'} diverged"
+            f"- {LABELS[method]}: of {counted(len(cells), 'pair')} of α₀ and β, {len(lost) or 'none'} diverged"
             + (f" (β from {scientific(lost['beta'].min())})" if len(lost) else "")
             + f" and {len(ringing) or 'none'} rang; {int((cells['loss'] < cells['baseline']).sum())} ended below the "
             "baseline from the same α₀, ringing or not."

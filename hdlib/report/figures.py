@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, label, power_of_ten
+from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, counted, label, power_of_ten
 from hdlib.runs import Record, RunSpec
 
 LINE_KEYS = ["method", "rule", "decay", "alpha0"]
@@ -257,4 +257,4 @@ def _methods(records: Sequence[Record], theme: Theme) -> list[tuple[str, dict]]:
 
 def _outcomes(records: Iterable[Record]) -> str:
     lost = [r for r in records if r.outcome == "diverged"]
-    return f"{len(lost)} runs diverged." if lost else "No run diverged."
+    return f"{counted(len(lost), 'run').capitalize()} diverged." if lost else "No run diverged."

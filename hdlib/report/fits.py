@@ -8,7 +8,7 @@ from operator import attrgetter
 import numpy as np
 import pandas as pd
 
-from hdlib.report.style import LABELS, Table, power_of_ten, scientific
+from hdlib.report.style import LABELS, Table, counted, power_of_ten, scientific
 from hdlib.runs import BASELINE, Record, RunSpec
 
 panel_of = attrgetter("model", "method")
@@ -91,7 +91,7 @@ def sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
         best, others = rows.iloc[0], rows.iloc[1:]
         text = (
             f"- {'The perceptron' if model == 'mlp' else 'Logistic regression'}, {LABELS[method]}: {best['candidate']} "
-            f"fits best, α is off by a factor of {scientific(best['factor'])} over {best['epochs']} epochs"
+            f"fits best, α is off by a factor of {scientific(best['factor'])} over {counted(best['epochs'], 'epoch')}"
         )
         if len(others):
             second = others.iloc[0]

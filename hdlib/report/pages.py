@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -79,9 +81,7 @@ def read_pages(root: Path) -> list[Page]:
         if names.count(name) > 1:
             raise PageError(f"book/pages.yml lists page {name} {names.count(name)} times: give each page its own name.")
     pages = [_page(str(name), entry) for name, entry in listed.items()]
-    for page in pages:
-        check_parameters(page.source(root), page.parameters)
-    return pages
+    return [replace(page, parameters=accepted(page.source(root), page.parameters)) for page in pages]
 
 
 def number(value: Any) -> Any:
@@ -107,12 +107,19 @@ def parameters_of(source: Path) -> dict[str, Parameter]:
     return _parameters(read_notebook(source), source.name)
 
 
-def check_parameters(source: Path, parameters: dict[str, Any]) -> None:
-    """Refuse names that the notebook does not have, and values of another type than the default's."""
-    known = parameters_of(source)
+def accepted(source: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters as the notebook takes them: 1e5 is whole where its default is.
+
+    Raises:
+        PageError: the notebook does not have a name, or a value is of another type than the default's.
+    """
+    known, taken = parameters_of(source), {}
     for name, value in parameters.items():
-        if sentence := refusal(source.name, name, value, known):
+        whole = isinstance(value, float) and value.is_integer() and name in known and type(known[name].value) is int
+        taken[name] = int(value) if whole else value
+        if sentence := refusal(source.name, name, taken[name], known):
             raise PageError(sentence)
+    return taken
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
@@ -134,13 +141,13 @@ def execute(
 ) -> None:
     """Run a notebook with parameters and write the executed notebook whole or not at all.
 
-    A failed run leaves what there is beside the output, as `<name>.failed.ipynb`.
+    A run that failed or was interrupted leaves what there is beside the output, as `<name>.failed.ipynb`.
 
     Raises:
         PageError: the notebook is missing, a parameter is refused, the output cannot be written, a cell failed or took
             too many seconds, or the kernel died.
     """
-    check_parameters(source, parameters)
+    parameters = accepted(source, parameters)
     source, output = source.resolve(), output.resolve()
     if output == source:
         raise PageError(f"The executed notebook would replace {source.name}: name another output.")
@@ -161,17 +168,34 @@ def execute(
         "versions": {"python": platform.python_version()}
         | {name: _version(name) for name in ("hdlib", "torch", "papermill", "jupyter-book")},
     }
+    working = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")  # another process may make the same page
     failed = output.with_suffix(".failed.ipynb")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, failed)
+        nbformat.write(notebook, working)
+        started = time.perf_counter()
+        _run(working, source.name, root, cell_timeout)
+        executed = nbformat.read(working, as_version=4)
+        _clean(executed, root)
+        executed.metadata["hdlib"] = stamp | {"seconds": round(time.perf_counter() - started, 1)}
+        nbformat.write(executed, working)
+        working.replace(output)
+        failed.unlink(missing_ok=True)
     except OSError as error:
-        raise PageError(f"{output} cannot be written ({error.strerror}): name another output.") from None
-    started = time.perf_counter()
+        raise PageError(
+            f"{output} cannot be written ({error.strerror or error}): make room, or name another output."
+        ) from None
+    finally:
+        with suppress(OSError):  # it is the output already, or there never was one
+            working.replace(failed)
+
+
+def _run(notebook: Path, name: str, root: Path, cell_timeout: float) -> None:
+    """Execute a notebook in its place; whatever stops it leaves what there is."""
     try:
         papermill.execute_notebook(
-            failed,
-            failed,
+            notebook,
+            notebook,
             kernel_name="python3",
             cwd=root,
             execution_timeout=cell_timeout,
@@ -183,19 +207,14 @@ def execute(
         if is_told_in_a_sentence(error.ename):
             raise PageError(error.evalue) from None
         trace = "\n".join(error.traceback)
-        raise PageError(f"{source.name} failed with {error.ename}: {error.evalue}\n{trace}") from None
+        raise PageError(f"{name} failed with {error.ename}: {error.evalue}\n{trace}") from None
     except DeadKernelError:
         raise PageError(
-            f"{source.name} was not finished, its kernel died, perhaps for want of memory: "
+            f"{name} was not finished, its kernel died, perhaps for want of memory: "
             "the same command goes on from where it stopped."
         ) from None
     except TimeoutError:
-        raise PageError(f"{source.name} has a cell that took longer than {cell_timeout:g} seconds.") from None
-    executed = nbformat.read(failed, as_version=4)
-    _clean(executed, root)
-    executed.metadata["hdlib"] = stamp | {"seconds": round(time.perf_counter() - started, 1)}
-    nbformat.write(executed, failed)
-    failed.replace(output)
+        raise PageError(f"{name} has a cell that took longer than {cell_timeout:g} seconds.") from None
 
 
 def check(pages: list[Page], root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,8 +66,8 @@ def refusal(source: str, name: str, value: Any, known: Mapping[str, Parameter]) 
         source: the notebook's name.
         name: of the parameter.
         value: that it is given.
-        known: the notebook's parameters. A value has the default's type; a number may be a string that the comment
-            quotes, such as "auto".
+        known: the notebook's parameters. A value has the default's type, and is whole where that is; a number may be
+            a string that the comment quotes, such as "auto".
     """
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
@@ -79,6 +80,8 @@ def refusal(source: str, name: str, value: Any, known: Mapping[str, Parameter]) 
         return ""
     if wanted not in (None, given):
         return f"{name} is the {given} {value!r}: give a {wanted}, such as {example}."
+    if type(default.value) is int and isinstance(value, float) and math.isfinite(value):
+        return f"{name} is {value!r}: give a whole number, without a point, such as {example}."
     if _plain(ast.parse(repr(value), mode="eval").body) is ...:  # Python writes inf and nan as names that it lacks
         return f"{name} is {value!r}: give finite numbers, such as {example}."
     return ""
@@ -108,8 +111,12 @@ def refuse_text(**lists: Sequence[Any]) -> None:
 
 
 def refuse_fewer(least: int, **counts: Any) -> None:
-    """Raise ParameterError if a count, given by its name, is no whole number of at least `least`."""
+    """Raise ParameterError if a count, given by its name, is no whole number of at least `least`, or a list shorter."""
     for name, value in counts.items():
+        if isinstance(value, (list, tuple)):
+            if len(value) < least:
+                raise ParameterError(f"{name} is {value!r}: give at least {least}.")
+            continue
         if not (isinstance(value, (int, float)) and value >= least and value % 1 == 0):
             raise ParameterError(f"{name} is {value!r}: it must be a whole number of at least {least}.")
 

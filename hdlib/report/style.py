@@ -249,8 +249,9 @@ def _lighter(svg: str) -> str:
 
 
 def between(values: pd.Series) -> str:
-    """Return the lowest and the highest of the finite values, as `scientific` does."""
+    """Return the lowest and the highest of the finite values, as `scientific` does, or one where they are the same."""
     finite = values[np.isfinite(values)]
     if finite.empty:
         return "no finite value"
-    return f"{scientific(finite.min())} to {scientific(finite.max())}"
+    ends = dict.fromkeys((scientific(finite.min()), scientific(finite.max())))
+    return " to ".join(ends)

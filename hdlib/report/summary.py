@@ -115,7 +115,7 @@ def _rates(records: Sequence[Record]) -> str:
 
 
 def _scale(records: Sequence[Record]) -> str:
-    return f"{records[0].spec.epochs} epochs, {counted(frames.seeds(records)[1], 'seed')}"
+    return f"{counted(records[0].spec.epochs, 'epoch')}, {counted(frames.seeds(records)[1], 'seed')}"
 
 
 def _range(values: pd.Series, digits: int = 3) -> str:

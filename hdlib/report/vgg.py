@@ -334,7 +334,7 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
                 {
                     "method": LABELS[spec.method],
                     "run": f"{_fraction(spec.width_factor)} of the channels, {_scale(exact[seeds[0]])[1]:,} images, "
-                    f"{spec.epochs} epochs, {len(seeds)} seeds{lost}",
+                    f"{counted(spec.epochs, 'epoch')}, {counted(len(seeds), 'seed')}{lost}",
                     "precisions": f"float32, {precision}",
                     "training loss, end": f"{spread(a[:, -1])}, {spread(b[:, -1])}",
                     "largest distance of the means": significant(distance),
@@ -541,7 +541,7 @@ def _lengths(steps: int) -> str:
     """Say how many iterations an epoch has, here and in the paper."""
     if steps == STEPS:
         return f"An epoch has {steps} iterations, as in the paper"
-    return f"An epoch here has {steps} iterations, in the paper {STEPS}"
+    return f"An epoch here has {counted(steps, 'iteration')}, in the paper {STEPS}"
 
 
 def _more(value: float, base: float | None) -> str:

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from hdlib.report import frames, paper
+from hdlib.report.parameters import ParameterError
 from hdlib.report.style import LABELS, QUANTITIES, Table, counted, significant, spread
 from hdlib.report.vgg import SOURCES, network, several
-from hdlib.runs import METHODS, Record
+from hdlib.runs import METHODS, Record, RunSpec, grid
 
 GUESSING = float(np.log(10))  # the loss of one who gives each of ten classes the same probability
 LAST = 2  # epochs that are set beside the published ones one by one
+
+
+def asked(experiments: Sequence[Sequence], betas: Mapping[str, float], **common: Any) -> list[RunSpec]:
+    """Return the runs of the page.
+
+    Args:
+        experiments: rows of variant, norm_start, epochs, seeds and a list of methods.
+        betas: of the methods that adapt alpha.
+        common: other fields of RunSpec.
+
+    Raises:
+        ParameterError: there is no row, one is made otherwise, or two ask for the same run.
+        SpecError: a run cannot be.
+    """
+    specs = []
+    for row in experiments or [()]:
+        if not (isinstance(row, (list, tuple)) and len(row) == 5 and isinstance(row[4], (list, tuple)) and row[4]):
+            raise ParameterError(
+                f"experiments is {experiments!r}: give rows of a network, a start, epochs, seeds and a list of "
+                f"methods, such as {['blog', 'uniform', 1, 2, ['sgd', 'adam_hd']]}."
+            )
+        variant, norm_start, epochs, seeds, methods = row
+        fields = common | dict(variant=variant, norm_start=norm_start, epochs=epochs)
+        for method in methods:
+            for spec in grid(method=method, seeds=seeds, beta=betas.get(method, 0.0), **fields):
+                if spec in specs:
+                    raise ParameterError(f"experiments asks twice for {method} in {row!r}: ask for it once.")
+                specs.append(spec)
+    return specs
 
 
 def beside(records: Sequence[Record], quantity: str) -> Table:

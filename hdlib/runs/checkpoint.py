@@ -50,12 +50,20 @@ class Checkpoints:
         return seconds >= self.seconds or (self.epochs is not None and epoch % self.epochs == 0)
 
     def save(self, spec: RunSpec, state: dict[str, Any]) -> None:
-        """Replace the run's checkpoint, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Replace the run's checkpoint, whole or not at all; where that fails, say so in a warning."""
         buffer = io.BytesIO()
         torch.save({"spec": spec.canonical(), "code": code_version(), "state": state}, buffer)
         content = buffer.getbuffer()
-        write_whole(self._path(spec), hashlib.sha256(content).digest(), content)
+        path = self._path(spec)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, hashlib.sha256(content).digest(), content)
+        except OSError as error:
+            warnings.warn(
+                f"{path} could not be written ({error.strerror or error}): the run goes on, but if it is stopped, it "
+                "starts anew.",
+                stacklevel=2,
+            )
 
     def load(self, spec: RunSpec, device: str = "cpu") -> dict[str, Any] | None:
         """Return the run's saved state with its tensors on a device, or None where there is none to go on from.
@@ -65,22 +73,32 @@ class Checkpoints:
         path = self._path(spec)
         try:
             file = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            warnings.warn(f"{path} cannot be read ({error.strerror}): its run starts anew.", stacklevel=2)
             return None
         content = memoryview(file)[DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != file[:DIGEST_BYTES]:
+        try:
+            if hashlib.sha256(content).digest() != file[:DIGEST_BYTES]:
+                raise ValueError("its content is not what its checksum says")
+            saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+            written_by = saved["spec"], saved["code"]
+        except torch.OutOfMemoryError:  # on the device
+            raise
+        except Exception:  # whatever a file of other content makes the reader raise
             warnings.warn(f"{path} is damaged: its run starts anew.", stacklevel=2)
             return None
-        saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        if saved["spec"] != spec.canonical() or saved["code"] != code_version():
+        if written_by != (spec.canonical(), code_version()):
             warnings.warn(f"{path} was written by other code: its run starts anew.", stacklevel=2)
             return None
         return saved["state"]
 
     def discard(self, spec: RunSpec) -> None:
         """Remove the run's checkpoint, if there is one, and the folder once it is empty."""
-        self._path(spec).unlink(missing_ok=True)
-        with suppress(OSError):  # there is none, or it holds others
+        with suppress(OSError):  # there is none
+            self._path(spec).unlink()
+        with suppress(OSError):  # nor a folder, or it holds others
             self.folder.rmdir()
 
     def _path(self, spec: RunSpec) -> Path:

@@ -32,17 +32,20 @@ def measured(
         folder: of the record store.
         measure: makes the table.
         device: on which it does so.
+
+    Raises:
+        SpecError: it would have to be measured and cannot be kept, found out before.
     """
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     store = Store(folder)
     path = store.folder / "probes" / f"{what}-{digest}.parquet"
     try:
         return _table(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except Exception as error:  # whatever the reader of a damaged file raises
         warnings.warn(f"{path} is damaged ({type(error).__name__}): it is measured again.", stacklevel=3)
-    store.require_writable()
+    Store(path.parent).require_writable()
     started = time.perf_counter()
     table = measure()
     made = provenance(
@@ -53,10 +56,19 @@ def measured(
     sink = pa.BufferOutputStream()
     pq.write_table(kept, sink, write_page_checksum=True)
     content = sink.getvalue().to_pybytes()
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, content)
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        warnings.warn(
+            f"{path} could not be written ({error.strerror or error}): what was measured is shown, and will be "
+            "measured again when it is asked for again.",
+            stacklevel=3,
+        )
     return _table(content)
 
 
 def _table(content: bytes) -> pd.DataFrame:
-    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True).to_pandas()
+    table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    if b"made" not in (table.schema.metadata or {}):
+        raise ValueError("it does not say what made it")
+    return table.to_pandas()

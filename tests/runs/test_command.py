@@ -83,7 +83,8 @@ computed = 2 * 3
         ("computed", {"a": -float("inf")}, "computed is {'a': -inf}: give finite numbers, such as 2 * 3."),
         ("beta", "auto", ""),
         ("beta", 1, ""),
-        ("epochs", 3.0, ""),
+        ("epochs", 3.0, "epochs is 3.0: give a whole number, without a point, such as 20."),
+        ("epochs", 2.5, "epochs is 2.5: give a whole number, without a point, such as 20."),
         ("alphas", (0.1,), ""),
         ("computed", "anything", ""),
     ],
@@ -98,6 +99,12 @@ def test_what_is_no_count_is_refused_by_its_name(count):
     with pytest.raises(ParameterError) as refused:
         refuse_fewer(0, other_seeds=count)
     assert str(refused.value) == f"other_seeds is {count!r}: it must be a whole number of at least 0."
+
+
+def test_a_list_without_values_is_refused_by_its_name():
+    refuse_fewer(1, alphas=[0.1])
+    with pytest.raises(ParameterError, match=r"alphas is \[\]: give at least 1\."):
+        refuse_fewer(1, alphas=[])
 
 
 def test_a_string_among_numbers_is_refused_by_its_name():

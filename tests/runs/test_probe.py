@@ -87,18 +87,38 @@ def test_a_short_run_of_an_unknown_task_is_refused():
         divergence.short(100, task="imagenet")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
 def test_a_damaged_probe_is_named_and_measured_again(tmp_path, damage):
     first = probe.recorded(SPECS[:1], 3, tmp_path)
     [path] = (tmp_path / "probes").iterdir()
     content = bytearray(path.read_bytes())
     if damage == "truncated":
         content = content[: len(content) // 2]
+    elif damage == "foreign":
+        pd.DataFrame({"loss": [0.0]}).to_parquet(path)
+        content = path.read_bytes()
     else:
         content[60] ^= 1
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=rf"{path.name} is damaged .* it is measured again"):
         assert probe.recorded(SPECS[:1], 3, tmp_path).equals(first)
+
+
+def test_what_cannot_be_kept_is_not_measured_at_all(tmp_path, monkeypatch):
+    (tmp_path / "probes").touch()
+    monkeypatch.setattr(probe, "steps", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SpecError, match=r"store is '.*/probes', which is a file: name a folder"):
+        probe.recorded(SPECS[:1], 3, tmp_path)
+
+
+def test_what_could_not_be_kept_after_all_is_shown(tmp_path):
+    kept = probe.recorded(SPECS[:1], 3, tmp_path)
+    [path] = (tmp_path / "probes").iterdir()
+    path.unlink()
+    (path / "in the way").mkdir(parents=True)
+    unreadable = pytest.warns(UserWarning, match=f"{path.name} is damaged")
+    with unreadable, pytest.warns(UserWarning, match=f"{path.name} could not be written .* what was measured is shown"):
+        assert probe.recorded(SPECS[:1], 3, tmp_path).equals(kept)
 
 
 def test_a_deviation_grows_by_the_product_of_its_factors():

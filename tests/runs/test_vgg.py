@@ -1,5 +1,6 @@
 """A VGG learns from images, the same on every repetition, and goes on from where it was stopped."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -151,7 +152,7 @@ def test_a_diverged_run_and_a_finished_one_leave_no_checkpoint_to_go_on_from(tin
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "other code"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other code", "foreign", "folder"])
 def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(tiny_vgg, tmp_path, damage, monkeypatch):
     checkpoints = Checkpoints(tmp_path, epochs=2)
     train(tiny_vgg, checkpoints=checkpoints)
@@ -162,6 +163,11 @@ def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(tiny_vgg, tmp
     elif damage == "flipped":
         content[len(content) // 2] ^= 0xFF
         path.write_bytes(content)
+    elif damage == "foreign":
+        path.write_bytes(hashlib.sha256(b"a letter").digest() + b"a letter")
+    elif damage == "folder":
+        path.unlink()
+        path.mkdir()
     else:
         monkeypatch.setattr("hdlib.runs.checkpoint.code_version", lambda: "another")
     with pytest.warns(UserWarning, match=f"{tiny_vgg.key}.pt .* its run starts anew"):
@@ -176,9 +182,20 @@ def test_an_interrupted_save_keeps_the_last_checkpoint(tiny_vgg, tmp_path, monke
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.warns(UserWarning, match=f"{tiny_vgg.key}.pt could not be written .disk full.: the run goes on"):
         checkpoints.save(tiny_vgg, {"epoch": 2})
     assert checkpoints.load(tiny_vgg) == {"epoch": 1}
+
+
+@pytest.mark.parametrize("where", ["store.checkpoints", "store.checkpoints/{}.pt/kept"])
+def test_a_run_whose_checkpoints_cannot_be_written_is_trained_all_the_same(tiny_vgg, tmp_path, where):
+    in_the_way = tmp_path / where.format(tiny_vgg.key)
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.touch()
+    checkpoints = Checkpoints.beside(tmp_path / "store", epochs=1)
+    with pytest.warns(UserWarning, match="could not be written .*: the run goes on"):
+        same(train(tiny_vgg, checkpoints=checkpoints), train(tiny_vgg))
+    assert in_the_way.is_file()
 
 
 @pytest.fixture
