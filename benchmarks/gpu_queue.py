@@ -59,14 +59,10 @@ TINY_DIVERGENCE = dict(
     models=5,
     logreg_iterations=10,
     mlp_iterations=10,
-    guard_epochs=1,
-    guard_seeds=1,
-    guard_width=8,
-    wide_guard_width=9,
-    long_epochs=2,
     fit_epochs=1,
     mlp_fit_epochs=1,
 )
+TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, iterations=10, long_epochs=2)
 JOBS = [
     Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125, "compile": False}, 90),
     Job("vgg", "vgg", AUTHORS | dict(seeds=1, automatic_rates=[]), TINY_VGG),
@@ -80,8 +76,9 @@ JOBS = [
     Job("online-tuning-automatic", "online_tuning",
         dict(model="mlp", epochs=50, seeds=5, sgd_beta="auto", adam_beta="auto"), TINY_MNIST),
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST),
-    Job("divergence", "divergence", dict(points=25, wide_guard_seeds=3, long_seeds=3), TINY_DIVERGENCE),
+    Job("divergence", "divergence", dict(points=25), TINY_DIVERGENCE),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
+    Job("guards", "guards", dict(wide_seeds=3, long_seeds=3), TINY_GUARDS),
     Job("vgg-seeds", "vgg", AUTHORS | ALONE | dict(seeds=3), TINY_VGG | dict(seeds=2)),
     Job("vgg-paper", "vgg", ALONE | dict(variants=["paper"], seeds=1), TINY_VGG),
     Job("vgg-automatic", "vgg", AUTHORS | dict(seeds=1, critical_factors=[]), TINY_VGG | dict(automatic_rates=[1e-3])),

@@ -51,15 +51,19 @@ TINY = {
         "logreg_iterations": 10,
         "mlp_iterations": 10,
         "models": 5,
-        "guard_epochs": 1,
-        "guard_seeds": 1,
-        "guard_width": 8,
-        "wide_guard_width": 9,
-        "long_epochs": 2,
         "mlp_fit_epochs": 1,
         "fit_epochs": 1,
     },
     "grid_search.md": {"task": "digits", "cap": 30, "seeds": 2, "other_cap": 24, "other_seeds": 2, "betas": [1e-3]},
+    "guards.md": {
+        "task": "digits",
+        "epochs": 1,
+        "seeds": 1,
+        "width": 8,
+        "wide_width": 9,
+        "iterations": 10,
+        "long_epochs": 2,
+    },
     "introduction.md": {},
     "method.md": {"steps": 3},
     "online_tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
@@ -395,7 +399,7 @@ def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, senten
 
 @pytest.mark.parametrize(
     ("name", "parameter", "value"),
-    [("divergence", "guard_epochs", 0), ("divergence", "points", 0), ("vgg", "automatic_seeds", 0)],
+    [("guards", "long_epochs", 0), ("divergence", "points", 0), ("vgg", "automatic_seeds", 0)],
 )
 def test_counts_of_what_comes_late_on_a_page_are_refused_before_training(name, parameter, value, tmp_path):
     values = {parameter: value, "store": str(tmp_path / "store")}

@@ -63,6 +63,7 @@ class Verdict:
     seeds: int
     lost: int = 0
     undecided: tuple[str, ...] = ()  # those of the fails of which the interval includes the limit
+    equal: tuple[str, ...] = ()  # those of the others with a ratio of exactly one
 
 
 def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
@@ -73,6 +74,7 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     holds = tuple(name for name, scores in cases.items() if interval(scores)[1] <= np.log(claim.at_most))
     fails = tuple(name for name in cases if name not in holds)
     undecided = tuple(name for name in fails if interval(cases[name])[0] <= np.log(claim.at_most))
+    equal = tuple(name for name in fails if name not in undecided and (cases[name] == 0).all())
     finite = [scores for scores in cases.values() if np.isfinite(scores.mean())]
     mean = np.mean([scores.mean() for scores in finite]) if finite else np.nan
     # the mean of the cases' own: wide enough however they depend on each other, and whatever their seeds
@@ -81,7 +83,7 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     verdict = "reproduced" if not fails else "partly" if holds else "not reproduced"
     seeds, lost = max(len(scores) for scores in cases.values()), len(cases) - len(finite)
     effect = (float(np.exp(v)) for v in (mean, mean - half, mean + half))
-    return Verdict(claim, verdict, *effect, holds, fails, seeds, lost, undecided)
+    return Verdict(claim, verdict, *effect, holds, fails, seeds, lost, undecided, equal)
 
 
 def interval(scores: pd.Series) -> tuple[float, float]:
@@ -101,9 +103,11 @@ def verdicts(records: Sequence[Record], store: str = "results") -> list[Verdict]
 def tally(found: Sequence[Verdict]) -> str:
     """Return one sentence: how many claims are reproduced, partly, not, and not tested."""
     counts = {verdict: sum(v.verdict == verdict for v in found) for verdict in VERDICTS}
+    mostly = sum(v.verdict == "partly" and len(v.holds) > len(v.fails) for v in found)
     return (
         f"Of {len(found)} claims of the paper, its authors' code and the report, {counts['reproduced']} are "
-        f"reproduced, {counts['partly']} partly, {counts['not reproduced']} not, and {counts['not tested']} are not "
+        f"reproduced, {counts['partly']} partly ({mostly} of these in most of their cases), "
+        f"{counts['not reproduced']} not, and {counts['not tested']} are not "
         "tested yet."
     )
 
@@ -123,8 +127,8 @@ def ledger(found: Sequence[Verdict]) -> Table:
     return Table(
         pd.DataFrame(rows),
         "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
-        "below it its 95 % interval over seeds, Student's on the logarithms, as wide as those of its cases in the "
-        "mean, which is enough however cases depend on each other. A run that did not arrive counts with the "
+        "below it its 95 % interval over seeds, Student's on the logarithms, as wide as its cases' intervals in the "
+        "mean, which is enough whatever their correlation. A run that did not arrive counts with the "
         "iterations after which it was given up. Cases may have fewer seeds than stated, down to one, which has no "
         "interval.",
     )
@@ -134,8 +138,9 @@ def exceptions(found: Sequence[Verdict]) -> str:
     """Say where the claims that hold only in part do not hold, and where that is undecided."""
     lines = []
     for v in (v for v in found if v.verdict == "partly"):
-        refuted = [name for name in v.fails if name not in v.undecided]
+        refuted = [name for name in v.fails if name not in v.undecided + v.equal]
         text = f" Not: {'; '.join(refuted)}." if refuted else ""
+        text += f" Equal: {'; '.join(v.equal)}." if v.equal else ""
         text += f" Undecided: {'; '.join(v.undecided)}." if v.undecided else ""
         lines.append(f"- {v.claim.text}{text}")
     return "\n".join(lines) or "There are none."

@@ -172,7 +172,7 @@ def curvature_growth(measured: pd.DataFrame) -> str:
     for method, rows in measured.groupby("method", sort=False):
         growth = (rows["at_start"] / rows["largest"]).groupby(rows["model"], sort=False).median().dropna()
         grown, others = growth[growth > 1], growth.index[growth <= 1]
-        text = f"with {LABELS[method]} in {len(grown)} of {counted(len(growth), 'model')}"
+        text = f"with {LABELS[method]} in {len(grown)} of {len(growth)} model{'s' if len(growth) > 1 else ''}"
         text += f", by a factor of {between(grown)}" if len(grown) else ""
         parts.append(text + (f" (not in {'; '.join(others)})" if len(others) else ""))
     return f"The largest κ on the way exceeds the first one: {'; '.join(parts)}. Medians over seeds."

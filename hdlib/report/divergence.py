@@ -56,9 +56,11 @@ def blow_up_sentence(records: Sequence[Record]) -> str:
     runs = frames.outcomes(records)
     lost = runs[runs["diverged"]]
     model = "the perceptron" if records[0].spec.model == "mlp" else "logistic regression"
-    text = f"Of {counted(len(runs), 'Adam-HD run')} of {model} with β = {power_of_ten(records[0].spec.beta)}, of "
-    text += f"{records[0].spec.max_iterations:,} iterations, "
-    text += f"{len(lost) or 'none'} left the finite numbers"
+    which = f"{model} with β = {power_of_ten(records[0].spec.beta)}, of {records[0].spec.max_iterations:,} iterations,"
+    if 1 < len(lost) == len(runs):
+        text = f"All {len(runs)} Adam-HD runs of {which} left the finite numbers"
+    else:
+        text = f"Of {counted(len(runs), 'Adam-HD run')} of {which} {len(lost) or 'none'} left the finite numbers"
     return f"{text}, at iteration {_span(lost['iterations'])}." if len(lost) else f"{text}."
 
 
@@ -300,7 +302,7 @@ def _lines_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> str:
     )
     if not named:
         return "No critical β was predicted here."
-    text = f"Dashed: the critical β that is predicted below, {named}"
+    text = f"Dashed: the critical β that is predicted below for α₀ = 0.001, {named}"
     missing = [LABELS[method] for method, models in drawn.items() if not models]
     text += f"; none was predicted for {' and '.join(missing)}" if missing else ""
     top = {model: _ends(sorted(own["beta"].unique()))[1] for model, own in cells.items()}
@@ -352,7 +354,10 @@ def _phase_legend(figure: plt.Figure, theme: Theme, cells: pd.DataFrame, predict
     lost = cells.loc[cells["kind"] == "diverged", "iteration"]
     for iteration in dict.fromkeys([lost.min(), lost.max()] if len(lost) else []):
         handles.append(Patch(color=_diverged_color(iteration, (lost.min(), lost.max()), theme)))
-        labels.append(f"diverged at iteration {iteration:.0f}")
+        which = (
+            ", earliest:" if iteration == lost.min() < lost.max() else ", latest:" if lost.min() < iteration else " at"
+        )
+        labels.append(f"diverged{which} iteration {iteration:.0f}")
     if predicted:
         handles.append(Line2D([], [], color=theme.text, ls=(0, (4, 2))))
         labels.append("predicted critical β")

@@ -18,6 +18,7 @@ from hdlib.runs import Record, RunSpec
 LINE_KEYS = ["method", "rule", "decay", "alpha0"]
 ALPHA_FLOOR = 1e-6  # below this an axis of learning rates is linear, so that zero and negative values have a place
 PAPER_POINTS = dict(linestyle="none", marker="o", markersize=3.5, markerfacecolor="none", markeredgewidth=0.9)
+PALE = 0.4  # strength of the colours of the paper's curves in Figure 3
 EARLY_POINTS = 100  # points drawn of the early iterations, log-spaced
 
 
@@ -30,8 +31,8 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
         name: of the figure.
 
     The left column shows the baseline, the right one its hypergradient version, the last row the learning rates of the
-    latter. A colour is an alpha_0, a line the mean over seeds, a band reaches from the lowest to the highest seed, and
-    circles are the paper's curves. The multiplicative rule, with one alpha_0, has the colour of the text.
+    latter. A colour is an alpha_0, a line the median over seeds, a band the range over seeds, and circles are
+    the paper's curves. The multiplicative rule, with one alpha_0, has the colour of the text.
     """
     adapted = f"{family}_hd"
     records = [r for r in records if r.spec.method in (family, adapted)]
@@ -81,26 +82,26 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
 
 
 def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
-    """Draw all methods from one alpha_0 (the paper's Figure 3), beside the paper's curves in grey."""
+    """Draw all methods from one alpha_0 (the paper's Figure 3), beside the paper's curves, broad and pale."""
     per_epoch, early = _per_epoch(records), _early(records)
     theirs = _same_epochs(paper.figure3(), records, per_epoch)
     panels = [(early, "loss"), (per_epoch, "train_loss"), (per_epoch, "valid_error"), (per_epoch, "valid_loss")]
     panels += [(early, "alpha"), (per_epoch, "alpha")]
+    broad = dict(linewidth=3.0)
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(3, 2, figsize=(9, 9), width_ratios=[1, 1.25])
         for axis, (data, quantity) in zip(axes.flat, panels, strict=True):
             if data is per_epoch:
                 for method, line in theirs[theirs["quantity"] == quantity].groupby("method"):
-                    style = theme.line(method) | dict(color=theme.paper, linewidth=2.4, alpha=0.35)
-                    axis.plot(line["epoch"], line["value"], **style, zorder=1)
+                    axis.plot(line["epoch"], line["value"], **theme.line(method, strength=PALE) | broad, zorder=1)
             for (method, rule, decay, _), line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
                 _line(axis, line, _x(data), **theme.line(method, rule, decay))
             _scales(axis, quantity, data, linear_below=1e-3)
         _mark_divergence(axes[0, 0], axes[0, 1], records, lambda spec: theme.color(spec.method))
         handles = [Line2D([], [], label=label, **style) for label, style in _methods(records, theme)]
         if len(theirs):
-            handles.append(Line2D([], [], color=theme.paper, linewidth=2.4, alpha=0.5, label="the paper's curves"))
+            handles.append(Line2D([], [], color=theme.paper, label="the paper's curves, pale", **broad))
         figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 6 else len(handles))
         return figure
 
@@ -165,7 +166,7 @@ def _early(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _line(axis: plt.Axes, line: pd.DataFrame, x: str, **style) -> None:
-    axis.plot(line[x], line["mean"], **style)
+    axis.plot(line[x], line["median"], **style)
     if line["seeds"].max() > 1:
         axis.fill_between(line[x], line["low"], line["high"], color=style["color"], alpha=0.18, lw=0)
 
@@ -186,7 +187,7 @@ def _table(per_epoch: pd.DataFrame, early: pd.DataFrame, theirs: pd.DataFrame) -
         [
             per_epoch.rename(columns={"epoch": "x"}).assign(axis="epoch"),
             early.rename(columns={"iteration": "x"}).assign(axis="iteration"),
-            theirs.rename(columns={"epoch": "x", "value": "mean"}).assign(axis="epoch, paper"),
+            theirs.rename(columns={"epoch": "x", "value": "median"}).assign(axis="epoch, paper"),
         ]
     )
 
@@ -207,20 +208,23 @@ def _scales(axis: plt.Axes, quantity: str, data: pd.DataFrame, linear_below: flo
         axis.set_yscale("symlog", linthresh=linear_below, linscale=0.4 if narrow else 1)
         ticks = linear_below * 10.0 ** np.arange(narrow, 8)  # zero has no room for another beside it
         axis.yaxis.set_major_locator(FixedLocator([*-ticks[::-1], 0, *ticks]))
-        shown = data.loc[data["quantity"] == "alpha", "mean"].clip(-0.05, 1)
-        low = min(0.0, float(shown.min()))
-        axis.set_ylim(low * 3 if low < -ALPHA_FLOOR else -ALPHA_FLOOR / 2, max(0.15, float(shown.max()) * 1.5))
+        shown = data.loc[data["quantity"] == "alpha", ["low", "high"]].clip(-0.05, 1)
+        low = min(0.0, float(shown["low"].min()))
+        axis.set_ylim(low * 3 if low < -ALPHA_FLOOR else -ALPHA_FLOOR / 2, max(0.15, float(shown["high"].max()) * 1.5))
         return
-    log_y(axis)
-    values = data.loc[data["quantity"] == quantity, "mean"]
+    values = data.loc[data["quantity"] == quantity, "median"]
     values = values[np.isfinite(values) & (values > 0)]
     axis.set_ylim(values.min() * 0.8, min(values.max(), 20.0) * 1.25)
+    log_y(axis)
 
 
 def log_y(axis: plt.Axes) -> None:
-    """A logarithmic axis that names 1, 2 and 5 of each decade, in plain digits."""
+    """A logarithmic axis that names 1, 2 and 5 of each decade, and more of a short axis, in plain digits."""
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7), numticks=12)
+    )
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
 

@@ -131,7 +131,7 @@ def tuning_table(records: Sequence[Record]) -> Table:
                 "validation loss, best": spread(runs["best_valid_loss"]),
             }
         )
-    published = paper.beside(paper.tuning(), spec.model, spec.task)
+    published = paper.published(spec.model, spec.task, [spec.epochs])
     for row in published.itertuples():
         rows.append(
             {
@@ -178,7 +178,8 @@ def status(records: Sequence[Record]) -> Table:
                 "last run": dates[-1][:10],
             }
         )
-    return Table(pd.DataFrame(rows))
+    hours = sum(record.provenance["seconds"] for record in records) / 3600
+    return Table(pd.DataFrame(rows), f"{len(records):,} runs in all, {hours:,.0f} hours of training.")
 
 
 def _seeds(finals: pd.DataFrame) -> str:

@@ -73,11 +73,11 @@ def outcomes(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def across_seeds(frame: pd.DataFrame, x: str, values: Sequence[str]) -> pd.DataFrame:
-    """Return mean, lowest and highest value over seeds, long: a row per configuration, x and quantity."""
+    """Return median, lowest and highest value over seeds, long: a row per configuration, x and quantity."""
     keys = [column for column in SPEC_COLUMNS if column != "seed"]
     tidy = frame.melt([*keys, "seed", x], list(values), var_name="quantity")
     grouped = tidy.groupby([*keys, "quantity", x], sort=False)["value"]
-    return grouped.agg(mean="mean", low="min", high="max", seeds="count").reset_index()
+    return grouped.agg(median="median", low="min", high="max", seeds="count").reset_index()
 
 
 def coinciding(records: Sequence[Record]) -> str:

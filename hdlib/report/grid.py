@@ -227,11 +227,11 @@ def holds(records: Sequence[Record]) -> str:
         else:
             text += f"compared with {LABELS[baseline[0]]} inside the red outline of the paper's Figure 4 alone. "
         if len(good):
-            text += f"It is no slower from any α₀ with {_betas(good)}"
+            text += f"It is at least as fast from every α₀ with {_betas(good)}"
         else:
             best, total = by_beta["bad"].idxmin(), pairs["alpha0"].nunique()
             count = round(total * (1 - by_beta["bad"].min()))
-            text += "There is no β with which it is no slower from every α₀"
+            text += "With no β it is at least as fast from every α₀"
             text += f"; the best is {power_of_ten(best)}, with {count} of {total}" if count else ""
         text += f" (in {neither} of these {len(own)} cells neither arrived)." if neither else "."
         if len(lost):
@@ -253,13 +253,14 @@ def where_slower(records: Sequence[Record]) -> str:
             text = f"- **{LABELS[method]} against {name}**: "
             if pairs["seeds"].max() > 1:
                 always = worse[worse["seeds_slower"] == worse["seeds"]]
-                text += f"slower in the median in {len(worse)} of {len(pairs)} cells, with every seed in {len(always)}"
+                text += f"slower in {len(worse)} of {len(pairs)} cells by the median{_by_beta(worse)}"
+                text += f", in {len(always) or 'none'} of them with every seed" if len(worse) else ""
             else:
-                text += f"slower in {len(worse)} of {len(pairs)} cells"
+                text += f"slower in {len(worse)} of {len(pairs)} cells{_by_beta(worse)}"
             if baseline == PAPERS_BASELINE[method] and printed(records):
                 theirs = paper.outlined() & {(method, row.alpha0, row.beta) for row in pairs.itertuples()}
-                text += f" (the paper's numbers: {len(theirs)})"
-            text += f"{_by_beta(worse)}."
+                text += f"; by the paper's numbers in {len(theirs)}"
+            text += "."
             if len(found["diverged"]):
                 text += f" Diverged in {len(found['diverged'])}{_by_beta(found['diverged'])}."
             if len(found["neither arrived"]):
@@ -634,9 +635,9 @@ def _failed(own: pd.DataFrame) -> str:
 
 
 def _by_beta(pairs: pd.DataFrame) -> str:
-    """Say how many cells there are at each beta, after a colon; nothing where there is none."""
+    """Say how many cells there are at each beta, in brackets; nothing where there is none."""
     named = ", ".join(f"{count} at β = {power_of_ten(beta)}" for beta, count in pairs.groupby("beta").size().items())
-    return f": {named}" if named else ""
+    return f" ({named})" if named else ""
 
 
 def _place(row, cap: int) -> str:

@@ -201,7 +201,7 @@ def _run(notebook: Path, name: str, root: Path, cell_timeout: float) -> None:
             execution_timeout=cell_timeout,
             progress_bar=False,
             log_output=False,
-            extra_arguments=["--log-level=40"],  # no word about the kernel's transport on every page
+            extra_arguments=["--log-level=50"],  # no word about the kernel's transport, or its end, on every page
         )
     except PapermillExecutionError as error:
         if is_told_in_a_sentence(error.ename):

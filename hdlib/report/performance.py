@@ -94,7 +94,7 @@ def against_k(r: dict, name: str, caption: str = "") -> Figure | str:
         time.set(xscale="log", yscale="log", xlabel="runs K", ylabel="ms for an iteration of all K")
         time.legend()
         memory.plot(table["k"], table["peak_bytes"] / 1e9, "o-", markersize=4, color=theme.palette[1])
-        memory.set(xscale="log", yscale="log", xlabel="runs K", ylabel="peak memory of the process, GB")
+        memory.set(xscale="log", xlabel="runs K", ylabel="peak memory of the process, GB", ylim=(0, None))
         return figure
 
     largest = table.iloc[-1]
@@ -134,7 +134,10 @@ def widths(r: dict) -> Table | str:
             own = group[group["k"] == k]
             row[f"K = {k}"] = f"{1e3 * own['seconds'].iloc[0]:.2f} ms" if len(own) else ""
         rows.append(row)
-    return Table(pd.DataFrame(rows), "Milliseconds per run and iteration, Adam-HD, one single-threaded process.")
+    return Table(
+        pd.DataFrame(rows),
+        "Milliseconds per run and iteration, Adam-HD, one single-threaded process. Blank: not measured.",
+    )
 
 
 def figure4(store: str) -> str:

@@ -116,7 +116,7 @@ def ways(branches: pd.DataFrame, record: Record) -> Table:
 
 
 def ways_sentence(branches: pd.DataFrame, record: Record) -> str:
-    """Say which ways keep what was learnt: their last training loss is no relapse."""
+    """Say in which ways the last training loss is a relapse from that before `epoch_of`, and in which it is not."""
     jump = epoch_of(record)
     known = _losses(record)[jump - 1]
     ends = {
@@ -128,7 +128,10 @@ def ways_sentence(branches: pd.DataFrame, record: Record) -> str:
     def told(some: list[str]) -> str:
         return "; ".join(some) if some else "none"
 
-    return f"What had been learnt is kept, or soon learnt again, with: {told(kept)}. It is lost with: {told(lost)}."
+    return (
+        f"In the last of these epochs the training loss is at most {FACTOR:g} times that of epoch {jump - 1} with: "
+        f"{told(kept)}. It is higher with: {told(lost)}."
+    )
 
 
 def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "") -> Figure:

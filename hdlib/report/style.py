@@ -1,7 +1,7 @@
 """One visual language for every figure and table of the book.
 
 A colour per family of methods, from seaborn's colour-blind-safe palette; baselines dashed, hypergradient
-methods solid, the multiplicative rule and decayed baselines dotted, the paper's digitised curves faint and grey. A
+methods solid, the multiplicative rule and decayed baselines dotted, the paper's digitised curves pale. A
 `Figure` is drawn twice, for light and dark pages, as vector graphics, and carries its alternative text and its data
 as CSV.
 """
@@ -168,7 +168,7 @@ def _cell(value: Any) -> Any:
         return f'<div class="hd-long">{both}</div>' if max(len(value.text), len(value.remark)) > LONG else both
     if not isinstance(value, str):
         return value
-    text = html.escape(value)
+    text = re.sub(r"^([^ ]+) (\([^ ]+ to [^ ]+\))$", r"\1<br>\2", html.escape(value))  # a mean and its range
     return f'<div class="hd-long">{text}</div>' if len(value) > LONG else text
 
 

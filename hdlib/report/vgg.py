@@ -16,8 +16,8 @@ from hdlib.runs.divergence import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
 _PEAKS = (
-    "The paper's largest α is that of its first 9,000 iterations, the authors' that of all; ours is that of the traced "
-    "iterations, the early ones and log-spaced ones later."
+    "Of: of how many iterations. Of ours the early ones and log-spaced later ones are traced: α may be larger between. "
+    "Negative: at which share of the traced ones."
 )
 STEPS = -(-IMAGES // 128)  # of an epoch of it
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
@@ -55,17 +55,20 @@ def scale(records: Sequence[Record]) -> str:
     widths = several(sorted({spec.width_factor for spec in specs}), _fraction)
     images = sorted({_scale(record)[1] for record in records})
     some = f"{several(images, '{:,}'.format)} of CIFAR-10's {IMAGES:,}" if images != [IMAGES] else f"all {IMAGES:,}"
-    lengths = several(sorted({spec.epochs for spec in specs}))
+    shorter = sorted({spec.epochs for spec in specs})
+    lengths = f"{several(shorter)} of the paper's {EPOCHS} epochs"
     least, most = frames.seeds(records)
     methods = len({spec.method for spec in specs})
     text = (
         f"**Run here:** VGG-16 as in {networks}, {widths} of the channels, {some} training images, "
-        f"{lengths} of the paper's {EPOCHS} epochs, {counted(methods, 'method')}, "
+        f"{f'all {EPOCHS} epochs of the paper' if shorter == [EPOCHS] else lengths}, {counted(methods, 'method')}, "
         f"{'' if least == most else 'up to '}{counted(most, 'seed')} each, "
         f"in {several(sorted({spec.precision for spec in specs}))}, on "
         f"{several(sorted({r.provenance['device'] for r in records}))}. "
         f"Data: {several(frames.sources(records))}. "
     )
+    if any("jpg" in source for source in frames.sources(records)):
+        text += "JPEG is lossy, so losses may differ a little from those on the original images. "
     if complete(records):
         return text + "That is the paper's experiment at its full size."
     told = (
@@ -77,7 +80,7 @@ def scale(records: Sequence[Record]) -> str:
     return (
         text
         + f"**The paper's experiment, the whole network on all images for {EPOCHS} epochs with six methods, was not "
-        f"run.** {_lengths(steps(records))}; {told}."
+        f"run.** {_lengths(steps(records), shorter[-1])}; {told}."
     )
 
 
@@ -98,23 +101,25 @@ def steps(records: Sequence[Record]) -> int:
 
 
 def levels(records: Sequence[Record]) -> Table:
-    """Return losses, accuracy and the largest alpha of each method: ours beside the published ones."""
-    rows = []
+    """Return losses and accuracy of each method: ours beside the published ones.
+
+    Of a longer curve of the paper there is a row at the end of ours too.
+    """
+    rows, ours = [], _ours(records)
     for (method, name), group in _groups(records, "method", "network"):
         finals = frames.finals(group)
         rows.append(
             {
                 "method": method,
-                "source": f"ours, as in {name}",
+                "source": ours[name],
                 "epochs": several(sorted({r.spec.epochs for r in group})),
                 "training loss, end": spread(finals["train_loss"]),
                 "validation loss, end": spread(finals["valid_loss"]),
                 "validation loss, best": spread(finals["best_valid_loss"]),
                 "accuracy, end": _accuracy(group),
-                "largest α": spread([_peak(r) for r in group], 4) if method in BASELINE else "",
             }
         )
-    for row in _published().itertuples():
+    for row in paper.published("vgg", "cifar10", (r.spec.epochs for r in records)).itertuples():
         rows.append(
             {
                 "method": row.method,
@@ -124,21 +129,20 @@ def levels(records: Sequence[Record]) -> Table:
                 "validation loss, end": significant(row.valid_end),
                 "validation loss, best": significant(row.valid_best),
                 "accuracy, end": "",
-                "largest α": "" if np.isnan(row.alpha_max) else significant(row.alpha_max, 4),
             }
         )
     table = pd.DataFrame(rows).sort_values("method", key=lambda names: names.map(METHODS.index), kind="stable")
     table = table.assign(method=table["method"].map(LABELS))
     return Table(
         table,
-        f"Ours: {frames.note(records)}{frames.spread_note(records)} The published runs have one seed each. {_PEAKS}",
+        f"Ours: {frames.note(records)}{frames.spread_note(records)} The published runs have one seed each.",
     )
 
 
 def agreement(records: Sequence[Record]) -> Table:
     """Return, for each ordering of two methods that the paper shows, whether the published runs and ours have it."""
     published = _published().set_index(["source", "method"])
-    groups = dict(_groups(records, "network"))
+    groups, ours = dict(_groups(records, "network")), _ours(records)
     rows = []
     for quantity, lower, higher in ORDERINGS:
         row = {"is it so?": f"{LABELS[lower]} has a lower {ENDS[quantity]} than {LABELS[higher]}"}
@@ -146,7 +150,7 @@ def agreement(records: Sequence[Record]) -> Table:
             pair = [published.loc[(source, method), quantity] for method in (lower, higher)]
             row[label] = _verdict([pair])
         for (name,), group in groups.items():
-            row[f"ours, as in {name}"] = _verdict(_pairs(group, quantity, lower, higher))
+            row[ours[name]] = _verdict(_pairs(group, quantity, lower, higher))
         rows.append(row)
     return Table(pd.DataFrame(rows), "In small print the two losses, means over the seeds that both methods have.")
 
@@ -237,30 +241,31 @@ def _speaks_for(records: Sequence[Record], where: str) -> str:
     return ""
 
 
-def rates(records: Sequence[Record]) -> str:
-    """Say how far each method's alpha goes, beside the published runs."""
-    published = _published().set_index(["source", "method"])["alpha_max"]
-    lines = []
-    for (method, name), group in _groups(records, "method", "network"):
+def rates(records: Sequence[Record]) -> Table:
+    """Return how far each method's alpha goes, and how often it is negative, beside the published runs."""
+    published, ours, rows = _published().set_index(["source", "method"])["alpha_max"], _ours(records), []
+    for (method,), own in _groups(records, "method"):
         if method not in BASELINE:
             continue
-        kept = [r for r in group if r.outcome != "diverged"]
-        if kept:
-            where = several(sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in kept))
-            negative = np.mean([(r.trace["alpha"] < 0).mean() for r in kept])
-            told = f"α rises to {spread([_peak(r) for r in kept], 4)} (iteration {where})"
-            if all(_peak(r) == r.spec.alpha0 for r in kept):
-                told = "α does not rise above α₀"
-            told += f", and is negative at {100 * negative:.0f} % of the traced iterations"
-        else:
-            told = "α grows until nothing is finite"
-        lost = f"; {len(group) - len(kept)} of {len(group)} runs diverged" if 0 < len(kept) < len(group) else ""
-        lines.append(
-            f"- {LABELS[method]}, as in {name}: {told}{lost}. The paper's rises to "
-            f"{significant(published['paper', method], 4)}, the authors' to "
-            f"{significant(published['authors', method], 4)}."
-        )
-    return "\n".join([*lines, "", _PEAKS])
+        for (name,), group in _groups(own, "network"):
+            kept = [r for r in group if r.outcome != "diverged"]
+            row = {"method": LABELS[method], "source": ours[name], "largest α": "grows until nothing is finite"}
+            if kept:
+                at = sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in kept)
+                negative = np.mean([(r.trace["alpha"] < 0).mean() for r in kept])
+                rises = any(_peak(r) > r.spec.alpha0 for r in kept)
+                row["largest α"] = spread([_peak(r) for r in kept], 4) if rises else "does not rise above α₀"
+                row["at iteration"] = (f"{at[0]:,}" + (f" to {at[-1]:,}" if at[-1] > at[0] else "")) if rises else ""
+                row["of"] = f"{max(r.iterations for r in kept):,}"
+                row["negative"] = f"{significant(100 * negative, 2)} %" if negative else "never"
+            if 0 < len(kept) < len(group):
+                row["largest α"] += f"; {len(group) - len(kept)} of {len(group)} runs diverged"
+            rows.append(row)
+        for source, window in (("paper", "9,000"), ("authors", "all")):
+            told = significant(published[source, method], 4)
+            rows.append({"method": LABELS[method], "source": SOURCES[source], "largest α": told, "of": window})
+    columns = ["method", "source", "largest α", "at iteration", "of", "negative"]
+    return Table(pd.DataFrame(rows, columns=columns).fillna(""), _PEAKS)
 
 
 def times(records: Sequence[Record]) -> Table:
@@ -485,6 +490,12 @@ def _published() -> pd.DataFrame:
     return frame[frame["model"] == "vgg"]
 
 
+def _ours(records: Sequence[Record]) -> dict[str, str]:
+    """Return what each network's runs are called: "ours" where there is one alone."""
+    names = [name for (name,), _ in _groups(records, "network")]
+    return {name: "ours" if len(names) == 1 else f"ours, as in {name}" for name in names}
+
+
 def _groups(records: Sequence[Record], *fields: str) -> list[tuple[tuple, list[Record]]]:
     """Return the records by their network or fields of their specs, in the order of networks and methods."""
     groups: dict[tuple, list[Record]] = {}
@@ -537,11 +548,14 @@ def _accuracy(records: Sequence[Record]) -> str:
     return f"{np.mean(ends):.1f} %" if np.isfinite(ends).all() else spread(ends)
 
 
-def _lengths(steps: int) -> str:
-    """Say how many iterations an epoch has, here and in the paper."""
+def _lengths(steps: int, epochs: int) -> str:
+    """Say how many iterations an epoch has, here and in the paper, and what all make in its epochs."""
     if steps == STEPS:
         return f"An epoch has {steps} iterations, as in the paper"
-    return f"An epoch here has {counted(steps, 'iteration')}, in the paper {STEPS}"
+    return (
+        f"An epoch here has {counted(steps, 'iteration')}, in the paper {STEPS}: "
+        f"all {steps * epochs:,} are as many as {significant(steps * epochs / STEPS, 2)} of its epochs"
+    )
 
 
 def _more(value: float, base: float | None) -> str:

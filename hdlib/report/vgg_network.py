@@ -96,9 +96,9 @@ def nearest(records: Sequence[Record]) -> str:
             f"{name}, {significant(value, 2) + ' away' if np.isfinite(value) else 'which diverges'}"
             for name, value in means.items()
         )
-        methods = ", ".join(LABELS[m] for m in METHODS if (common["method"] == m).any())
+        methods = several([m for m in METHODS if (common["method"] == m).any()], LABELS.get)
         told = f"{first}; then {'; '.join(others)}"
-        lines.append(f"- In the {QUANTITIES[quantity]} of {methods}, nearest to the {source} is {told}.")
+        lines.append(f"- {QUANTITIES[quantity].capitalize()} of {methods}, nearest to the {source}: {told}.")
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ def test_numbers_that_are_nearly_equal_are_told_apart():
 
 def test_zero_has_no_label_beside_it_on_an_axis_of_learning_rates():
     axis = plt.subplots()[1]
-    data = pd.DataFrame({"epoch": [0, 1], "quantity": "alpha", "mean": [-1e-2, 1e-1]})
+    data = pd.DataFrame({"epoch": [0, 1], "quantity": "alpha", "low": [-1e-2, 1e-1], "high": [-1e-2, 1e-1]})
     figures._scales(axis, "alpha", data, figures.ALPHA_FLOOR)
     ticks = abs(axis.get_yticks())
     assert 0 in ticks and 1e-1 in ticks.round(9) and min(ticks[ticks > 0]) > 2 * figures.ALPHA_FLOOR

@@ -41,10 +41,10 @@ def test_losses_stand_beside_the_published_ones_epoch_by_epoch():
 def test_the_nearest_network_is_named_for_each_source():
     said = vgg_network.nearest(AUTHORS + BLOG).splitlines()
     assert said[1] == (
-        "- In the training loss of SGDN-HD, Adam, nearest to the authors' repository is the authors' code, 0.0016 "
-        "away; then the blog post (uniform start), 0.13 away."
+        "- Training loss of SGDN-HD and Adam, nearest to the authors' repository: the authors' code, 0.0016 away; "
+        "then the blog post (uniform start), 0.13 away."
     )
-    assert "nearest to the paper, Figure 3 is the blog post (uniform start), 0.031 away; then" in said[2]
+    assert "nearest to the paper, Figure 3: the blog post (uniform start), 0.031 away; then" in said[2]
     with_paper = vgg_network.nearest(AUTHORS + BLOG + PAPER)  # which was run with one method alone, and was lost
     assert "then the blog post (uniform start), 0.21 away; the paper's text, which diverges." in with_paper
     table = vgg_network.distances(AUTHORS + BLOG + PAPER).data.set_index("from")

@@ -10,9 +10,11 @@ holds the numbers that are printed in Figure 4.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 
+import numpy as np
 import pandas as pd
 
 from hdlib.runs import BASELINE
@@ -34,7 +36,35 @@ def figure2() -> pd.DataFrame:
 
 def figure3() -> pd.DataFrame:
     """Return the tuning curves: model, method, quantity, epoch, value."""
-    return _read("figure3.csv")
+    frame = _read("figure3.csv")
+    return frame[
+        (frame["quantity"] != "alpha") | (frame["epoch"] > 0) | (frame["value"] > 0)
+    ]  # two of VGG's start at 0
+
+
+def figure3_at(model: str, epoch: int) -> pd.DataFrame:
+    """Return losses of Figure 3 at an epoch, before the end: a row per method as `tuning` has them, without others.
+
+    Where the figure's line has no point at an epoch, for it leaves out those on a straight one, it is interpolated.
+    """
+    curves = figure3()
+    curves = curves[(curves["model"] == model) & (curves["epoch"] > 0)].sort_values("epoch")
+    rows = []
+    for method, own in curves.groupby("method"):
+        train, valid = (own[own["quantity"] == quantity] for quantity in ("train_loss", "valid_loss"))
+        row = dict(model=model, method=method, source="paper", epochs=epoch, alpha_max=float("nan"))
+        row["train_end"], row["valid_end"] = (float(np.interp(epoch, c["epoch"], c["value"])) for c in (train, valid))
+        row["valid_best"] = min(row["valid_end"], valid.loc[valid["epoch"] <= epoch, "value"].min())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def published(model: str, task: str, lengths: Iterable[int]) -> pd.DataFrame:
+    """Return the rows of `tuning` beside runs of some lengths, and where Figure 3 is longer, its losses there."""
+    known = beside(tuning(), model, task)
+    longest = known.loc[known["source"] == "paper", "epochs"].max()
+    earlier = [beside(figure3_at(model, n), model, task) for n in sorted(set(lengths)) if n < longest]
+    return pd.concat([*earlier, known]) if earlier else known
 
 
 def figure4() -> pd.DataFrame:
