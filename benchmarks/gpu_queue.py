@@ -1,7 +1,8 @@
 """Run notebooks in a fixed order within a time limit, and pack the records that they add.
 
-Called by run_on_gpu.sh. Each job is a notebook with parameters, or the benchmark of VGG. What is recorded already is
-not trained again; a job is stopped when its time is up and goes on in another visit from its records and checkpoints.
+Called by run_on_gpu.sh. Each job is a notebook with parameters, the tests that need a GPU, or the benchmark of VGG.
+What is recorded already is not trained again; a job is stopped when its time is up and goes on in another visit from
+its records and checkpoints.
 """
 
 from __future__ import annotations
@@ -26,25 +27,39 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "_build" / "gpu"  # kept from visit to visit, as long as the machine is the same
 TAR_BYTES = 15_000_000
 PACK_EVERY = 60.0  # seconds between packing what is there, so that a lost machine costs no more
+GPU_TESTS = (
+    "optim/test_gpu_kernel.py",
+    "optim/test_dropin.py",
+    "optim/test_compiled.py",
+    "runs/test_stack.py",
+    "runs/test_vgg.py",
+)
 GRACE = 20.0  # seconds that a stopped job has to record what is finished
 
 
 @dataclass
 class Job:
-    """A notebook to run with parameters, for at most `seconds`; `tiny` replaces parameters in a rehearsal."""
+    """A notebook to run with parameters, for at most `seconds`; `tiny` replaces parameters in a rehearsal.
+
+    It is not begun with less than `least` seconds left: runs of a stack are all lost that have not ended.
+    """
 
     name: str
-    notebook: str  # of notebooks/, without .md; or a program of benchmarks/, with .py
+    notebook: str  # of notebooks/, without .md; a program of benchmarks/, with .py; or "tests"
     parameters: dict = field(default_factory=dict)
     tiny: dict = field(default_factory=dict)
     seconds: float = 600.0
+    least: float = 15.0
 
 
 TINY_VGG = dict(
     width_factor=0.03125, train_images=128, epochs=1, precision="float32", critical_factors=[], automatic_rates=[]
 )
-ALONE = dict(critical_factors=[], automatic_rates=[])
-AUTHORS, BLOG = (dict(variants=[variant], norm_start="uniform") for variant in ("authors", "blog"))
+ALONE = dict(critical_factors=[], automatic_rates=[], relapse_epochs=0)
+AUTHORS, BLOG = (
+    dict(variants=[variant], norm_start="uniform", relapse_epochs=0)  # no run is to be trained twice
+    for variant in ("authors", "blog")
+)
 SHORT_VGG = AUTHORS | ALONE | dict(seeds=2, epochs=30)
 TINY_MNIST = dict(task="digits", epochs=1, seeds=1)
 TINY_GRID = dict(task="digits", cap=30, seeds=2, betas=[1e-3])
@@ -64,18 +79,19 @@ TINY_DIVERGENCE = dict(
 )
 TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, iterations=10, long_epochs=2)
 JOBS = [
-    Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125, "compile": False}, 90),
+    Job("checks", "tests", seconds=120),
+    Job("vgg-speed", "vgg.py", {}, {"quick": True, "width-factor": 0.03125}, 90),
     Job("vgg", "vgg", AUTHORS | dict(seeds=1, automatic_rates=[]), TINY_VGG),
     Job("vgg-blog", "vgg", BLOG | ALONE | dict(seeds=1), TINY_VGG),
     Job("online-tuning-paper", "online_tuning",
-        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-4, adam_beta=1e-4), TINY_MNIST),
+        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-4, adam_beta=1e-4), TINY_MNIST, least=180),
     Job("online-tuning-report", "online_tuning",
-        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-4, adam_beta=1e-7), TINY_MNIST),
+        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-4, adam_beta=1e-7), TINY_MNIST, least=180),
     Job("online-tuning-implied", "online_tuning",
-        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-5, adam_beta=1e-7), TINY_MNIST),
+        dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-5, adam_beta=1e-7), TINY_MNIST, least=180),
     Job("online-tuning-automatic", "online_tuning",
-        dict(model="mlp", epochs=50, seeds=5, sgd_beta="auto", adam_beta="auto"), TINY_MNIST),
-    Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST),
+        dict(model="mlp", epochs=50, seeds=5, sgd_beta="auto", adam_beta="auto"), TINY_MNIST, least=180),
+    Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST, least=180),
     Job("divergence", "divergence", dict(points=25), TINY_DIVERGENCE),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
     Job("guards", "guards", dict(wide_seeds=3, long_seeds=3), TINY_GUARDS),
@@ -117,17 +133,23 @@ def main() -> int:
     for job in JOBS:
         if options.only and job.name not in options.only:
             continue
-        source = source_of(job)
+        source, output = source_of(job), output_of(job, store, work)
         left = deadline - time.monotonic() - GRACE
-        if not source.is_file():
+        if not source.exists():
             rows.append((job.name, "not there", "", 0))
             print(f"{job.name}: there is no {source.name}, skipped", flush=True)
-        elif left < 15:
+        elif output.is_relative_to(store) and output.exists() and not options.only:
+            rows.append((job.name, "done before", "", 0))
+        elif left < (15 if options.rehearse else job.least):
             rows.append((job.name, "no time left", "", 0))
         else:
             rows.append(run(job, store, work, min(left, job.seconds), environment, options))
         (options.output / "table.txt").write_text(table(rows, work))
     pack(store, options.output)
+    with tarfile.open(options.output / "logs.tar.gz", "w:gz") as tar:  # with the warnings of what a GPU refused
+        for folder in ("logs", "executed"):
+            if (work / folder).is_dir():
+                tar.add(work / folder, arcname=folder)
     print("\n" + table(rows, work))
     return int(any(outcome == "failed" for _, outcome, _, _ in rows))
 
@@ -168,13 +190,38 @@ def prepare_data(given: list[Path], work: Path) -> Path:
 
 
 def source_of(job: Job) -> Path:
+    if job.notebook == "tests":
+        return ROOT / "tests"
     if job.notebook.endswith(".py"):
         return ROOT / "benchmarks" / job.notebook
     return ROOT / "notebooks" / f"{job.notebook}.md"
 
 
+def output_of(job: Job, store: Path, work: Path) -> Path:
+    """Return what a job writes: of a program or the tests a file beside the records, which comes back with them."""
+    if job.notebook == "tests":
+        return store / "benchmarks" / "gpu_tests.xml"
+    if job.notebook.endswith(".py"):
+        return (store / "benchmarks" / job.notebook).with_suffix(".json")
+    return work / "executed" / f"{job.name}.ipynb"
+
+
 def command_of(job: Job, store: Path, work: Path, rehearse: bool) -> list[str]:
-    parameters = job.parameters | (job.tiny if rehearse else {})
+    parameters, output = job.parameters | (job.tiny if rehearse else {}), output_of(job, store, work)
+    if job.notebook == "tests":
+        files = [str(ROOT / "tests" / name) for name in GPU_TESTS]
+        return [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "gpu",
+            f"--junitxml={output}",
+            *files,
+        ]
     if job.notebook.endswith(".py"):
         flags = [
             text
@@ -182,11 +229,10 @@ def command_of(job: Job, store: Path, work: Path, rehearse: bool) -> list[str]:
             if value is not False
             for text in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
         ]
-        output = (store / "benchmarks" / job.notebook).with_suffix(".json")
         return [sys.executable, str(source_of(job)), *flags, "--output", str(output)]
     flags = [text for name, value in parameters.items() for text in ("-p", f"{name}={value!r}")]
-    output = ["-o", str(work / "executed" / f"{job.name}.ipynb"), "-p", f"store={str(store)!r}"]
-    return [sys.executable, "-m", "hdlib.cli", "run", str(source_of(job)), *flags, *output]
+    flags += ["-o", str(output), "-p", f"store={str(store)!r}"]
+    return [sys.executable, "-m", "hdlib.cli", "run", str(source_of(job)), *flags]
 
 
 def run(job: Job, store: Path, work: Path, seconds: float, environment: dict, options) -> tuple:
@@ -210,7 +256,7 @@ def run(job: Job, store: Path, work: Path, seconds: float, environment: dict, op
             now = time.monotonic()
             if now - started > seconds:
                 outcome = "stopped"
-                stop(process)
+                stop(process, alone=not job.notebook.endswith(".py"))
             elif now - packed > PACK_EVERY:
                 pack(store, options.output)
                 packed = now
@@ -224,11 +270,11 @@ def run(job: Job, store: Path, work: Path, seconds: float, environment: dict, op
     return job.name, outcome, lines[-1][:90] if lines else "", took
 
 
-def stop(process: subprocess.Popen) -> None:
-    """Interrupt a job's kernel, or a program itself, so that it records what is finished; kill what stays."""
+def stop(process: subprocess.Popen, alone: bool) -> None:
+    """Interrupt a job's kernel alone, or a program, so that it records what is finished; kill what stays."""
     job = psutil.Process(process.pid)
     family = job.children(recursive=True)
-    for member in family or [job]:
+    for member in (family or [job]) if alone else [job, *family]:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.send_signal(signal.SIGINT)
     psutil.wait_procs([job, *family], timeout=GRACE / 2)
@@ -244,7 +290,7 @@ def pack(store: Path, output: Path) -> None:
     """Write what the project does not have yet as records.tar, records-2.tar, ... each below TAR_BYTES."""
     own = {path.relative_to(ROOT / "results") for path in (ROOT / "results").rglob("*.parquet")}
     new = [path for path in sorted(store.rglob("*.parquet")) if path.relative_to(store) not in own]
-    new += sorted((store / "benchmarks").glob("*.json"))
+    new += sorted((store / "benchmarks").glob("*.*"))
     groups: list[list[tuple[str, bytes]]] = [[]]
     for path in new:
         try:

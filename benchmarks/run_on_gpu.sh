@@ -12,8 +12,8 @@
 # _build/gpu when the script runs again on the same machine; a checkpoint of VGG (180 MB) is too large to take along.
 # The commit that is recorded is that of the folder, or what HDLIB_COMMIT says where git does not. The machine needs
 # Python 3.12 with torch 2.11 or later, torchvision, pandas, pyarrow, scikit-learn, seaborn, typer, psutil and tqdm, and
-# no network. What comes back lies in OUT: at most eight files below 16 MB, records*.tar to be unpacked into the
-# project's folder, and a table of what ran.
+# no network, and pytest with hypothesis for the tests that need a GPU. What comes back lies in OUT: at most eight files
+# below 16 MB, records*.tar to be unpacked into the project's folder, logs.tar.gz, and a table of what ran.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -24,7 +24,7 @@ packages="papermill jupytext ipykernel nbclient nbformat jupyter-client jupyter-
 ipython-pygments-lexers matplotlib-inline pexpect ptyprocess prompt-toolkit wcwidth stack-data executing
 asttokens pure-eval tornado pyzmq nest-asyncio2 comm fastjsonschema jsonschema entrypoints
 jsonschema-specifications referencing rpds-py tenacity platformdirs mdit-py-plugins pydantic pydantic-core
-annotated-types typing-inspection"
+annotated-types typing-inspection typing-extensions"
 
 if [ "${1:-}" = --fetch ]; then
     folder=${2:?name a folder: --fetch FOLDER}

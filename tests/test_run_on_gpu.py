@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -52,7 +53,9 @@ def test_a_rehearsal_trains_packs_and_resumes(queue, tmp_path, monkeypatch, caps
     assert main(queue, monkeypatch, "--rehearse", "--output", tmp_path / "out") == 0
     said = capsys.readouterr().out
     assert "tuning: done after" in said and "none: there is no nowhere.md, skipped" in said
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"records.tar", "table.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"records.tar", "logs.tar.gz", "table.txt"}
+    with tarfile.open(tmp_path / "out" / "logs.tar.gz") as tar:
+        assert {"logs/tuning.txt", "executed/tuning.ipynb"} <= set(tar.getnames())
     with tarfile.open(tmp_path / "out" / "records.tar") as tar:
         names = tar.getnames()
         tar.extractall(tmp_path / "back", filter="data")
@@ -76,6 +79,30 @@ def test_a_job_whose_time_is_up_is_stopped_and_keeps_its_finished_runs(queue, tm
     assert took < 12 + queue.GRACE and time.monotonic() - started < 12 + 2 * queue.GRACE
     assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
     assert (tmp_path / "records.tar").is_file()
+
+
+def test_checks_and_benchmarks_come_back_and_are_not_repeated_in_another_visit(queue, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(queue, "JOBS", [queue.Job("checks", "tests"), queue.JOBS[1]])
+    monkeypatch.setattr(queue, "GPU_TESTS", ("optim/test_gpu_kernel.py", "runs/test_stack.py"))
+    assert main(queue, monkeypatch, "--rehearse", "--output", tmp_path / "out") == 0
+    assert "checks: done after" in capsys.readouterr().out
+    monkeypatch.setattr(queue, "WORK", tmp_path / "another machine")
+    given = tmp_path / "out" / "records.tar"
+    with tarfile.open(given) as tar:
+        assert {"results/benchmarks/gpu_tests.xml", "results/benchmarks/vgg.json"} == set(tar.getnames())
+        assert b"on_a_gpu" in tar.extractfile("results/benchmarks/gpu_tests.xml").read()
+    monkeypatch.setattr(queue, "run", None)
+    monkeypatch.setattr(queue, "WORK", tmp_path / "another machine" / "work")
+    shutil.copy(given, tmp_path / "given.tar")
+    queue.prepare_store(tmp_path / "another machine" / "work" / "rehearsal", [tmp_path / "given.tar"])
+    assert main(queue, monkeypatch, "--rehearse", "--output", tmp_path / "again", "--given", given) == 0
+    assert capsys.readouterr().out.count("done before") == 2
+
+
+def test_a_job_that_could_not_end_in_time_is_left_for_another_visit(queue, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(queue, "JOBS", [queue.Job("tuning", "tuning", dict(epochs=900), queue.TINY_MNIST, least=1e4)])
+    assert main(queue, monkeypatch, "--output", tmp_path / "out", "--seconds", "60", "--data", tmp_path) == 0
+    assert "no time left" in capsys.readouterr().out
 
 
 def test_many_records_are_packed_into_files_below_the_limit(queue, tmp_path, monkeypatch):

@@ -62,7 +62,10 @@ def story(branches: pd.DataFrame, record: Record) -> str:
     """
     who = f"{LABELS[record.spec.method]} with seed {record.spec.seed}"
     if branches.empty:
-        return f"The run of {who} did not repeat itself bit for bit here, so it was not looked into."
+        return (
+            f"The run of {who} is of another kind of machine, or did not repeat itself bit for bit here, so it was not "
+            "looked into."
+        )
     rows = _as_it_was(branches)
     top = int(rows["hypergrad"].abs().idxmax())
     first = top

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from hdlib.optim.control import KEYS
-from hdlib.runs.record import Record
+from hdlib.runs.record import Record, device_name
 from hdlib.runs.spec import RunSpec
 from hdlib.runs.sweep import progress_bar, resolve_device, steps_per_epoch
 from hdlib.runs.tables import measured
@@ -28,6 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "multiplicative, β = 0.02": dict(rule="multiplicative", beta=0.02),
     "automatic": dict(beta="auto"),
 }
+NO_BRANCHES = pd.DataFrame(columns=["way", "epoch", "iteration", "loss", "alpha", "hypergrad"])
 
 
 def branches(
@@ -65,7 +66,7 @@ def branches(
             training.run_epoch(tick)
         state = copy.deepcopy(training.state())
         if not _same(training.history.record(0, {}), record):
-            return pd.DataFrame(columns=["way", "epoch", "iteration", "loss", "alpha", "hypergrad"])
+            return NO_BRANCHES
         per_epoch = steps_per_epoch(spec.task, spec.batch_size, spec.train_images)
         for name, changes in ways.items():
             branch = _branched(spec.with_(**changes), training, state)
@@ -85,11 +86,16 @@ def recorded_branches(
     device: str = "auto",
     ways: Mapping[str, dict[str, Any]] = WAYS,
 ) -> pd.DataFrame:
-    """Return `branches`, trained where they are not kept; a bar shows how far that is."""
+    """Return `branches`, trained where they are not kept; a bar shows how far that is.
+
+    A run of another kind of machine, which would not repeat itself here, is not trained again: it has no row.
+    """
     device = resolve_device(device)
 
     def measure() -> pd.DataFrame:
         spec = record.spec
+        if record.provenance["device"] != device_name(device):
+            return NO_BRANCHES
         total = steps_per_epoch(spec.task, spec.batch_size, spec.train_images) * (epoch + epochs * len(ways))
         with progress_bar(None, total=total, unit="it", unit_scale=True) as bar:
             bar.set_description(f"{len(ways)} branches of a run")

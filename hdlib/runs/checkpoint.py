@@ -36,7 +36,7 @@ class Checkpoints:
     """
 
     folder: Path
-    seconds: float = 60.0
+    seconds: float = 30.0
     epochs: int | None = None
 
     @classmethod

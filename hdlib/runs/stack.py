@@ -164,7 +164,11 @@ class Stack:
         return live * count, records
 
     def _iterate(self) -> None:
-        """Take one step of every run; on a GPU from a captured graph, after a first step that is not."""
+        """Take one step of every run; on a GPU from a captured graph, after one like it that is not.
+
+        The very first step is not like the others: of the rule "auto" it is another function, and compiling one within
+        a capture is not possible.
+        """
         if self.graph is not None:
             self.graph.replay()
         elif self.device.startswith("cuda") and self.warm:
@@ -174,8 +178,8 @@ class Stack:
             self.graph = graph
             graph.replay()
         else:
+            self.warm = self.begun
             self._step()
-            self.warm = True
 
     def _step(self) -> None:
         self.t += 1
@@ -514,7 +518,9 @@ class Functions:
 def can_compile(device: str) -> bool:
     """Say whether torch.compile finds what it needs on this machine: a C++ compiler, or Triton on a GPU."""
     if device.startswith("cuda"):
-        return torch.utils._triton.has_triton()
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
     from torch._inductor import cpp_builder, exc
 
     try:
@@ -527,7 +533,8 @@ def can_compile(device: str) -> bool:
 def _compiled() -> tuple[Callable, Callable]:
     """Compile once a process; sizes along the leading axis may change without compiling again."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a machine without a GPU is no news
-    torch._dynamo.config.recompile_limit = 64  # families, layers and dtypes each have their own version
+    torch._dynamo.config.recompile_limit = 256  # families, layers and dtypes each have their own version
+    torch._dynamo.config.accumulated_recompile_limit = 1024
     return torch.compile(cross_entropy, fullgraph=True), torch.compile(update, fullgraph=True)
 
 

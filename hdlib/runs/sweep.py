@@ -33,7 +33,7 @@ from hdlib.runs.train import require_precision, train
 from hdlib.tasks.data import SIZES, require_data
 
 CACHE_BYTES = 50_000_000  # of a stack on a CPU, whatever memory is free
-COMPILE_FROM = 4e9  # weights that a process moves in all, from which compiling pays
+COMPILE_FROM = {"cpu": 4e9, "cuda": 1e12}  # weights that a process moves in all, from which compiling pays
 VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VGG-16
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
 TERMINAL = "HDLIB_TERMINAL"  # environment variable: the device on which kernels draw bars, or empty for none
@@ -243,7 +243,7 @@ def _train_missing(
 ) -> None:
     processes = min(jobs, len(specs)) if device == "cpu" else 1
     stacks = plan(specs, device, processes, memory)
-    compiled = sum(map(_work, specs)) / processes > COMPILE_FROM and can_compile(device)
+    compiled = sum(map(_work, specs)) / processes > COMPILE_FROM[device.partition(":")[0]] and can_compile(device)
     written: list[Path] = []
     left = len(specs)
     with progress_bar(progress, total=sum(map(_iterations, specs)), unit="it", unit_scale=True) as bar:

@@ -23,7 +23,7 @@ from hdlib.tasks import load_data
 def measured(
     what: str, asked: list, task: str, folder: str | Path, measure: Callable[[], pd.DataFrame], device: str = "cpu"
 ) -> pd.DataFrame:
-    """Return a table, measured where it is not kept.
+    """Return a table, measured where it is not kept; one without rows is not kept.
 
     Args:
         what: a word for it, the start of the file's name.
@@ -48,6 +48,8 @@ def measured(
     Store(path.parent).require_writable()
     started = time.perf_counter()
     table = measure()
+    if table.empty:
+        return table
     made = provenance(
         device, torch.get_num_threads(), time.perf_counter() - started, load_data(task, "cpu", torch.float64).source
     )

@@ -72,15 +72,14 @@ def train(
             training.run_epoch(tick)
             now = time.perf_counter()
             if checkpoints and training.goes_on and checkpoints.due(training.epoch, now - last_saved):
-                try:
-                    checkpoints.save(spec, training.state() | {"seconds": before + now - started, "visits": visits})
-                except OSError as error:
-                    warnings.warn(f"A checkpoint could not be written, training goes on: {error}.", stacklevel=2)
+                checkpoints.save(spec, training.state() | {"seconds": before + now - started, "visits": visits})
                 last_saved = time.perf_counter()
     seconds = before + time.perf_counter() - started
     made = provenance(device, torch.get_num_threads(), seconds, data.source)
     if training.epoch_seconds:
         made["epoch_seconds"] = round(float(np.median(training.epoch_seconds)), 4)
+    if device.startswith("cuda"):
+        made["captured"] = training.take != training.step
     if len(visits) > 1:
         made["visits"] = visits
     return training.history.record(0, made)
@@ -269,10 +268,12 @@ class Training:
 def captured(
     step: Callable[[Tensor], Tensor], batch: Tensor, optimizer: torch.optim.Optimizer
 ) -> Callable[[Tensor], Tensor] | None:
-    """Return a step that replays a CUDA graph of `step`, or None where it cannot be captured, with a warning.
+    """Return a step that replays a CUDA graph of `step`, or None where it cannot be captured; what failed is warned of.
 
     The capture itself runs nothing. Steps must have been taken before it, on the current stream.
     """
+    if any(group["skip_nonfinite"] == "step" for group in optimizer.param_groups):
+        return None  # whether a step is taken is decided on the host
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     if any(not value.is_cuda for value in states):  # would be captured as the numbers that they are now
         warnings.warn("A step that counts on the host cannot be captured, so each is launched by itself.", stacklevel=2)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from hdlib import SGDHD, AdamHD, AdamWHD
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 RULES = ["additive", "multiplicative"]
 
 
@@ -99,7 +98,7 @@ class TestNoWait:
             {"foreach": False},
             {"capturable": True},
             # torch asks the driver what its fused kernels return
-            pytest.param({"fused": True}, marks=cuda),
+            pytest.param({"fused": True}, marks=pytest.mark.gpu),
         ],
     )
     @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ class TestNoWait:
             assert {x.device.type for x in (*state.values(), optimizer.param_groups[0]["lr"])} == {"cuda"}
 
 
-@cuda
+@pytest.mark.gpu
 class TestCudaGraph:
     @pytest.mark.parametrize("way", [{}, {"fused": True}, {"foreach": False}])
     @pytest.mark.parametrize("rule", RULES)

@@ -345,7 +345,7 @@ class TestCheckpoints:
         assert alpha.data_ptr() != state["param_groups"][0]["lr"].data_ptr()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 class TestOnAnAccelerator:
     @pytest.mark.parametrize("rule", ["additive", "multiplicative"])
     @pytest.mark.parametrize("name", METHODS)

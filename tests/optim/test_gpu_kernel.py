@@ -127,7 +127,7 @@ def test_interpreted_the_kernels_step_as_the_loop_does():
     alone("compare()", TRITON_INTERPRET="1")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_on_a_gpu_the_kernels_step_as_the_loop_does(name):
     """With a tensor that is large enough for a kernel of its own."""

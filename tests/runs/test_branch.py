@@ -61,3 +61,10 @@ def test_branches_are_kept(record, tmp_path, monkeypatch):
     first = recorded_branches(record, 2, 1, tmp_path, "cpu", {"as it was": {}})
     monkeypatch.setattr("hdlib.runs.branch.branches", None)
     assert recorded_branches(record, 2, 1, tmp_path, "cpu", {"as it was": {}}).equals(first)
+
+
+def test_a_run_of_another_machine_is_not_trained_again_and_nothing_is_kept_of_it(record, tmp_path, monkeypatch):
+    monkeypatch.setattr("hdlib.runs.branch.branches", None)
+    other = replace(record, provenance=record.provenance | {"device": "NVIDIA H200"})
+    assert recorded_branches(other, 2, 1, tmp_path, "cpu").empty
+    assert not list(tmp_path.rglob("*.parquet"))

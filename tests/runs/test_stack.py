@@ -172,6 +172,54 @@ def test_a_step_waits_for_no_device():
             float(cohort.alpha[0])
 
 
+def test_a_capture_meets_nothing_that_was_not_called_before(monkeypatch):
+    """Compiling a function that is new is not possible within a capture."""
+    called, captured = set(), []
+
+    class Graph:
+        def replay(self):
+            if self is not captured[-1]:
+                stack._step()
+
+    class Capture:
+        def __init__(self, graph):
+            captured.append(graph)
+
+        def __enter__(self):
+            self.before = set(called)
+
+        def __exit__(self, *_):
+            assert called == self.before
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    specs = [*mixed(epochs=3), *mixed(epochs=1)[:4]]
+    specs += grid(task="digits", method=["sgd_hd", "adam_hd"], beta="auto", alpha0=ALPHAS, epochs=3)
+    stack = Stack(specs, "cpu", False)
+    stack.device = "cuda"
+
+    def update_and_note(theta, *rest, **options):
+        called.add((len(theta[0]), *map(str, options.values())))
+        update(theta, *rest, **options)
+
+    stack.functions.update = update_and_note
+    while stack.cohorts:
+        stack.advance()
+    assert len(captured) > 1  # runs ended, and the rest was captured anew
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("model", ["logreg", "mlp"])
+def test_a_stack_on_a_gpu_gives_the_cpus_curves_to_rounding(model, compiled):
+    specs = mixed(model=model, precision="float64", epochs=4)
+    specs += grid(task="digits", width=20, model=model, precision="float64", epochs=2, method=["sgd_hd", "adam_hd"],
+                  beta="auto", alpha0=ALPHAS)  # fmt: skip
+    for ours, theirs in zip(train_stack(specs, "cuda", compiled=compiled), train_stack(specs), strict=True):
+        assert largest_difference(ours, theirs) < 1e-6, ours.spec
+
+
 def test_memory_is_foreseen():
     for model, method in itertools.product(("logreg", "mlp"), ("sgd", "sgdn_hd", "adam_hd")):
         beta = 0.0 if method == "sgd" else 1e-3

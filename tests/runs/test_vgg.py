@@ -201,14 +201,13 @@ def test_a_run_whose_checkpoints_cannot_be_written_is_trained_all_the_same(tiny_
 @pytest.fixture
 def deterministic(monkeypatch):
     """A GPU in deterministic mode."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("method", ["sgdn_hd", "adam_hd"])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_on_a_gpu_a_resumed_run_and_one_of_single_launches_equal_an_unbroken_captured_one(
@@ -220,14 +219,14 @@ def test_on_a_gpu_a_resumed_run_and_one_of_single_launches_equal_an_unbroken_cap
     train(spec, "cuda", checkpoints=Checkpoints(tmp_path, epochs=3))
     resumed = train(spec, "cuda", checkpoints=Checkpoints(tmp_path))
     assert [visit["from_epoch"] for visit in resumed.provenance["visits"]] == [0, 3]
+    assert unbroken.provenance["captured"] and resumed.provenance["captured"]
     same(unbroken, resumed)
     monkeypatch.setattr(sys.modules["hdlib.runs.train"], "captured", lambda *_: None)
     same(unbroken, train(spec, "cuda"))
 
 
+@pytest.mark.gpu
 def test_a_gpu_gives_the_cpus_curves_to_rounding(tiny_vgg):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     spec = tiny_vgg.with_(variant="paper")  # without dropout, whose numbers are the device's
     for precision, near in (("float32", 1e-3), ("tf32", 1e-2), ("bf16", 5e-2)):
         gpu = train(spec.with_(precision=precision), "cuda")
