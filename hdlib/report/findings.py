@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import display
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Table, label, power_of_ten, significant, spread
+from hdlib.report.style import LABELS, Noted, Table, label, power_of_ten, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
 
 
@@ -171,15 +171,15 @@ def status(records: Sequence[Record]) -> Table:
                 "runs": len(group),
                 "seeds": len({record.spec.seed for record in group}),
                 "outcomes": ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()),
-                "device": device,
-                "torch": torch,
-                "commit": commit,
+                "made by": Noted(device, ", ".join(filter(None, (f"torch {torch}", commit, dates[-1][:10])))),
                 "training time": _duration(sum(record.provenance["seconds"] for record in group)),
-                "last run": dates[-1][:10],
             }
         )
     hours = sum(record.provenance["seconds"] for record in records) / 3600
-    return Table(pd.DataFrame(rows), f"{len(records):,} runs in all, {hours:,.0f} hours of training.")
+    return Table(
+        pd.DataFrame(rows),
+        f"{len(records):,} runs in all, {hours:,.0f} hours of training. Dates are those of the last run.",
+    )
 
 
 def _seeds(finals: pd.DataFrame) -> str:
