@@ -79,7 +79,7 @@ TINY_DIVERGENCE = dict(
 )
 TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, iterations=10, long_epochs=2)
 JOBS = [
-    Job("checks", "tests", seconds=120),
+    Job("checks", "tests", seconds=75),
     Job("vgg-speed", "vgg.py", {}, {"quick": True, "width-factor": 0.03125}, 90),
     Job("vgg", "vgg", AUTHORS | dict(seeds=1, automatic_rates=[]), TINY_VGG),
     Job("vgg-blog", "vgg", BLOG | ALONE | dict(seeds=1), TINY_VGG),

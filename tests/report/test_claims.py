@@ -74,6 +74,31 @@ def test_what_is_undecided_is_not_said_to_fail():
     assert claims.exceptions([verdict]) == "- It is so. Not: c. Undecided: b."
 
 
+def test_a_case_in_which_nothing_differs_is_no_refutation():
+    cases = {"a": GOOD, "b": pd.Series([0.0, 0.0]), "c": pd.Series([0.2, 0.21])}
+    claim = Claim("It is so.", "x", "y", lambda records: cases, at_most=np.nextafter(1, 0))
+    found = judge(claim, [])
+    assert (found.verdict, found.holds, found.equal) == ("partly", ("a",), ("b",))
+    assert claims.exceptions([found]) == "- It is so. Not: c. Equal: b."
+    assert "1 partly (0 of these in most of their cases)" in claims.tally([found])
+
+
+def test_the_papers_losses_at_an_epoch_stand_beside_shorter_runs_alone():
+    curve = paper.figure3()
+    curve = curve[(curve["model"] == "vgg") & (curve["method"] == "sgd") & (curve["quantity"] == "train_loss")]
+    before, after = curve[curve["epoch"].between(1, 199)].sort_values("epoch").iloc[[5, 6]].itertuples()
+    at = {n: paper.figure3_at("vgg", n).set_index("method").loc["sgd"] for n in (before.epoch, after.epoch)}
+    assert [at[row.epoch]["train_end"] for row in (before, after)] == [before.value, after.value]
+    between = paper.figure3_at("vgg", before.epoch + 1).set_index("method").loc["sgd", "train_end"]
+    assert min(before.value, after.value) <= between <= max(before.value, after.value)
+    at_the_end = paper.figure3_at("vgg", 200).set_index("method")
+    whole = paper.tuning().query("model == 'vgg' and source == 'paper'").set_index("method")
+    columns = ["train_end", "valid_end", "valid_best"]
+    pd.testing.assert_frame_equal(at_the_end[columns].sort_index(), whole[columns].sort_index())
+    rows = {n: len(paper.published("vgg", "cifar10", [n])) for n in (20, 200)}
+    assert rows == {20: 18, 200: 12} and paper.published("mlp", "digits", [20]).empty
+
+
 def test_an_improvement_is_more_than_none():
     [claim] = [c for c in CLAIMS if c.text.startswith("A small β")]
     base = arrived(100, method="sgd", alpha0=1e-1)
