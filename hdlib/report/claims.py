@@ -2,8 +2,8 @@
 
 A claim has a source, a criterion, and a function that turns records into *cases*: for each configuration a score per
 seed, the logarithm of a ratio. A case holds if the 95 % interval of its mean over seeds does not pass the logarithm of
-what the claim allows (with one seed: if the score does not). The verdict follows: reproduced if every case holds, not
-reproduced if none does, partly otherwise, and not tested where there are no runs.
+what the claim allows (with one or two seeds: if no score does). The verdict follows: reproduced if every case holds,
+not reproduced if none does, partly otherwise, and not tested where there are no runs.
 """
 
 from __future__ import annotations
@@ -87,12 +87,17 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
 
 
 def interval(scores: pd.Series) -> tuple[float, float]:
-    """Return Student's 95 % interval of the mean over seeds; of one seed, or with an infinite score, the mean."""
+    """Return Student's 95 % interval of the mean over seeds; of one or two seeds, which make none, their range.
+
+    With an infinite score it is the mean.
+    """
     values = scores.to_numpy(dtype=float)
-    mean, half = float(values.mean()), 0.0
-    if len(values) > 1 and np.isfinite(values).all():
-        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return mean - half, mean + half
+    if not np.isfinite(values).all():
+        return float(values.mean()), float(values.mean())
+    if len(values) < 3:
+        return float(values.min()), float(values.max())
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def verdicts(records: Sequence[Record], store: str = "results") -> list[Verdict]:
@@ -128,7 +133,8 @@ def ledger(found: Sequence[Verdict]) -> Table:
         pd.DataFrame(rows),
         "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
         "below it its 95 % interval over seeds, Student's on the logarithms, as wide as its cases' intervals in the "
-        "mean, which is enough whatever their correlation. A run that did not arrive counts with the "
+        "mean, which is enough whatever their correlation; of two seeds their range stands for it. A run that did not arrive "
+        "counts with the "
         "iterations after which it was given up. Cases may have fewer seeds than stated, down to one, which has no "
         "interval.",
     )
