@@ -435,6 +435,23 @@ def test_the_check_of_the_method_refuses_what_is_no_step(steps, sentence, tmp_pa
         pages.execute(ROOT / "notebooks" / "method.md", tmp_path / "out.ipynb", {"steps": steps}, ROOT)
 
 
+@pytest.mark.parametrize(
+    ("parameter", "value", "sentence"),
+    [
+        ("critical_factors", [-1], "width_factor is -1"),
+        ("critical_iterations", 0, "max_iterations is 0"),
+        ("automatic_rates", [-0.1], "alpha0 is -0.1"),
+        ("variants", [], "variants is []: give at least 1."),
+    ],
+)
+def test_runs_that_vgg_asks_for_late_are_refused_before_training(parameter, value, sentence, tmp_path):
+    values = TINY["vgg.md"] | {parameter: value, "store": str(tmp_path / "store")}
+    with pytest.raises(pages.PageError) as refused:
+        pages.execute(ROOT / "notebooks" / "vgg.md", tmp_path / "out.ipynb", values, ROOT)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "store").exists()
+
+
 def test_an_output_that_is_a_folder_is_refused_before_training(tmp_path):
     values = {"task": "digits", "epochs": 1, "seeds": 1, "store": str(tmp_path / "store")}
     (tmp_path / "out").mkdir()
