@@ -154,19 +154,14 @@ def with_growth(measured: pd.DataFrame) -> pd.DataFrame:
     return measured.drop(columns=list(GROWTHS))
 
 
-def large(spec: RunSpec) -> bool:
-    """Say whether a model is too large to be run with many seeds on a small machine."""
-    return spec.model == "mlp" and spec.width >= 1000
-
-
 def boundaries(models: int, **fields: Any) -> dict[str, list[RunSpec]]:
-    """The runs, by model, whose critical beta is asked for: three seeds a method, one of Adam-HD for a large model."""
+    """The runs, by model, whose critical beta is asked for: three seeds a method."""
     return {
         name: [
             spec.with_(seed=seed)
             for method in ("adam_hd", "sgd_hd")
             for spec in [varied(1e-3, 100, method, **fields)[name]]
-            for seed in range(3 if not large(spec) else 1 if method == "adam_hd" else 0)
+            for seed in range(3)
         ]
         for name in list(VARIED)[:models]
     }
