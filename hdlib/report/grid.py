@@ -231,7 +231,7 @@ def holds(records: Sequence[Record]) -> str:
         else:
             best, total = by_beta["bad"].idxmin(), pairs["alpha0"].nunique()
             count = round(total * (1 - by_beta["bad"].min()))
-            text += "With no β it is at least as fast from every α₀"
+            text += "There is no β with which it is at least as fast from every α₀"
             text += f"; the best is {power_of_ten(best)}, with {count} of {total}" if count else ""
         text += f" (in {neither} of these {len(own)} cells neither arrived)." if neither else "."
         if len(lost):
