@@ -77,7 +77,7 @@ TINY_DIVERGENCE = dict(
     fit_epochs=1,
     mlp_fit_epochs=1,
 )
-TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, iterations=10, long_epochs=2)
+TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, wide_seeds=1, iterations=10, long_epochs=2)
 JOBS = [
     Job("checks", "tests", seconds=75),
     Job("vgg-speed", "vgg.py", {}, {"quick": True, "width-factor": 0.03125}, 90),
@@ -94,7 +94,7 @@ JOBS = [
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST, least=180),
     Job("divergence", "divergence", dict(points=25), TINY_DIVERGENCE),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
-    Job("guards", "guards", dict(wide_seeds=3, long_seeds=3), TINY_GUARDS),
+    Job("guards", "guards", dict(wide_seeds=3, other_wide_seeds=3, long_seeds=3), TINY_GUARDS),
     Job("vgg-seeds", "vgg", AUTHORS | ALONE | dict(seeds=3), TINY_VGG | dict(seeds=2)),
     Job("vgg-paper", "vgg", ALONE | dict(variants=["paper"], seeds=1), TINY_VGG),
     Job("vgg-automatic", "vgg", AUTHORS | dict(seeds=1, critical_factors=[]), TINY_VGG | dict(automatic_rates=[1e-3])),

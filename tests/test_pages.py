@@ -61,6 +61,7 @@ TINY = {
         "seeds": 1,
         "width": 8,
         "wide_width": 9,
+        "wide_seeds": 1,
         "iterations": 10,
         "long_epochs": 2,
     },

@@ -12,9 +12,10 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -322,7 +323,8 @@ def _in_processes(
         for _ in range(min(count, len(stacks))):
             pipe, end = context.Pipe()
             worker = context.Process(target=_train_in_process, args=(end, folder, compiled))
-            worker.start()
+            with _uninterrupted():  # which a process takes over: it may not hear of one while it imports, either
+                worker.start()
             end.close()
             workers[pipe] = worker
         _share_out(stacks, workers, hear)
@@ -337,6 +339,20 @@ def _in_processes(
             with suppress(Exception):  # of the end of what it says; an error of its own comes second
                 while pipe.poll():
                     hear(pipe)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back a terminal's interruption until the end, where the system can."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # or else it starts with the first process, and lets interruptions through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _share_out(

@@ -269,8 +269,13 @@ def test_a_baseline_that_arrives_from_nowhere_has_no_factor(once):
 
 def test_what_there_is_nothing_to_say_of_is_left_out():
     text = grid.holds(everywhere([LOST], model="mlp"))
-    assert "There is no β with which it is at least as fast from every α₀. With β = 10⁻³, 10⁻² it diverged from every α₀" in text
-    assert "**Adam-HD** is compared with Adam inside the red outline of the paper's Figure 4 alone. There is no β" in text
+    assert (
+        "There is no β with which it is at least as fast from every α₀. With β = 10⁻³, 10⁻² it diverged from every α₀"
+        in text
+    )
+    assert (
+        "**Adam-HD** is compared with Adam inside the red outline of the paper's Figure 4 alone. There is no β" in text
+    )
 
 
 def test_a_page_without_printed_numbers_says_where_the_finding_holds(once):

@@ -366,6 +366,16 @@ def test_an_interrupted_sweep_ends_its_processes_and_keeps_what_was_finished(tmp
     assert not any(one.is_running() for one in started)
 
 
+@pytest.mark.parametrize("long_sweep", [[10**6, 10**6 + 1]], indirect=True, ids=["at once"])
+def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
+    process, started = long_sweep
+    for one in [*started, process]:
+        one.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert told.endswith("KeyboardInterrupt\n") and told.count("Traceback") == 1
+    assert not any(one.is_running() for one in started)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
