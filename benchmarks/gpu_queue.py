@@ -138,7 +138,7 @@ def main() -> int:
         if not source.exists():
             rows.append((job.name, "not there", "", 0))
             print(f"{job.name}: there is no {source.name}, skipped", flush=True)
-        elif output.is_relative_to(store) and output.exists() and not options.only:
+        elif done_marker(output).exists() and not options.only:
             rows.append((job.name, "done before", "", 0))
         elif left < (15 if options.rehearse else job.least):
             rows.append((job.name, "no time left", "", 0))
@@ -149,7 +149,8 @@ def main() -> int:
     with tarfile.open(options.output / "logs.tar.gz", "w:gz") as tar:  # with the warnings of what a GPU refused
         for folder in ("logs", "executed"):
             if (work / folder).is_dir():
-                tar.add(work / folder, arcname=folder)
+                for path in sorted((work / folder).glob("[!.]*")):
+                    tar.add(path, arcname=f"{folder}/{path.name}")
     print("\n" + table(rows, work))
     return int(any(outcome == "failed" for _, outcome, _, _ in rows))
 
@@ -206,6 +207,11 @@ def output_of(job: Job, store: Path, work: Path) -> Path:
     return work / "executed" / f"{job.name}.ipynb"
 
 
+def done_marker(output: Path) -> Path:
+    """Return the file that says that a job which is no notebook was done: what it wrote may be a part."""
+    return output.with_name(f"{output.name}.done")
+
+
 def command_of(job: Job, store: Path, work: Path, rehearse: bool) -> list[str]:
     parameters, output = job.parameters | (job.tiny if rehearse else {}), output_of(job, store, work)
     if job.notebook == "tests":
@@ -256,12 +262,15 @@ def run(job: Job, store: Path, work: Path, seconds: float, environment: dict, op
             now = time.monotonic()
             if now - started > seconds:
                 outcome = "stopped"
-                stop(process, alone=not job.notebook.endswith(".py"))
+                stop(process, alone=source_of(job).suffix == ".md")
             elif now - packed > PACK_EVERY:
                 pack(store, options.output)
                 packed = now
     took = time.monotonic() - started
     outcome = outcome or ("done" if process.returncode == 0 else "failed")
+    output = output_of(job, store, work)
+    if outcome == "done" and output.is_relative_to(store):
+        done_marker(output).touch()
     lines = log.read_text(errors="replace").strip().splitlines()
     if outcome == "failed":
         print("\n".join(lines[-25:]), flush=True)

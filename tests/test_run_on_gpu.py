@@ -89,7 +89,9 @@ def test_checks_and_benchmarks_come_back_and_are_not_repeated_in_another_visit(q
     monkeypatch.setattr(queue, "WORK", tmp_path / "another machine")
     given = tmp_path / "out" / "records.tar"
     with tarfile.open(given) as tar:
-        assert {"results/benchmarks/gpu_tests.xml", "results/benchmarks/vgg.json"} == set(tar.getnames())
+        written = ("gpu_tests.xml", "vgg.json")
+        names = {f"results/benchmarks/{name}{end}" for name in written for end in ("", ".done")}
+        assert names == set(tar.getnames())
         assert b"on_a_gpu" in tar.extractfile("results/benchmarks/gpu_tests.xml").read()
     monkeypatch.setattr(queue, "run", None)
     monkeypatch.setattr(queue, "WORK", tmp_path / "another machine" / "work")
@@ -97,6 +99,17 @@ def test_checks_and_benchmarks_come_back_and_are_not_repeated_in_another_visit(q
     queue.prepare_store(tmp_path / "another machine" / "work" / "rehearsal", [tmp_path / "given.tar"])
     assert main(queue, monkeypatch, "--rehearse", "--output", tmp_path / "again", "--given", given) == 0
     assert capsys.readouterr().out.count("done before") == 2
+
+
+def test_a_program_that_was_stopped_is_begun_anew_in_another_visit(queue, tmp_path, monkeypatch, capsys):
+    (tmp_path / "slow.py").write_text("import sys, time\nopen(sys.argv[-1], 'w').write('{}')\ntime.sleep(60)\n")
+    monkeypatch.setattr(queue, "source_of", lambda job: tmp_path / "slow.py")
+    monkeypatch.setattr(queue, "JOBS", [queue.Job("slow", "slow.py", seconds=3)])
+    for _ in range(2):
+        (queue.WORK / "results" / "benchmarks").mkdir(parents=True, exist_ok=True)
+        main(queue, monkeypatch, "--output", tmp_path / "out", "--data", tmp_path)
+        said = capsys.readouterr().out
+        assert "slow: stopped after" in said and "done before" not in said
 
 
 def test_a_job_that_could_not_end_in_time_is_left_for_another_visit(queue, tmp_path, monkeypatch, capsys):

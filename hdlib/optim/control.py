@@ -13,7 +13,7 @@ Sources:
     additive, multiplicative, final_lr: Baydin et al., ICLR 2018 (arXiv 1703.04782), Eq. 6, Eq. 8 and Section 5.1.
     log: the exponentiated-gradient step size of Amid et al., 2022 (arXiv 2202.00145).
     scaling: Duchi et al., JMLR 12 (2011), and Kingma and Ba, ICLR 2015 (arXiv 1412.6980), applied to h.
-    auto, curvature, overshoot: this project; the chapter on divergence measures them. That a greedily chosen alpha is
+    auto, curvature, overshoot: this project; the page on guards measures them. That a greedily chosen alpha is
     too small in the long run is Wu et al., ICLR 2018 (arXiv 1803.02021).
 """
 

@@ -74,7 +74,8 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     holds = tuple(name for name, scores in cases.items() if interval(scores)[1] <= np.log(claim.at_most))
     fails = tuple(name for name in cases if name not in holds)
     undecided = tuple(name for name in fails if interval(cases[name])[0] <= np.log(claim.at_most))
-    equal = tuple(name for name in fails if name not in undecided and (cases[name] == 0).all())
+    more_than_none = claim.at_most == np.nextafter(1, 0)
+    equal = tuple(n for n in fails if n not in undecided and (cases[n] == 0).all() and more_than_none)
     finite = [scores for scores in cases.values() if np.isfinite(scores.mean())]
     mean = np.mean([scores.mean() for scores in finite]) if finite else np.nan
     # the mean of the cases' own: wide enough however they depend on each other, and whatever their seeds

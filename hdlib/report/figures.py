@@ -140,7 +140,7 @@ def final_loss(records: Sequence[Record], name: str, caption: str = "") -> Figur
             axis.set(xscale="log", xlabel="initial learning rate α₀", title=LABELS[family])
             log_y(axis)
             axis.legend()
-        axes[0, 0].set_ylabel("final training loss")
+        axes[0, 0].set_ylabel("final training loss" + (", mean" if data["seeds"].max() > 1 else ""))
         return figure
 
     names = " and ".join(LABELS[f] for f in families)

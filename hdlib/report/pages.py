@@ -7,6 +7,7 @@ MyST markdown; jupytext converts, papermill executes, and the result is stamped 
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import os
 import platform
@@ -32,6 +33,16 @@ from papermill.exceptions import PapermillExecutionError
 from hdlib.report.parameters import Parameter, assignments, refusal
 
 CELL_TIMEOUT = 24 * 3600  # seconds; a cell may train
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)
 SPHINX_FOLDERS = ("html", ".doctrees", "jupyter_execute")  # below _build
 
 
@@ -182,9 +193,10 @@ def execute(
         working.replace(output)
         failed.unlink(missing_ok=True)
     except OSError as error:
-        raise PageError(
-            f"{output} cannot be written ({error.strerror or error}): make room, or name another output."
-        ) from None
+        working.unlink(missing_ok=True)  # a part of a notebook cannot be read
+        if error.errno not in UNWRITABLE:
+            raise
+        raise PageError(f"{output} cannot be written ({error.strerror}): make room, or name another output.") from None
     finally:
         with suppress(OSError):  # it is the output already, or there never was one
             working.replace(failed)

@@ -103,11 +103,12 @@ def refuse_unknown(cells: Sequence[str]) -> None:
 
 
 def refuse_text(**lists: Sequence[Any]) -> None:
-    """Raise ParameterError if a list of numbers, given by its name, has a string."""
+    """Raise ParameterError if a list of numbers, given by its name, has something else, such as a string."""
     for name, values in lists.items():
         for value in values:
-            if isinstance(value, str):
-                raise ParameterError(f"{name} has the string {value!r}, which this page cannot show: give numbers.")
+            if KINDS.get(type(value)) != "number":
+                kind = KINDS.get(type(value), "value")
+                raise ParameterError(f"{name} has the {kind} {value!r}, which this page cannot show: give numbers.")
 
 
 def refuse_fewer(least: int, **counts: Any) -> None:

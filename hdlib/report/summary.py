@@ -88,7 +88,7 @@ def _levels(records: Sequence[Record], betas: dict[str, float], of_best: bool = 
 
 def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
     """Say how the rule without a beta fares, beside the paper's rule with the beta that suits it."""
-    runs, scales, best, lower, plain, total = [], [], "", 0, 0, 0
+    runs, scales, best, lower, total, plain, plain_total = [], [], "", 0, 0, 0, 0
     for name, records, betas in (
         ("logistic regression", logreg, dict.fromkeys(METHODS, STATED)),
         ("the perceptron", mlp, IMPLIED),
@@ -102,7 +102,7 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
             ours, theirs = _ends(records, method, "auto")
             lower, total = lower + int((ours < theirs[ours.index]).sum()), total + len(ours)
             ours, theirs = _ends(records, method, betas[method])
-            plain += int((ours < theirs[ours.index]).sum())
+            plain, plain_total = plain + int((ours < theirs[ours.index]).sum()), plain_total + len(ours)
         if records is mlp:
             best = f". On the perceptron {_levels(records, dict.fromkeys(METHODS, 'auto'), of_best=True)}"
     if not runs:
@@ -115,7 +115,7 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
     return (
         f"from the paper's six α₀, {lost or 'none'} of its {len(ends)} runs{same} diverged, and in {lower} of {total} "
         f"cases it ends at a lower training loss than the plain method from that α₀, where the paper's rule with the "
-        f"β above does in {plain}{best} ({'; '.join(scales)})"
+        f"β above does in {plain} of {plain_total}{best} ({'; '.join(scales)})"
     )
 
 

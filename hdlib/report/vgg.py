@@ -251,11 +251,11 @@ def rates(records: Sequence[Record]) -> Table:
             kept = [r for r in group if r.outcome != "diverged"]
             row = {"method": LABELS[method], "source": ours[name], "largest α": "grows until nothing is finite"}
             if kept:
-                at = sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in kept)
+                rise = [r for r in kept if _peak(r) > r.spec.alpha0]
+                at = sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in rise)
                 negative = np.mean([(r.trace["alpha"] < 0).mean() for r in kept])
-                rises = any(_peak(r) > r.spec.alpha0 for r in kept)
-                row["largest α"] = spread([_peak(r) for r in kept], 4) if rises else "does not rise above α₀"
-                row["at iteration"] = (f"{at[0]:,}" + (f" to {at[-1]:,}" if at[-1] > at[0] else "")) if rises else ""
+                row["largest α"] = spread([_peak(r) for r in kept], 4) if rise else "does not rise above α₀"
+                row["at iteration"] = (f"{at[0]:,}" + (f" to {at[-1]:,}" if at[-1] > at[0] else "")) if rise else ""
                 row["of"] = f"{max(r.iterations for r in kept):,}"
                 row["negative"] = f"{significant(100 * negative, 2)} %" if negative else "never"
             if 0 < len(kept) < len(group):

@@ -1,4 +1,4 @@
-"""Which runs the chapter on divergence is made of: lists of specs, and what it asks of single steps."""
+"""Which runs the pages on divergence and on guards are made of, and what they ask of single steps."""
 
 from __future__ import annotations
 

@@ -325,8 +325,8 @@ def _in_processes(
             worker = context.Process(target=_train_in_process, args=(end, folder, compiled))
             with _uninterrupted():  # which a process takes over: it may not hear of one while it imports, either
                 worker.start()
-            end.close()
-            workers[pipe] = worker
+                workers[pipe] = worker
+                end.close()
         _share_out(stacks, workers, hear)
     finally:
         for pipe in workers:

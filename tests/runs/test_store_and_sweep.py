@@ -366,6 +366,31 @@ def test_an_interrupted_sweep_ends_its_processes_and_keeps_what_was_finished(tmp
     assert not any(one.is_running() for one in started)
 
 
+@pytest.mark.parametrize("when", [1, 2])
+def test_an_interruption_that_comes_with_a_start_leaves_no_process(tmp_path, when):
+    code = (
+        "import os, signal, multiprocessing.context as context\n"
+        "from hdlib.runs import grid, sweep\n"
+        "if __name__ == '__main__':\n"
+        "    import faulthandler; faulthandler.dump_traceback_later(100, exit=True)\n"
+        "    real, started = context.SpawnProcess.start, []\n"
+        "    def start(self):\n"
+        "        real(self)\n"
+        "        started.append(self)\n"
+        f"        if len(started) == {when}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    context.SpawnProcess.start = start\n"
+        "    specs = grid(seeds=2, task='digits', method='sgd_hd', alpha0=0.01, beta=1e-3, epochs=10**6)\n"
+        "    try:\n"
+        f"        sweep(specs, {str(tmp_path / 'store')!r}, jobs=2)\n"
+        "    except KeyboardInterrupt:\n"
+        "        [one.join(5) for one in started]\n"
+        "        print('interrupted', any(one.is_alive() for one in started))\n"
+    )
+    (tmp_path / "start.py").write_text(code)
+    done = subprocess.run([sys.executable, tmp_path / "start.py"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("interrupted False\n", "", 0)
+
+
 @pytest.mark.parametrize("long_sweep", [[10**6, 10**6 + 1]], indirect=True, ids=["at once"])
 def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
     process, started = long_sweep
