@@ -50,7 +50,7 @@ TINY = {
         "phase_models": 2,
         "logreg_iterations": 10,
         "mlp_iterations": 10,
-        "models": 5,
+        "models": 3,
         "mlp_fit_epochs": 1,
         "fit_epochs": 1,
     },
