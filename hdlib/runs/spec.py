@@ -54,7 +54,7 @@ class RunSpec(BaseModel):
     batch_size: int = Field(128, ge=1, description="minibatch size; an epoch's last minibatch may be smaller")
     epochs: int = Field(ge=1, description="passes over the training data, at most")
     max_iterations: int | None = Field(None, ge=1, description="stop after so many, within an epoch if need be")
-    target_loss: float | None = Field(None, description="stop at the first loss at or below this")
+    target_loss: float | None = Field(None, gt=0, description="stop at the first loss at or below this")
     target_of: Literal["minibatch", "smoothed", "epoch"] = Field(
         "minibatch",
         description="whose loss the target is: a minibatch's, the mean of the last 100, or that of all training data "

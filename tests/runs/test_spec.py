@@ -25,6 +25,7 @@ GOOD = dict(method="sgd_hd", alpha0=0.001, beta=1e-4, epochs=1)
         ("decay", "cosine"),
         ("precision", "float8"),
         ("momentum", 1.0),
+        ("target_loss", -0.1),
         ("bta", 1e-4),
     ],
 )
