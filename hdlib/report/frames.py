@@ -36,7 +36,7 @@ def finals(records: Sequence[Record]) -> pd.DataFrame:
         for column in ("train_loss", "valid_loss", "valid_accuracy"):
             worst = 0.0 if column == "valid_accuracy" else float("inf")
             row[column] = worst if diverged else record.epochs[column].iloc[-1]
-        row["best_valid_loss"] = record.epochs["valid_loss"].iloc[1:].min()
+        row["best_valid_loss"] = float("inf") if diverged else record.epochs["valid_loss"].iloc[1:].min()
         rows.append(row)
     return pd.DataFrame(rows)
 

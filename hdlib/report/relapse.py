@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
 from hdlib.report import frames
 from hdlib.report.figures import log_y
-from hdlib.report.style import LABELS, Figure, Table, Theme, scientific, significant, spread
+from hdlib.report.style import DARK, LABELS, Figure, Table, Theme, scientific, significant, spread
 from hdlib.runs import Record
 
 FACTOR = 1.5  # a training loss at the end that many times the lowest one is a relapse
@@ -71,28 +72,25 @@ def story(branches: pd.DataFrame, record: Record) -> str:
     first = top
     while first and rows["alpha"][first - 1] < 0:
         first -= 1
-    before, at = rows.loc[first - 1], rows.loc[top]
-    if first < top:
-        start, steps = rows.loc[first], top - first
+    at = rows.loc[top]
+    if 0 < first < top:
+        before, start, steps = rows.loc[first - 1], rows.loc[first], top - first
         text = (
-            f"At iteration {start['iteration']:,.0f} of {who}, after a step with α = {significant(before['alpha'])}, "
-            f"the minibatch loss is {significant(start['loss'])}, {significant(before['loss'])} one step earlier, and "
-            f"h = {significant(start['hypergrad'])}. That takes α to {significant(start['alpha'])}, below zero, so "
-            f"that steps go up the loss: after {'one' if steps == 1 else steps} it is {significant(at['loss'])}. There "
+            f"At iteration {start['iteration']:,.0f} of {who}, after a step with α = {_number(before['alpha'])}, "
+            f"the minibatch loss is {_number(start['loss'])}, {_number(before['loss'])} one step earlier, and "
+            f"h = {_number(start['hypergrad'])}. That takes α to {_number(start['alpha'])}, below zero, so "
+            f"that steps go up the loss: after {'one' if steps == 1 else steps} it is {_number(at['loss'])}. There "
         )
     else:
         text = f"At iteration {at['iteration']:,.0f} of {who} "
-    after = rows.loc[top + 1 :, "hypergrad"].abs().median()
-    return (
-        (
-            f"{text}h = {significant(at['hypergrad'])}, the largest of these epochs, takes α to "
-            f"{significant(at['alpha'])}. From there on |h| is {significant(after, 2)} in the median, so that a step "
-            f"changes α by {scientific(record.spec.beta * after)}, and in the last epoch α still is "
-            f"{significant(record.epochs['alpha'].iloc[-1])}."
+    text += f"h = {_number(at['hypergrad'])}, the largest of these epochs, takes α to {_number(at['alpha'])}. "
+    after = rows.loc[top + 1 :, "hypergrad"].abs()
+    if len(after):
+        text += (
+            f"From there on |h| is {significant(after.median(), 2)} in the median, so that a step changes α by "
+            f"{scientific(record.spec.beta * after.median())}, and "
         )
-        .replace("-", "−")
-        .replace("SGDN−HD", "SGDN-HD")
-    )
+    return f"{text}{'in' if len(after) else 'In'} the last epoch α still is {_number(record.epochs['alpha'].iloc[-1])}."
 
 
 def ways(branches: pd.DataFrame, record: Record) -> Table:
@@ -105,8 +103,8 @@ def ways(branches: pd.DataFrame, record: Record) -> Table:
         rows.append(
             {
                 f"from epoch {jump} on": way,
-                "lowest α": significant(own["alpha"].min()).replace("-", "−"),
-                "highest α": significant(own["alpha"].max()),
+                "lowest α": _number(own["alpha"].min()),
+                "highest α": _number(own["alpha"].max()),
                 f"training loss, epoch {jump}": significant(loss[jump]),
                 f"epoch {ended}": significant(loss[ended]),
             }
@@ -146,11 +144,11 @@ def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "")
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
+        colors = sns.color_palette("bright" if theme is DARK else "colorblind", len(names))
         for axis, column, label in zip(axes, ("alpha", "loss"), ("learning rate α", "minibatch loss"), strict=True):
             for i, way in reversed(list(enumerate(names))):
                 own = data[data["way"] == way]
-                style = dict(color=theme.text, lw=2.0) if not i else dict(color=theme.palette[(i - 1) % 3], lw=1.3)
-                style["linestyle"] = "-" if i <= 3 else (0, (4, 2))
+                style = dict(color=theme.text, lw=2.0) if not i else dict(color=colors[i - 1], lw=1.3)
                 axis.plot(own["iteration"], own[column], label=way, zorder=3 - i / 10, **style)
             axis.set(xlabel="iteration", ylabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -166,6 +164,10 @@ def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "")
         f"in {len(names) - 1} other ways. {story(branches, record)} {ways_sentence(branches, record)}"
     )
     return Figure(draw, name, alt, data, ways(branches, record).note, caption)
+
+
+def _number(value: float) -> str:
+    return significant(value).replace("-", "−")
 
 
 def _losses(record: Record) -> pd.Series:

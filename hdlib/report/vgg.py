@@ -17,16 +17,20 @@ from hdlib.runs.divergence import PREDICTORS
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
 _PEAKS = (
     "Of: of how many iterations. Of ours the early ones and log-spaced later ones are traced: α may be larger between. "
-    "Negative: at which share of the traced ones."
+    "Negative: at which share of the traced ones. Of the last epoch: the mean over it; of the published runs the last "
+    "that they show."
 )
 STEPS = -(-IMAGES // 128)  # of an epoch of it
+STILL = 0.05  # relative change of alpha over a run up to which it has hardly moved
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
 ORDERINGS = (  # quantity, the method that ends lower, the other
     ("train_end", "sgd_hd", "sgd"),
     ("valid_end", "sgd_hd", "sgd"),
+    ("valid_best", "sgd_hd", "sgd"),
     ("train_end", "sgdn_hd", "sgdn"),
     ("valid_end", "sgdn_hd", "sgdn"),
+    ("valid_best", "sgdn_hd", "sgdn"),
     ("train_end", "adam_hd", "adam"),
     ("valid_best", "adam", "adam_hd"),
     ("valid_end", "adam", "adam_hd"),
@@ -161,7 +165,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
     lines = []
     for (name,), group in _groups(records, "network"):
         lines.append(f"As in {name}:")
-        lines += [f"- {said}" for said in (*_lost(group), *relapse.sentences(group))]
+        lines += [f"- {said}" for said in (*_lost(group), *relapse.sentences(group), *_still(group))]
         for source, label in SOURCES.items():
             kept, everywhere, lost, seeds = 0, 0, [], 1
             for quantity, first, second in ORDERINGS:
@@ -243,7 +247,7 @@ def _speaks_for(records: Sequence[Record], where: str) -> str:
 
 def rates(records: Sequence[Record]) -> Table:
     """Return how far each method's alpha goes, and how often it is negative, beside the published runs."""
-    published, ours, rows = _published().set_index(["source", "method"])["alpha_max"], _ours(records), []
+    published, ours, rows = _published().set_index(["source", "method"]), _ours(records), []
     for (method,), own in _groups(records, "method"):
         if method not in BASELINE:
             continue
@@ -257,14 +261,16 @@ def rates(records: Sequence[Record]) -> Table:
                 row["largest α"] = spread([_peak(r) for r in kept], 4) if rise else "does not rise above α₀"
                 row["at iteration"] = (f"{at[0]:,}" + (f" to {at[-1]:,}" if at[-1] > at[0] else "")) if rise else ""
                 row["of"] = f"{max(r.iterations for r in kept):,}"
+                row["α of the last epoch"] = spread([r.epochs["alpha"].iloc[-1] for r in kept])
                 row["negative"] = f"{significant(100 * negative, 2)} %" if negative else "never"
             if 0 < len(kept) < len(group):
                 row["largest α"] += f"; {len(group) - len(kept)} of {len(group)} runs diverged"
             rows.append(row)
         for source, window in (("paper", "9,000"), ("authors", "all")):
-            told = significant(published[source, method], 4)
-            rows.append({"method": LABELS[method], "source": SOURCES[source], "largest α": told, "of": window})
-    columns = ["method", "source", "largest α", "at iteration", "of", "negative"]
+            told = {"largest α": significant(published.loc[(source, method), "alpha_max"], 4), "of": window}
+            told["α of the last epoch"] = significant(published.loc[(source, method), "alpha_end"])
+            rows.append({"method": LABELS[method], "source": SOURCES[source], **told})
+    columns = ["method", "source", "largest α", "at iteration", "of", "α of the last epoch", "negative"]
     return Table(pd.DataFrame(rows, columns=columns).fillna(""), _PEAKS)
 
 
@@ -431,7 +437,10 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
 
 
 def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Sequence[Record]) -> str:
-    """Say of which networks longer runs diverged with the experiment's beta, though it is below the critical one."""
+    """Say in which networks longer runs failed with the experiment's beta, though it is below the critical one.
+
+    A run fails if it diverges, or loses again what it had learnt.
+    """
     told = []
     for (model, method), runs in measured.groupby(["model", "method"], sort=False):
         variant, factor = model.split()
@@ -443,14 +452,19 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
             and (r.spec.rule, r.spec.alpha0, r.spec.max_iterations) == ("additive", 1e-3, None)
         ]
         at = sorted(r.iterations for r in longer if r.outcome == "diverged")
-        if at and betas[method] < runs["critical"].median():
-            told.append(
-                f"{LABELS[method]} as in {_network(model)}, diverged in {len(at)} of "
-                f"{counted(len(longer), 'longer run')}, at iteration {several(at, '{:,}'.format)}"
-            )
+        forgot = sorted(relapse.epoch_of(r) for r in relapse.relapsed(longer))
+        if not (at or forgot) or betas[method] >= runs["critical"].median():
+            continue
+        how = [f"diverged in {len(at)}, at iteration {several(at, '{:,}'.format)}"] if at else []
+        how += [f"lost what it had learnt in {len(forgot)}, in epoch {several(forgot)}"] if forgot else []
+        over = rounded(runs["critical"].median() / betas[method])
+        told.append(
+            f"of {counted(len(longer), 'run')} of {LABELS[method]} as in {_network(model)}, with a β {over} times "
+            f"below, it {' and '.join(how)}"
+        )
     if not told:
         return ""
-    return f"A β below it need not be safe for longer: with the experiment's β, {'; '.join(told)}."
+    return f"That is no bound for longer runs. With the experiment's β, {'; '.join(told)}."
 
 
 def throughput(store: str) -> str:
@@ -534,6 +548,19 @@ def _lost(records: Sequence[Record]) -> list[str]:
         if at:
             runs = "its one run" if len(group) == 1 else f"{len(at)} of its {len(group)} runs"
             told.append(f"{LABELS[method]} diverged in {runs}, at iteration {several(at, '{:,}'.format)}.")
+    return told
+
+
+def _still(records: Sequence[Record]) -> list[str]:
+    """Return a sentence for each hypergradient method whose alpha hardly moved: what it does then is not the method."""
+    told = []
+    for (method,), group in _groups(records, "method"):
+        ends = [r.epochs["alpha"].iloc[-1] / r.spec.alpha0 - 1 for r in group if r.outcome != "diverged"]
+        if method in BASELINE and ends and max(map(abs, ends)) < STILL:
+            told.append(
+                f"The α of {LABELS[method]} is at most {significant(100 * max(map(abs, ends)), 2)} % from α₀ in the "
+                "last epoch: how it stands to its baseline is chance so far, and not its doing."
+            )
     return told
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hdlib.report import relapse, vgg
-from hdlib.report.style import LIGHT
+from hdlib.report.style import LABELS, LIGHT
 from hdlib.runs import Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -71,6 +71,15 @@ def test_the_story_goes_from_the_harmful_step_over_negative_rates_to_the_large_o
 def test_without_a_negative_rate_none_is_told(branches):
     said = relapse.story(branches.assign(alpha=branches["alpha"].abs()), RUN)
     assert "below zero" not in said and said.startswith("At iteration 16 of SGDN-HD with seed 0 h = −479")
+
+
+@pytest.mark.parametrize("method", ["sgd_hd", "sgdn_hd", "adam_hd"])
+def test_the_story_can_begin_below_zero_and_end_with_the_largest_step(branches, method):
+    run = replace(RUN, spec=RUN.spec.with_(method=method))
+    went = branches[branches["way"] == "as it was"]
+    for rows in (went.assign(alpha=-went["alpha"].abs()), went[went["hypergrad"].abs().cummax() < 479], went[9:]):
+        said = relapse.story(rows.reset_index(drop=True), run)
+        assert f"of {LABELS[method]} with seed 0" in said and "nan" not in said
 
 
 def test_the_ways_are_told_apart_by_where_they_end(branches):

@@ -23,6 +23,9 @@ def record(method, train=None, valid=0.5, **fields):
     return Record(spec, "finished", 391, epochs, trace, made)
 
 
+ALL = [record(method) for method in METHODS]
+
+
 def test_a_smaller_experiment_says_that_the_papers_was_not_run():
     small = [record(method, width_factor=1 / 8, train_images=10_000, epochs=20) for method in METHODS]
     text = vgg.scale(small)
@@ -41,16 +44,16 @@ def test_the_whole_experiment_says_so_and_only_then():
 def test_orderings_are_compared_with_the_published_ones():
     valid = dict(sgd=1.0, sgd_hd=0.9, sgdn=0.8, sgdn_hd=0.7, adam=0.5, adam_hd=0.6)
     alike = [record(method, valid=valid[method]) for method in METHODS]
-    assert "7 of 7 orderings are the same" in vgg.agreement_sentence(alike)
+    assert "9 of 9 orderings are the same" in vgg.agreement_sentence(alike)
     table = vgg.agreement(alike).data
     assert {cell.text for cell in table.iloc[:, 3]} == {"yes"}
     again = [record(m, valid=0.95 if m == "sgd" else 0.99 if m == "sgd_hd" else valid[m], seed=1) for m in METHODS]
-    assert "7 of 7 orderings are the same in the means over seeds, 6 of them in every seed" in vgg.agreement_sentence(
+    assert "9 of 9 orderings are the same in the means over seeds, 7 of them in every seed" in vgg.agreement_sentence(
         alike + again
     )
     other = [record(method, valid=0.4 if method == "adam_hd" else valid[method]) for method in METHODS]
     said = vgg.agreement_sentence(other)
-    assert "5 of 7" in said and "Adam below Adam-HD in validation loss at the end" in said
+    assert "7 of 9" in said and "Adam below Adam-HD in validation loss at the end" in said
 
 
 def test_an_epoch_of_the_papers_length_is_said_to_be_one():
@@ -72,7 +75,24 @@ def test_a_diverged_seed_is_told_and_not_averaged_away():
     assert told.loc[("SGDN-HD", "ours"), "largest α"] == "0.02000; 1 of 2 runs diverged"
     assert told.loc[("SGDN-HD", "ours"), ["at iteration", "of", "negative"]].tolist() == ["2", "391", "never"]
     assert told.loc[("SGD-HD", "authors' repository"), "largest α"] == "0.1333"
-    assert vgg.agreement(runs).data.iloc[2, 3] == Noted("in 1 of 2 seeds", "diverged, 0.300")
+    assert told.loc[("Adam-HD", "authors' repository"), "α of the last epoch"] == "0.000160"
+    assert vgg.agreement(runs).data.iloc[3, 3] == Noted("in 1 of 2 seeds", "diverged, 0.300")
+    best = table.loc[(table["method"] == "SGDN-HD") & table["source"].str.startswith("ours"), "validation loss, best"]
+    assert best.tolist() == ["1 of 2 diverged"]
+
+
+def test_orderings_of_a_method_whose_rate_hardly_moved_are_said_to_be_chance():
+    moved = [replace(r, epochs=r.epochs.assign(alpha=2e-4)) if r.spec.method in BASELINE else r for r in ALL]
+    assert "is chance" not in vgg.agreement_sentence(moved)
+    said = vgg.agreement_sentence([r for r in moved if r.spec.method != "adam_hd"] + [record("adam_hd")])
+    assert "The α of Adam-HD is at most 0 % from α₀ in the last epoch" in said and said.count("is chance so far") == 1
+
+
+def test_a_run_that_diverges_ends_and_is_at_best_above_any_other():
+    runs = [record(method, valid=0.9) for method in METHODS]
+    runs[-1] = replace(runs[-1], outcome="diverged")
+    rows = vgg.agreement(runs).data.set_index("is it so?").iloc[:, -1]
+    assert rows["Adam has a lower best validation loss than Adam-HD"] == Noted("yes", "0.900, diverged")
 
 
 def test_a_variant_that_diverges_where_nobody_else_did_speaks_against_it():
@@ -158,8 +178,12 @@ def test_longer_runs_that_diverge_below_the_critical_beta_are_told():
     lost = [replace(run, outcome="diverged", iterations=240 + run.spec.seed) for run in runs[:2]]
     said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), lost + runs[2:])
     assert (
-        "SGDN-HD as in the paper's text, 1/8 of the channels, diverged in 2 of 3 longer runs, at iteration 240" in said
+        "of 3 runs of SGDN-HD as in the paper's text, 1/8 of the channels, with a β 50 times below, it diverged in 2, "
+        "at iteration 240 and 241." in said
     )
+    epochs = pd.DataFrame([[i, i, loss, 1e-3, 2.3, 0.1] for i, loss in enumerate((2.3, 1, 2))], columns=EPOCH_COLUMNS)
+    forgot = [replace(runs[0], epochs=epochs), *runs[1:]]
+    assert "lost what it had learnt in 1, in epoch 2." in vgg.later_failures(measured, dict(sgdn_hd=1e-3), forgot)
     assert vgg.later_failures(measured.assign(critical=1e-4), dict(sgdn_hd=1e-3), lost) == ""
 
 

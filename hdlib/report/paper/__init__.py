@@ -52,7 +52,7 @@ def figure3_at(model: str, epoch: int) -> pd.DataFrame:
     rows = []
     for method, own in curves.groupby("method"):
         train, valid = (own[own["quantity"] == quantity] for quantity in ("train_loss", "valid_loss"))
-        row = dict(model=model, method=method, source="paper", epochs=epoch, alpha_max=float("nan"))
+        row = dict(model=model, method=method, source="paper", epochs=epoch, alpha_max=np.nan, alpha_end=np.nan)
         row["train_end"], row["valid_end"] = (float(np.interp(epoch, c["epoch"], c["value"])) for c in (train, valid))
         row["valid_best"] = min(row["valid_end"], valid.loc[valid["epoch"] <= epoch, "value"].min())
         rows.append(row)
@@ -88,17 +88,18 @@ def outlined() -> frozenset[tuple[str, float, float]]:
 
 
 def tuning() -> pd.DataFrame:
-    """Return first, final and best losses, the largest alpha and the time: a row per model, method and source.
+    """Return first, final and best losses, the largest and last alpha, the time: a row per model, method and source.
 
-    The paper's final and best losses are those of its curves, after the first epoch at the earliest.
+    The paper's final and best losses and last alphas are those of its curves, after the first epoch at the earliest.
     """
     frame = pd.read_csv(files(__package__) / "tuning.csv").set_index(["model", "method", "source"])
     curves = figure3()
     decayed = (curves["model"] == "logreg") & (curves["method"] == "adam")
     curves = curves.assign(source="paper", method=curves["method"].mask(decayed, "adam_decayed"))
     losses = curves[curves["epoch"] > 0].sort_values("epoch").groupby(["quantity", *frame.index.names])["value"]
-    train, valid, best = losses.last()["train_loss"], losses.last()["valid_loss"], losses.min()["valid_loss"]
-    frame.update(pd.DataFrame(dict(train_end=train, valid_end=valid, valid_best=best)))
+    ends = losses.last().unstack("quantity")
+    ends = ends.rename(columns=dict(train_loss="train_end", valid_loss="valid_end", alpha="alpha_end"))
+    frame.update(ends.assign(valid_best=losses.min()["valid_loss"]))
     return frame.reset_index()
 
 
