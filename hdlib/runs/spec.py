@@ -48,7 +48,10 @@ class RunSpec(BaseModel):
         0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines, 'auto' for that rule"
     )
     rule: Rule = Field("additive", description="how alpha is updated")
-    decay: Literal["none", "inv_sqrt"] = Field("none", description="alpha_0 / sqrt(t), for baselines")
+    decay: Literal["none", "inv_sqrt", "cosine"] = Field(
+        "none",
+        description="of baselines: alpha_0 / sqrt(t), or alpha_0 (1 + cos(pi (t-1) / T)) / 2 over all T iterations",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="mu of sgdn and sgdn_hd")
     weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="L2, added to the gradient")
     batch_size: int = Field(128, ge=1, description="minibatch size; an epoch's last minibatch may be smaller")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -231,6 +232,8 @@ class Cohort:
         self.alpha = vector([s.alpha0 for s in specs])
         self.beta = vector([s.beta for s in specs])
         self.exponent = vector([-0.5 if s.decay == "inv_sqrt" else 0.0 for s in specs])
+        size = len(data.train_y)
+        self.angle = vector([math.pi / s.iterations(size) if s.decay == "cosine" else 0.0 for s in specs])
         self.decay = torch.ones_like(self.alpha)  # what alpha is multiplied with in this step
         self.hypergrad = vector([0.0] * k)
         names = {"slope"}.union(*(initial_state(s.control()) for s in specs))
@@ -238,7 +241,6 @@ class Cohort:
         self.loss = torch.zeros(k, dtype=dtype, device=device)
         self.chunk_order = torch.zeros(CHUNK, self.batch_size, dtype=torch.int64, device=device)
         self.chunk_weight = torch.zeros(CHUNK, self.batch_size, dtype=dtype, device=device)
-        size = len(data.train_y)
         self.weight = self._weights(size, dtype)
         self.history = History(specs, size)
         self.ends = [s.iterations(size) for s in specs]
@@ -264,6 +266,7 @@ class Cohort:
     def _allocate(self, dtype: torch.dtype) -> None:
         """Make the buffers and views that depend on the number of runs."""
         k, batch = len(self.specs), self.batch_size
+        self.cosine = any(spec.decay == "cosine" for spec in self.specs)
         new = functools.partial(torch.empty, dtype=dtype, device=self.device)
         self.out = [new(k, theta.shape[1], batch) for theta in self.theta]
         self.hidden = [columns_with_ones(new(k, theta.shape[2], batch), n)
@@ -310,6 +313,8 @@ class Cohort:
         stack.functions.cross_entropy(self.whole[0], onehot, weight, self.whole[1])
         self.backward(x)
         torch.pow(stack.t, self.exponent, out=self.decay)
+        if self.cosine:
+            self.decay.mul_(((stack.t - 1) * self.angle).cos_().add_(1).div_(2))  # by exactly 1 where the angle is 0
         for arguments, options in self.updates:
             first = options["adapts"] and options["control"].rule == "auto" and not stack.begun
             stack.functions.update(*arguments, stack.t, stack.floor, stack.scale, first=first, **options)
@@ -396,7 +401,7 @@ class Cohort:
         take = lambda tensors: [tensor.index_select(0, index) for tensor in tensors]  # noqa: E731
         self.theta, self.grad = take(self.theta), take(self.grad)
         self.state = [take(kind) for kind in self.state]
-        for name in ("alpha", "beta", "exponent", "decay", "hypergrad", "loss"):
+        for name in ("alpha", "beta", "exponent", "angle", "decay", "hypergrad", "loss"):
             setattr(self, name, getattr(self, name).index_select(0, index))
         self.memory = dict(zip(self.memory, take(self.memory.values()), strict=True))
         self.specs = [self.specs[i] for i in keep]

@@ -147,6 +147,9 @@ class Training:
         for i, batch in enumerate(batches[:left], start=1):
             if self.spec.decay == "inv_sqrt":
                 self._set_alpha(self.spec.alpha0 / math.sqrt(first + i))
+            elif self.spec.decay == "cosine":
+                phase = math.pi * (first + i - 1) / self.spec.iterations(size)
+                self._set_alpha(self.spec.alpha0 * (1 + math.cos(phase)) / 2)
             self.pending.append(self._next(batch))
             if looks and (i % CHUNK == 0 or i == len(batches)):
                 self._note(tick)

@@ -22,7 +22,7 @@ GOOD = dict(method="sgd_hd", alpha0=0.001, beta=1e-4, epochs=1)
         ("epochs", 0),
         ("epochs", 1.5),
         ("seed", -1),
-        ("decay", "cosine"),
+        ("decay", "steps"),
         ("precision", "float8"),
         ("momentum", 1.0),
         ("target_loss", -0.1),
@@ -48,6 +48,7 @@ def test_a_missing_field_is_named():
     [
         dict(method="sgd", beta=1e-4),
         dict(method="adam_hd", decay="inv_sqrt"),
+        dict(decay="cosine"),
         dict(method="sgd_hd", rule="multiplicative", beta=1.5),
         dict(method="sgd", rule="multiplicative", beta=0.0),
         dict(rule="multiplicative", beta="auto"),

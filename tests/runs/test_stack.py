@@ -25,7 +25,7 @@ def mixed(**fields):
     common = dict(task="digits", width=20) | fields
     return [
         *grid(method=["sgd", "sgdn", "adam"], alpha0=0.01, **common),
-        *grid(method="adam", decay="inv_sqrt", alpha0=0.1, **common),
+        *grid(method="adam", decay=["inv_sqrt", "cosine"], alpha0=0.1, **common),
         *grid(method="sgd_hd", beta=[1e-3, 1e-4], alpha0=ALPHAS, seeds=2, **common),
         *grid(method="sgdn_hd", beta=1e-4, momentum=[0.5, 0.9], alpha0=1e-3, **common),
         *grid(method="adam_hd", beta=1e-5, alpha0=ALPHAS, **common),
@@ -159,7 +159,10 @@ def test_a_step_waits_for_no_device():
     with FakeTensorMode(allow_non_fake_inputs=False):
         fake = lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda")  # noqa: E731
         for owner, names in (
-            (cohort, "x theta grad state alpha beta exponent decay hypergrad memory loss chunk_order chunk_weight"),
+            (
+                cohort,
+                "x theta grad state alpha beta exponent angle decay hypergrad memory loss chunk_order chunk_weight",
+            ),
             (stack, "onehot t floor scale row"),
         ):
             owner.device = "cuda"

@@ -65,6 +65,24 @@ def test_decay_divides_alpha_by_the_root_of_the_iteration():
     np.testing.assert_allclose(trace["alpha"], 0.1 / np.sqrt(trace["iteration"]))
 
 
+@pytest.mark.parametrize("cap", [None, 9])
+def test_a_cosine_falls_from_alpha0_to_almost_zero_over_the_iterations_that_a_run_has(cap):
+    spec = RunSpec(task="digits", method="sgd", alpha0=0.1, decay="cosine", epochs=2, max_iterations=cap)
+    trace = train(spec).trace
+    np.testing.assert_allclose(trace["alpha"], _cosine(0.1, cap or 24), rtol=1e-6)
+
+
+def _cosine(alpha0, iterations):
+    """Return torch's own schedule: the alpha of each iteration."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=alpha0)
+    schedule, alphas = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations), []
+    for _ in range(iterations):
+        alphas.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return alphas
+
+
 def test_a_diverged_run_is_a_result():
     record = train(RunSpec(task="digits", model="mlp", width=64, method="adam_hd", alpha0=0.1, beta=1.0, epochs=3))
     assert record.outcome == "diverged"
