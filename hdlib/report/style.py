@@ -45,7 +45,7 @@ QUANTITIES = {
 
 def label(method: str, decay: str = "none", rule: str = "additive") -> str:
     """Return what a method is called on pages: "Adam, α/√t", "SGD-HD, multiplicative"."""
-    name = LABELS[method if decay == "none" else f"{method}_decayed"]
+    name = LABELS[f"{method}_decayed" if decay == "inv_sqrt" else method] + (", cosine" if decay == "cosine" else "")
     return f"{name}, multiplicative" if rule == "multiplicative" else name
 
 

@@ -56,7 +56,7 @@ def scale(records: Sequence[Record]) -> str:
     """Say what was run where, and whether it is the paper's experiment."""
     specs = [record.spec for record in records]
     networks = several([name for (name,), _ in _groups(records, "network")])
-    widths = several(sorted({spec.width_factor for spec in specs}), _fraction)
+    widths = several(sorted({spec.width_factor for spec in specs}), fraction)
     images = sorted({_scale(record)[1] for record in records})
     some = f"{several(images, '{:,}'.format)} of CIFAR-10's {IMAGES:,}" if images != [IMAGES] else f"all {IMAGES:,}"
     shorter = sorted({spec.epochs for spec in specs})
@@ -344,7 +344,7 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
             rows.append(
                 {
                     "method": LABELS[spec.method],
-                    "run": f"{_fraction(spec.width_factor)} of the channels, {_scale(exact[seeds[0]])[1]:,} images, "
+                    "run": f"{fraction(spec.width_factor)} of the channels, {_scale(exact[seeds[0]])[1]:,} images, "
                     f"{counted(spec.epochs, 'epoch')}, {counted(len(seeds), 'seed')}{lost}",
                     "precisions": f"float32, {precision}",
                     "training loss, end": f"{spread(a[:, -1])}, {spread(b[:, -1])}",
@@ -476,7 +476,7 @@ def throughput(store: str) -> str:
         )
     best = max(r["steps"], key=lambda step: step["images_per_second"])
     return (
-        f"On {r['made']['device']}, a training step of VGG-16 with {_fraction(r['width_factor'])} of the channels "
+        f"On {r['made']['device']}, a training step of VGG-16 with {fraction(r['width_factor'])} of the channels "
         f"({r['gigaflop_per_image']:.2f} GFLOP an image, forward and backward) handles "
         f"{best['images_per_second']:,.0f} images a second at best ({best['precision']}, {best['how']}), "
         f"{100 * best['share']:.0f} % of the {r['matrix_teraflops'][best['precision']]:.3g} TFLOP/s that a large "
@@ -492,7 +492,7 @@ def _of_seeds(values: pd.Series) -> str:
 
 def _network(model: str) -> str:
     variant, factor = model.split()
-    return f"{VARIANTS[variant]}, {_fraction(float(factor))} of the channels"
+    return f"{VARIANTS[variant]}, {fraction(float(factor))} of the channels"
 
 
 def _scale(record: Record) -> tuple[float, int]:
@@ -613,7 +613,7 @@ def _ends(records: Sequence[Record]) -> str:
     return f"training loss {told[0]}, accuracy {told[1]} %{lost}"
 
 
-def _fraction(factor: float) -> str:
+def fraction(factor: float) -> str:
     """Return 0.125 as "1/8", 1.0 as "all"."""
     if factor == 1:
         return "all"

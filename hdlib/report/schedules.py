@@ -1,0 +1,143 @@
+"""Learning rates that adapt, beside a fixed one and one that follows a cosine to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from hdlib.report import frames
+from hdlib.report.figures import log_y
+from hdlib.report.style import LABELS, QUANTITIES, Figure, Table, Theme, power_of_ten, significant
+from hdlib.runs import BASELINE, Record
+
+FAMILIES = ("sgd", "adam")
+LOSSES = ("train_loss", "valid_loss")
+NEAR = 1.1  # times the lowest loss, up to which a loss counts as near it
+WAYS = ("fixed", "cosine", "HD", "HD, automatic β")  # how a learning rate moves, in the order of tables
+
+
+def ends(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per family, way and alpha_0: median, lowest and highest of each loss over seeds.
+
+    Columns: `family`, `way` (of WAYS), `alpha0`, `quantity` (of LOSSES), `median`, `low`, `high`; a diverged run's
+    losses are infinite.
+    """
+    rows = frames.finals(records).assign(way=[_way(record) for record in records])
+    rows["family"] = [BASELINE.get(method, method) for method in rows["method"]]
+    tidy = rows.melt(["family", "way", "alpha0", "seed"], list(LOSSES), var_name="quantity")
+    grouped = tidy.groupby(["family", "way", "alpha0", "quantity"], sort=False)["value"]
+    return grouped.agg(median="median", low="min", high="max").reset_index()
+
+
+def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
+    """Draw the last epoch's losses against alpha_0: training above, validation below, a column for each family."""
+    data = ends(records)
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(2, len(FAMILIES), figsize=(9, 6.4), sharex=True, sharey="row")
+        for row, quantity in zip(axes, LOSSES, strict=True):
+            for axis, family in zip(row, FAMILIES, strict=True):
+                own = data[(data["family"] == family) & (data["quantity"] == quantity)]
+                for way in WAYS:
+                    _line(axis, own[(own["way"] == way)], way, _style(theme, family, way))
+                axis.set(xscale="log")
+                log_y(axis)
+            row[0].set_ylabel(QUANTITIES[quantity])
+        for axis, family in zip(axes[0], FAMILIES, strict=True):
+            axis.set_title(LABELS[family])
+        for axis in axes[1]:
+            axis.set_xlabel("initial learning rate α₀")
+            axis.legend(*axis.get_legend_handles_labels(), loc="best")
+        return figure
+
+    alt = f"Losses of the last epoch against the initial learning rate. {sentences(records)}"
+    return Figure(draw, name, alt, data, frames.note(records), caption)
+
+
+def table(models: Mapping[str, Sequence[Record]]) -> Table:
+    """Return, for each model, family and way, the lowest and the highest loss over alpha_0, and how many are near.
+
+    Args:
+        models: records by a model's name.
+    """
+    rows = []
+    for model, records in models.items():
+        data = ends(records)
+        for family in FAMILIES:
+            lowest = data[data["family"] == family].groupby("quantity")["median"].min()
+            for way in WAYS:
+                row = {"model": model, "family": LABELS[family], "learning rate": way}
+                for quantity in LOSSES:
+                    own = _of(data, family, way, quantity)
+                    row[f"{QUANTITIES[quantity]}, best α₀"] = significant(own.min())
+                    row["worst α₀" if quantity == "train_loss" else "worst α₀ "] = _loss(own.max())
+                    near = f"{(own <= NEAR * lowest[quantity]).sum()} of {len(own)}"
+                    row["near" if quantity == "train_loss" else "near "] = near
+                rows.append(row)
+    return Table(
+        pd.DataFrame(rows),
+        "Medians over seeds. Near: from how many α₀ the loss is at most a tenth above the lowest of the family, "
+        "whichever way it was reached. "
+        + " ".join(f"{model.capitalize()}: {frames.note(runs)}" for model, runs in models.items()),
+    )
+
+
+def sentences(records: Sequence[Record]) -> str:
+    """Say for each family how an adapting learning rate ends beside the best cosine and the best fixed one."""
+    data, lines = ends(records), []
+    for family in FAMILIES:
+        own = {way: _of(data, family, way, "train_loss") for way in WAYS}
+        held = {way: _of(data, family, way, "valid_loss") for way in WAYS}
+        best = {way: power_of_ten(own[way].idxmin()) for way in ("fixed", "cosine")}
+        automatic, same = own["HD, automatic β"], own["cosine"]
+        lines.append(
+            f"- {LABELS[family]}, training loss: {significant(same.min())} with the best cosine, from α₀ = "
+            f"{best['cosine']}; {significant(own['fixed'].min())} with the best fixed α, {best['fixed']}; "
+            f"{_range(automatic)} from all α₀ with the automatic β, which is below the cosine from the same α₀ in "
+            f"{(automatic < same).sum()} of {len(same)} cases; {_range(own['HD'])} with the β named above. Validation "
+            f"loss, in the same order: {', '.join(significant(held[w].min()) for w in ('cosine', 'fixed'))}; "
+            f"{'; '.join(_range(held[w]) for w in ('HD, automatic β', 'HD'))}."
+        )
+    return "\n".join(lines)
+
+
+def _way(record: Record) -> str:
+    spec = record.spec
+    if spec.method in BASELINE:
+        return "HD, automatic β" if spec.rule == "auto" else "HD"
+    return "cosine" if spec.decay == "cosine" else "fixed"
+
+
+def _of(data: pd.DataFrame, family: str, way: str, quantity: str) -> pd.Series:
+    """Return the median loss by alpha_0."""
+    own = data[(data["family"] == family) & (data["way"] == way) & (data["quantity"] == quantity)]
+    return own.set_index("alpha0")["median"].sort_index()
+
+
+def _range(losses: pd.Series) -> str:
+    low, high = significant(losses.min()), _loss(losses.max())
+    return low if low == high else f"{low} to {high}"
+
+
+def _loss(value: float) -> str:
+    return significant(value) if np.isfinite(value) else "diverged"
+
+
+def _style(theme: Theme, family: str, way: str) -> dict:
+    if way == "cosine":
+        return dict(color=theme.text, linestyle=(0, (5, 1.5, 1, 1.5)), linewidth=1.3, marker="s", markersize=3.5)
+    method = family if way == "fixed" else f"{family}_hd"
+    strength, marker = (0.55, "o") if way == "HD" else (1.0, "D" if way in WAYS[2:] else "o")
+    return theme.line(method, strength=strength) | dict(marker=marker, markersize=4)
+
+
+def _line(axis: plt.Axes, own: pd.DataFrame, way: str, style: dict) -> None:
+    own = own.sort_values("alpha0")
+    finite, lost = own[np.isfinite(own["median"])], own[~np.isfinite(own["median"])]
+    axis.plot(finite["alpha0"], finite["median"], label=way, **style)
+    axis.fill_between(finite["alpha0"], finite["low"], finite["high"], color=style["color"], alpha=0.15, lw=0)
+    top = np.full(len(lost), 0.97)
+    axis.plot(lost["alpha0"], top, "x", color=style["color"], transform=axis.get_xaxis_transform())
