@@ -69,6 +69,7 @@ TINY = {
     "method.md": {"steps": 3},
     "online_tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
     "performance.md": {},
+    "schedules.md": {"task": "digits", "logreg_epochs": 2, "logreg_seeds": 2, "mlp_epochs": 1, "mlp_seeds": 1},
     "status.md": {},
     "tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
     "vgg.md": {

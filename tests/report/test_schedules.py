@@ -1,0 +1,68 @@
+"""A learning rate that adapts is set beside a schedule and a fixed one as the records have it."""
+
+import pandas as pd
+import pytest
+
+from hdlib.report import schedules
+from hdlib.report.style import DARK, LIGHT
+from hdlib.runs import Record, RunSpec
+from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
+
+RATES = (0.1, 0.001)
+# training losses from these alpha_0; validation losses are twice as high
+LOSSES = {"none": (0.2, 0.9), "cosine": (0.1, 0.8), 1e-4: (0.3, 0.31), "auto": (0.22, 0.215)}
+
+
+def record(family, way, rate, loss, seed=0):
+    adapts = way not in ("none", "cosine")
+    fields = dict(method=f"{family}_hd", beta=way) if adapts else dict(method=family, decay=way)
+    spec = RunSpec(model="logreg", alpha0=rate, epochs=1, seed=seed, **fields)
+    epochs = pd.DataFrame([[1, 469, loss, rate, 2 * loss, 0.9]], columns=EPOCH_COLUMNS)
+    outcome = "finished" if loss < float("inf") else "diverged"
+    made = dict(device="a processor (2 cores)", data="MNIST")
+    return Record(spec, outcome, 469, epochs, pd.DataFrame(columns=TRACE_COLUMNS), made)
+
+
+@pytest.fixture
+def records():
+    """Three seeds a tenth apart, the one in the middle as above."""
+    return [
+        record(family, way, rate, loss * factor, seed)
+        for family in schedules.FAMILIES
+        for way, losses in LOSSES.items()
+        for rate, loss in zip(RATES, losses, strict=True)
+        for seed, factor in enumerate((0.9, 1.0, 1.1))
+    ]
+
+
+def test_the_best_cosine_and_the_best_fixed_rate_stand_beside_what_adapts(records):
+    sgd, adam = schedules.sentences(records).splitlines()
+    assert sgd.startswith(
+        "- SGD, training loss: 0.100 with the best cosine, from α₀ = 10⁻¹; 0.200 with the best fixed α"
+    )
+    assert (
+        "0.215 to 0.220 from all α₀ with the automatic β, which is below the cosine from the same α₀ in 1 of 2" in sgd
+    )
+    assert "Validation loss, in the same order: 0.200, 0.400; 0.430 to 0.440; 0.600 to 0.620." in sgd
+    assert adam.startswith("- Adam, ")
+
+
+def test_what_counts_as_near_is_near_the_lowest_of_the_family(records):
+    table = schedules.table({"logistic regression": records}).data
+    sgd = table[table["family"] == "SGD"].set_index("learning rate")
+    assert sgd["near"].tolist() == ["0 of 2", "1 of 2", "0 of 2", "0 of 2"]
+    assert sgd.loc["fixed", ["training loss, best α₀", "worst α₀"]].tolist() == ["0.200", "0.900"]
+    assert "3 seeds" in schedules.table({"logistic regression": records}).note
+
+
+def test_a_divergence_is_told_and_drawn(records):
+    lost = [
+        record("sgd", 1e-4, 0.1, float("inf"), r.spec.seed)
+        if (r.spec.method, r.spec.beta, r.spec.rule, r.spec.alpha0) == ("sgd_hd", 1e-4, "additive", 0.1)
+        else r
+        for r in records
+    ]
+    assert "0.310 to diverged" in schedules.sentences(lost).splitlines()[0]
+    figure = schedules.figure(lost, "schedules", "A caption.")
+    assert figure.data["median"].max() == float("inf")
+    assert all("HD, automatic" in figure.svg(theme) for theme in (LIGHT, DARK))
