@@ -10,7 +10,7 @@ import pandas as pd
 
 from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, scientific
 from hdlib.runs import BASELINE
-from hdlib.runs.divergence import GROWTHS, PREDICTORS
+from hdlib.runs.critical import GROWTHS, PREDICTORS
 
 Boundaries = dict[str, dict[str, tuple[float, str]]]  # a predicted beta and by what, by model and method
 SHORT = {"at_start": "first", "largest": "largest", "growth": "growth"}  # the predictors, as heads of a table

@@ -12,7 +12,7 @@ from hdlib.report import frames, paper, performance, relapse
 from hdlib.report.critical import critical_beta
 from hdlib.report.style import LABELS, Noted, Table, counted, power_of_ten, rounded, scientific, significant, spread
 from hdlib.runs import BASELINE, METHODS, Record
-from hdlib.runs.divergence import PREDICTORS
+from hdlib.runs.critical import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
 _PEAKS = (
@@ -391,7 +391,7 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
     """Return the beta from which training fails, measured and predicted, beside the one of the experiment.
 
     Args:
-        measured: what `divergence.measured_boundaries` returns for `divergence.vgg_boundaries`.
+        measured: what `critical.measured_boundaries` returns for `critical.vgg_boundaries`.
         betas: of the experiment, by method.
         iterations: of each run.
     """

@@ -1,16 +1,11 @@
-"""Which runs the pages on divergence and on guards are made of, and what they ask of single steps."""
+"""Which runs the pages on divergence and on guards are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from hdlib.runs.probe import critical_betas, decades, recorded
+from hdlib.runs.probe import decades
 from hdlib.runs.spec import METHODS, PAPER_FIELDS, RunSpec
-from hdlib.runs.store import Store
 from hdlib.runs.sweep import grid, steps_per_epoch
 from hdlib.runs.train import model_of
 from hdlib.tasks.data import SIZES
@@ -103,130 +98,6 @@ def unguarded(epochs: int, seeds: int, **fields: Any) -> list[RunSpec]:
     """The baselines of `guarded`."""
     common = dict(alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields
     return grid(method=["sgd", "sgdn", "adam"], **common)
-
-
-# -- critical betas, measured and predicted
-
-PREDICTORS = {
-    "at_start": "2 / κ at the first step",
-    "largest": "2 / largest κ on the way",
-    "growth": "growth of a deviation on the way",
-}
-# How far a deviation may grow, tried by `with_growth`.
-GROWTHS = (2.0, 5.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
-
-
-def beta_of_growth(kappa: np.ndarray, factor: float) -> float:
-    """Return the beta from which alpha's deviation from the bottom of the parabola grows by a factor on the way.
-
-    A step with the curvature kappa_t multiplies the deviation by ``1 - beta kappa_t``, so a stretch of steps by the
-    product; the stretch on which it grows most counts.
-
-    Args:
-        kappa: curvatures met on the way [steps].
-        factor: growth that is asked for, above 1.
-    """
-    betas = np.logspace(-12, 6, 1801)
-    grown, most = np.zeros_like(betas), np.zeros_like(betas)
-    for k in kappa:
-        grown = np.maximum(grown, 0.0) + np.log(np.maximum(np.abs(1 - betas * k), 1e-12))
-        most = np.maximum(most, grown)
-    beyond = most > np.log(factor)
-    return float(betas[np.argmax(beyond)]) if beyond.any() else float("nan")
-
-
-def with_growth(measured: pd.DataFrame) -> pd.DataFrame:
-    """Add `growth`, the prediction by `beta_of_growth`, and `factor`, the growth that it allows.
-
-    The factor of a model is the one that suits the *other* models of the same method best: the model itself has no
-    say in its prediction. Where there is no other, it is the smallest.
-
-    Args:
-        measured: a row per run with `model`, `method`, `critical` and a column for each of GROWTHS.
-    """
-    measured = measured.assign(growth=np.nan, factor=np.nan)
-    for (model, method), own in measured.groupby(["model", "method"]):
-        others = measured[(measured["method"] == method) & (measured["model"] != model)]
-        off = {f: np.log(others["critical"] / others[f]).abs().median() for f in GROWTHS}
-        factor = min(GROWTHS, key=lambda f: (off[f] if off[f] == off[f] else 0.0, f))
-        measured.loc[own.index, "growth"] = own[factor]
-        measured.loc[own.index, "factor"] = factor
-    return measured.drop(columns=list(GROWTHS))
-
-
-def boundaries(models: int, **fields: Any) -> dict[str, list[RunSpec]]:
-    """The runs, by model, whose critical beta is asked for: three seeds a method."""
-    return {
-        name: [
-            spec.with_(seed=seed)
-            for method in ("adam_hd", "sgd_hd")
-            for spec in [varied(1e-3, 100, method, **fields)[name]]
-            for seed in range(3)
-        ]
-        for name in list(VARIED)[:models]
-    }
-
-
-def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[str, list[RunSpec]]:
-    """The same for VGG, named "authors 0.125": both variants at some widths; of whole ones the authors', Adam-HD, once.
-
-    Args:
-        factors: channels over the paper's.
-        seeds: of the narrower networks.
-    """
-    asked = {}
-    for factor in factors:
-        whole = factor >= 1
-        for variant in ("authors",) if whole else ("authors", "paper"):
-            common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=1e-3)
-            method = ["adam_hd"] if whole else ["adam_hd", "sgd_hd", "sgdn_hd"]
-            asked[f"{variant} {factor:g}"] = grid(
-                method=method, seeds=1 if whole else seeds, **short(100, **(common | fields))
-            )
-    return asked
-
-
-def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **how: Any) -> pd.DataFrame:
-    """Return a row per run: model, method, seed, `critical` beta (the middle of its bracket), and `PREDICTORS`.
-
-    Where no beta that was tried failed, `critical` is infinite, and where none worked, 0: it lies above `works` or
-    below `fails`, the largest that worked and the smallest that failed, and was not measured.
-    `learnt` is the share of its first loss that the run lost from which the curvatures on the way are taken.
-    """
-    names, specs = zip(*((name, spec) for name, own in asked.items() for spec in own), strict=True)
-    brackets = critical_betas(specs, store, **how)
-    rows = []
-    for name, spec, (works, fails, _) in zip(names, specs, brackets, strict=True):
-        bracket = dict(critical=(works * fails) ** 0.5, works=works, fails=fails)
-        rows.append(dict(model=name, method=spec.method, seed=spec.seed, **bracket, key=spec.key))
-    frame = pd.DataFrame(rows).set_index("key").assign(**dict.fromkeys(("largest", "learnt"), np.nan))
-    frame[list(GROWTHS)] = np.nan
-    folder = store.folder if isinstance(store, Store) else store
-    for own in asked.values():
-        for method in dict.fromkeys(spec.method for spec in own):
-            asked_for = {safe(spec).key: spec.key for spec in own if spec.method == method}
-            specs = [safe(spec) for spec in own if spec.method == method]
-            for key, steps in recorded(specs, steps_looked_into(specs[0]), folder).groupby("key"):
-                kappa = steps["kappa"].dropna()
-                frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
-                if len(kappa) == 1:
-                    continue
-                frame.loc[asked_for[key], "largest"] = 2 / kappa.max()
-                losses = steps["loss"].to_numpy()
-                frame.loc[asked_for[key], "learnt"] = 1 - losses[-10:].mean() / losses[0]
-                for factor in GROWTHS:
-                    frame.loc[asked_for[key], factor] = beta_of_growth(kappa.to_numpy(), factor)
-    return with_growth(frame.reset_index(drop=True))
-
-
-def safe(spec: RunSpec) -> RunSpec:
-    """Return the run that keeps to the bottom of each parabola: an automatic beta, and greedy as the plain rule is."""
-    return spec.with_(beta="auto", overshoot=0.0)
-
-
-def steps_looked_into(spec: RunSpec) -> int:
-    """Return how many steps are looked into: all, but of a VGG, which takes long, two, and so one curvature."""
-    return 2 if spec.model == "vgg" else spec.max_iterations or 100
 
 
 def name_of(width: int) -> str:

@@ -2,12 +2,11 @@
 
 Along the direction D_{t-1} of the last step the loss of minibatch t is a function of that step's length alpha. Its
 slope at the length that was taken is the hypergradient h_t, and its curvature is kappa_t = D' H D. `steps` measures
-both; `line` measures the function itself; `critical_betas` finds the beta from which training fails.
+both; `line` measures the function itself.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hdlib.runs.record import Record
 from hdlib.runs.spec import RunSpec
-from hdlib.runs.store import Store
-from hdlib.runs.sweep import sweep
 from hdlib.runs.tables import measured
 from hdlib.runs.train import Training, data_of
 
@@ -148,48 +144,3 @@ def recorded_line(spec: RunSpec, t: int, points: int, folder: str | Path = "resu
         return line(spec, t, np.linspace(-1.0, 3.5, points) * best)
 
     return measured("line", [t, points, spec.canonical()], spec.task, folder, measure)
-
-
-def failed(record: Record) -> bool:
-    """Say whether training failed: a number was not finite, or the loss ended 20 % above that of the first minibatch.
-
-    The end is the last tenth of the traced iterations. A run that learns nothing has not failed.
-    """
-    losses = record.trace["loss"].to_numpy()
-    return record.outcome == "diverged" or not losses[-max(1, len(losses) // 10) :].mean() <= 1.2 * losses[0]
-
-
-def critical_betas(
-    specs: Sequence[RunSpec],
-    store: Store | str = "results",
-    low: float = -9.0,
-    high: float = 3.0,
-    rounds: int = 8,
-    **how,
-) -> list[tuple[float, float, list[Record]]]:
-    """Bisect, for each spec, the beta from which training fails; its own beta does not matter.
-
-    Args:
-        specs: hypergradient runs; every one needs its early iterations traced.
-        store: where the runs are recorded.
-        low: decimal logarithm of a beta below all that are tried.
-        high: of one above them.
-        rounds: bisections; the bracket ends 2**rounds times narrower.
-        how: passed to `sweep`.
-
-    Returns:
-        For each spec the largest beta that worked and the smallest that failed, next to each other, and all runs.
-        Where none of those that were tried worked, the first is 0; where none failed, the second is infinite.
-    """
-    brackets = [[low, high] for _ in specs]
-    runs: list[list[Record]] = [[] for _ in specs]
-    for _ in range(rounds):
-        middle = [sum(bracket) / 2 for bracket in brackets]
-        tried = [spec.with_(beta=float(f"{10**m:.3g}")) for spec, m in zip(specs, middle, strict=True)]
-        for i, record in enumerate(sweep(tried, store, **how)):
-            brackets[i][failed(record)] = middle[i]
-            runs[i].append(record)
-    return [
-        (10**a if a > low else 0.0, 10**b if b < high else math.inf, records)
-        for (a, b), records in zip(brackets, runs, strict=True)
-    ]

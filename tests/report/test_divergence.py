@@ -11,7 +11,7 @@ from test_guard_comparison import run
 from hdlib.report import critical, guards
 from hdlib.report import divergence as chapter
 from hdlib.report.style import LIGHT
-from hdlib.runs.divergence import PREDICTORS
+from hdlib.runs.critical import PREDICTORS
 
 PAGE = (Path(__file__).parents[2] / "notebooks" / "guards.md").read_text()
 

@@ -1,0 +1,47 @@
+"""A critical beta lies where training begins to fail, and its predictions follow from curvatures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hdlib.runs import RunSpec, critical, divergence
+
+
+def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_path):
+    spec = RunSpec(method="sgd_hd", alpha0=1e-3, **divergence.short(12, task="digits", model="mlp", width=12))
+    [(works, fails, runs)] = critical.critical_betas([spec], tmp_path, low=-3, high=3, rounds=4)
+    assert fails / works == pytest.approx(10 ** (6 / 2**4), rel=1e-6)
+    by_beta = {record.spec.beta: critical.failed(record) for record in runs}
+    assert all(fail == (beta > works * 1.01) for beta, fail in by_beta.items())
+    assert set(by_beta.values()) == {True, False}
+
+
+def test_a_critical_beta_beyond_those_that_were_tried_is_not_made_up(tmp_path):
+    fields = divergence.short(12, task="digits", model="mlp", width=12)
+    spec = RunSpec(method="sgd_hd", alpha0=1e-3, **fields)
+    [(works, fails, runs)] = critical.critical_betas([spec], tmp_path, low=-12, high=-8, rounds=2)
+    assert fails == np.inf and works == pytest.approx(max(record.spec.beta for record in runs))
+    [(works, fails, runs)] = critical.critical_betas([spec], tmp_path, low=4, high=8, rounds=2)
+    assert works == 0 and fails == pytest.approx(min(record.spec.beta for record in runs))
+
+
+def test_a_deviation_grows_by_the_product_of_its_factors():
+    kappa = np.array([1.0, 100.0, 1.0, 2.0, 1.0])
+    single = critical.beta_of_growth(kappa, 50.0)
+    assert abs(1 - single * 100.0) == pytest.approx(50.0, rel=0.05)  # the later ones shrink it
+    series = critical.beta_of_growth(np.full(5, 10.0), 2.0**5)
+    assert abs(1 - series * 10.0) == pytest.approx(2.0, rel=0.05)
+    assert critical.beta_of_growth(kappa[:1], 1.001) == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_models_growth_is_chosen_by_the_other_models():
+    right = {"a": 5.0, "b": 100.0, "c": 100.0}  # the growth that would predict each model exactly
+    rows = [
+        dict(model=model, method="adam_hd", seed=0, critical=1.0)
+        | {growth: 1.0 if growth == own else 1e-3 for growth in critical.GROWTHS}
+        for model, own in right.items()
+    ]
+    found = critical.with_growth(pd.DataFrame(rows)).set_index("model")
+    assert found["factor"]["a"] == 100.0 and found["growth"]["a"] == 1e-3
+    alone = critical.with_growth(pd.DataFrame(rows[:1]))
+    assert alone["factor"].to_list() == [min(critical.GROWTHS)]
