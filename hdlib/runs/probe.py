@@ -31,17 +31,21 @@ def steps(spec: RunSpec, count: int) -> pd.DataFrame:
     Columns, for step t: `loss` of the minibatch before the step; `grad_l1` and `grad_l2` of its gradient g_t, the L2
     term included; `alpha` of the step; `direction_l2` of D_t; `slope`, s_t = g_t . D_t; `hypergrad`, h_t =
     g_t . D_{t-1}; `kappa`, D_{t-1}' H_t D_{t-1} by a Hessian-vector product on minibatch t; `kappa_secant`,
-    (h_t - s_{t-1}) / alpha_{t-1}. The rows end with the first number that is not finite.
+    (h_t - s_{t-1}) / alpha_{t-1}. The rows end with the first number that is not finite. A step of length alpha = 0
+    moves nothing and so hides its direction: what needs D_t is NaN after it, but h_t is the optimiser's own.
     """
     run, rows = _Run(spec), []
     before: dict = {"slope": np.nan, "alpha": np.nan}
     for t in range(1, count + 1):
         row, grads = run.gradient(t, True)
-        h = _dot(grads, run.direction) if run.direction else 0.0
+        h = _dot(grads, run.direction) if run.direction else None
         run.step(grads)
         alpha = float(run.group["lr"])
-        row |= {"step": t, "alpha": alpha, "hypergrad": h, "kappa_secant": (h - before["slope"]) / before["alpha"]}
-        row |= {"direction_l2": _dot(run.direction, run.direction) ** 0.5, "slope": _dot(grads, run.direction)}
+        h = float(run.group["hypergrad"]) if h is None else h
+        secant = (h - before["slope"]) / before["alpha"] if before["alpha"] else np.nan
+        row |= {"step": t, "alpha": alpha, "hypergrad": h, "kappa_secant": secant}
+        length, slope = (_dot(v, run.direction) if run.direction else np.nan for v in (run.direction, grads))
+        row |= {"direction_l2": length**0.5, "slope": slope}
         rows.append(row)
         before = row
         if not np.isfinite([row["loss"], alpha, h]).all():
@@ -75,7 +79,7 @@ class _Run:
         self.training = Training(spec, data_of(spec, "cpu", torch.float64), "cpu", torch.float64)
         self.params = list(self.training.model.parameters())
         self.group = self.training.group
-        self.direction: list[Tensor] = []
+        self.direction: list[Tensor] = []  # none before the first step, and after one of length zero
         self.epoch = 0
         self.batches: tuple[Tensor, ...] = ()  # of that epoch
         self.dropout = self.dropout_next = torch.get_rng_state()  # the generator before this minibatch, and after it
@@ -112,7 +116,8 @@ class _Run:
         self.training.optimizer.step()
         self.dropout = self.dropout_next
         alpha = float(self.group["lr"])
-        self.direction = [(p.detach() - b) / alpha for p, b in zip(self.params, before, strict=True)]
+        moved = zip(self.params, before, strict=True) if alpha else ()
+        self.direction = [(p.detach() - b) / alpha for p, b in moved]
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

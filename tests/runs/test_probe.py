@@ -32,6 +32,16 @@ def test_the_probe_sees_the_run_that_is_trained(spec):
         np.testing.assert_allclose(seen[column], trained[name], rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.method)
+def test_a_run_that_starts_with_a_step_of_length_zero_is_seen_too(spec):
+    still = spec.with_(alpha0=0.0)
+    seen, trained = probe.steps(still, 5), train(still.with_(precision="float64")).trace[:5]
+    for column in ("loss", "alpha", "hypergrad"):
+        np.testing.assert_allclose(seen[column], trained[column], rtol=1e-6, atol=1e-12)
+    assert seen["kappa"].isna().to_list() == seen["kappa_secant"].isna().to_list() == [True, True, False, False, False]
+    assert seen["slope"].isna().to_list() == [True, False, False, False, False]
+
+
 def test_the_first_hypergradient_of_adam_is_near_the_gradients_1_norm():
     rows = probe.steps(SPECS[2], 1)
     assert -rows["slope"].iloc[0] == pytest.approx(rows["grad_l1"].iloc[0], rel=1e-2)
