@@ -270,7 +270,8 @@ def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries
     """
     cells = {model: phases(records) for model, records in diagrams.items()}
     shown = pd.concat(cells.values())
-    span = shown["iteration"].min(), shown["iteration"].max()  # of the divergences
+    lost = shown.loc[shown["kind"] == "diverged", "iteration"]  # not where only a few of the seeds did
+    span = lost.min(), lost.max()
 
     def draw(theme: Theme) -> plt.Figure:
         rows = len(cells)
@@ -284,7 +285,7 @@ def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries
             axis.set_title(LABELS[method])
         for axis in axes[-1]:
             axis.set_xlabel("initial learning rate α₀")
-        _phase_legend(figure, theme, shown, bool(boundaries.keys() & cells.keys()))
+        _phase_legend(figure, theme, shown, span, bool(boundaries.keys() & cells.keys()))
         return figure
 
     told = " ".join(f"{model}: {_told(own)}." for model, own in cells.items())
@@ -340,7 +341,9 @@ def _phase_panel(
     axis.grid(False)
 
 
-def _phase_legend(figure: plt.Figure, theme: Theme, cells: pd.DataFrame, predicted: bool) -> None:
+def _phase_legend(
+    figure: plt.Figure, theme: Theme, cells: pd.DataFrame, span: tuple[float, float], predicted: bool
+) -> None:
     """Name what occurs, in the colours of the cells."""
     handles: list[Any] = []
     labels = []
@@ -351,12 +354,10 @@ def _phase_legend(figure: plt.Figure, theme: Theme, cells: pd.DataFrame, predict
             if kind == "ringing":
                 dot = Line2D([], [], color=theme.background, marker=".", linestyle="", markersize=4)
                 handles[-1] = (handles[-1], dot)
-    lost = cells.loc[cells["kind"] == "diverged", "iteration"]
-    for iteration in dict.fromkeys([lost.min(), lost.max()] if len(lost) else []):
-        handles.append(Patch(color=_diverged_color(iteration, (lost.min(), lost.max()), theme)))
-        which = (
-            ", earliest:" if iteration == lost.min() < lost.max() else ", latest:" if lost.min() < iteration else " at"
-        )
+    first, last = span
+    for iteration in dict.fromkeys(span if (cells["kind"] == "diverged").any() else ()):
+        handles.append(Patch(color=_diverged_color(iteration, span, theme)))
+        which = " at" if first == last else ", earliest:" if iteration == first else ", latest:"
         labels.append(f"diverged{which} iteration {iteration:.0f}")
     if predicted:
         handles.append(Line2D([], [], color=theme.text, ls=(0, (4, 2))))

@@ -161,6 +161,18 @@ def test_the_legend_of_a_phase_diagram_shows_the_colours_that_occur_and_no_other
     assert list(legend(learnt.draw(LIGHT))) == ["lower loss than the baseline"]
 
 
+def test_a_cell_in_which_few_seeds_diverged_does_not_shade_the_others():
+    lost = phase(beta=1e-3, outcome="diverged", iterations=60) + phase(beta=1e-2, outcome="diverged", iterations=5)[3:]
+    minority = [run(0.5, "adam_hd", beta=1e-4, seed=seed) for seed in (1, 2)]
+    minority += [run(0.5, "adam_hd", beta=1e-4, outcome="diverged", iterations=2)]
+    figure = chapter.phase_diagrams({"a": lost + minority}, {}, "name", "Caption.").draw(LIGHT)
+    swatches = legend(figure)
+    cells = figure.axes[2].collections[0].get_array().reshape(-1, 3)
+    learnt, earliest, latest = (to_rgb(handle.get_facecolor()) for handle in swatches.values())
+    assert [name.partition(":")[0] for name in swatches][1:] == ["diverged, earliest", "diverged, latest"]
+    assert np.allclose(cells, [learnt, latest, earliest])
+
+
 def test_a_phase_diagram_says_which_prediction_is_dashed_and_which_is_missing_or_out_of_sight():
     lines = {"a": {"sgd_hd": (9.0, "largest κ"), "adam_hd": (3e-3, "growth")}}
     caption = chapter.phase_diagrams({"a": phase(beta=1e-3)}, lines, "name", "Caption.").caption
