@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, scientific
-from hdlib.runs import BASELINE
+from hdlib.runs import BASELINE, RunSpec
 from hdlib.runs.critical import GROWTHS, PREDICTORS
 
-Boundaries = dict[str, dict[str, tuple[float, str]]]  # a predicted beta and by what, by model and method
 SHORT = {"at_start": "first", "largest": "largest", "growth": "growth"}  # the predictors, as heads of a table
+
+
+class Boundary(NamedTuple):
+    """A critical beta: as predicted, by what, and as measured."""
+
+    predicted: float
+    by: str
+    measured: float
+
+
+Boundaries = dict[str, dict[str, Boundary]]  # by model and method
 
 
 def prediction(measured: pd.DataFrame, name: str, caption: str) -> Figure:
@@ -44,16 +55,38 @@ def prediction(measured: pd.DataFrame, name: str, caption: str) -> Figure:
         return figure
 
     alt = f"Measured against predicted critical beta. {prediction_sentence(measured)}"
-    return Figure(draw, name, alt, measured, caption=caption)
+    return Figure(draw, name, alt, measured, measured_note(measured), caption)
 
 
-def boundary_lines(measured: pd.DataFrame) -> Boundaries:
-    """Return, by model and method, the median of the predictor that suits the method best, and its title."""
-    lines: Boundaries = {}
+def measured_note(measured: pd.DataFrame) -> str:
+    """Return what made measured critical betas: the runs that were bisected, and the single steps."""
+    runs = measured.attrs["runs"]
+    each = measured.groupby(["model", "method"])["seed"].nunique().max()
+    return (
+        f"{len(measured)} critical β, {counted(each, 'seed')}, bisected with {runs['count']:,} runs of at most "
+        f"{measured['iterations'].max():,} iterations, {' and '.join(runs['precision'])}, {', '.join(runs['device'])}. "
+        f"Curvatures: {_probed(measured.attrs['made'])}. Data: {'; '.join(runs['data'])}."
+    )
+
+
+def probe_note(table: pd.DataFrame, spec: RunSpec) -> str:
+    """Return what made a table of `hdlib.runs.probe` that looks into one run."""
+    made = table.attrs["made"]
+    return f"One run, seed {spec.seed}, {_probed([made])}. Data: {made['data']}."
+
+
+def _probed(made: Sequence[dict]) -> str:
+    return f"single steps, float64, {', '.join(sorted({one['device'] for one in made}))}"
+
+
+def boundaries(measured: pd.DataFrame) -> Boundaries:
+    """Return, by model and method, medians: of the predictor that suits the method best, and of what was measured."""
+    found: Boundaries = {}
     for (model, method), rows in measured.groupby(["model", "method"]):
         best = max(PREDICTORS, key=lambda column: within_two(measured, method, column))
-        lines.setdefault(model, {})[method] = float(rows[best].median()), PREDICTORS[best]
-    return lines
+        both = float(rows[best].median()), PREDICTORS[best], float(rows["critical"].median())
+        found.setdefault(model, {})[method] = Boundary(*both)
+    return found
 
 
 def prediction_lead(measured: pd.DataFrame) -> str:
@@ -68,7 +101,8 @@ def prediction_lead(measured: pd.DataFrame) -> str:
     chosen = "One model was" if len(names) == 1 else f"{len(names)} models were"
     return (
         f"{chosen} chosen before the critical β was looked at: {'; '.join(names)}. For {methods} "
-        f"from α₀ = 0.001, 100 iterations, that makes {len(measured)} critical β, one for each seed{missing}."
+        f"from α₀ = 0.001, {measured['iterations'].max()} iterations, that makes {len(measured)} critical β, one for "
+        f"each seed{missing}."
     )
 
 
@@ -124,8 +158,8 @@ def best_predictor(measured: pd.DataFrame) -> str:
             named = "; ".join(f"{model}: by {100 * share:.0f} %" for model, share in learnt.items())
             text += (
                 ". Where training fails at a smaller β than predicted, the cautious run that the curvatures are from "
-                f"had not got far in its 100 steps (its loss fell in {named}): it may never have been where the other "
-                "one fails"
+                f"had not got far in its {measured['iterations'].max()} steps (its loss fell in {named}): it may never "
+                "have been where the other one fails"
             )
         lines.append(text + ".")
     return "\n\n".join(lines)

@@ -16,9 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hdlib.report import frames
-from hdlib.report.critical import Boundaries, against
+from hdlib.report.critical import Boundaries, Boundary, against, probe_note
 from hdlib.report.style import LABELS, Figure, Table, Theme, counted, power_of_ten, rounded, scientific
-from hdlib.runs import BASELINE, Record
+from hdlib.runs import BASELINE, Record, RunSpec
+from hdlib.runs.critical import ALPHA0
 
 HD = tuple(BASELINE)
 KINDS = ("better", "worse", "ringing", "diverged")
@@ -89,47 +90,55 @@ def explosion(steps: pd.DataFrame) -> str:
     )
 
 
-def first_steps_figure(steps: pd.DataFrame, name: str, caption: str) -> Figure:
-    """Draw loss, the lengths of g and D, and |alpha| of the first steps on logarithmic axes."""
+def first_steps_figure(steps: pd.DataFrame, spec: RunSpec, name: str, caption: str, last: int = 6) -> Figure:
+    """Draw loss, the lengths of g and D, and alpha with its sign, of a run's first steps; the axes are logarithmic.
+
+    Args:
+        steps: what `hdlib.runs.probe.recorded` returns for the run.
+        spec: of the run.
+        last: step that is drawn; a few more, and those that matter are one flat line.
+    """
     finite = _finite(steps)
+    shown = finite[finite["step"] <= last]
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharex=True)
         color = theme.color("adam_hd")
-        other = theme.color("sgd_hd")
-        axes[0].plot(finite["step"], finite["loss"], "o-", color=color, markersize=4)
-        axes[1].plot(finite["step"], finite["grad_l2"], "s-", color=other, markersize=4, label="‖g‖")
-        axes[1].plot(finite["step"], finite["direction_l2"], "^:", color=theme.paper, markersize=4, label="‖D‖")
+        axes[0].plot(shown["step"], shown["loss"], "o-", color=color, markersize=4)
+        axes[1].plot(shown["step"], shown["grad_l2"], "s-", color=theme.color("sgd_hd"), markersize=4, label="‖g‖")
+        axes[1].plot(shown["step"], shown["direction_l2"], "^:", color=theme.paper, markersize=4, label="‖D‖")
         axes[1].legend()
-        for sign, marker in ((1, "o"), (-1, "X")):
-            some = finite[np.sign(finite["alpha"]) == sign]
-            label = "positive" if sign > 0 else "negative"
-            axes[2].plot(some["step"], some["alpha"].abs(), marker, color=color, markersize=5, label=label)
-        axes[2].plot(finite["step"], finite["alpha"].abs(), "-", color=color, lw=0.8)
-        axes[2].legend()
-        for axis, title in zip(axes, ("minibatch loss", "size of g and D", "|α|"), strict=True):
-            axis.set(yscale="log", xlabel="step", title=title)
+        axes[2].plot(shown["step"], shown["alpha"], "o-", color=color, markersize=4)
+        axes[2].axhline(0, color=theme.text, lw=0.8)
+        for axis, title in zip(axes, ("minibatch loss", "size of g and D", "learning rate α"), strict=True):
+            axis.set(xlabel="step", title=title, xticks=shown["step"])
+        for axis in axes[:2]:
+            axis.set_yscale("log")
             _round_decades(axis)
+        _symmetric_decades(axes[2], shown["alpha"])
         return figure
 
-    last = finite.iloc[-1]
+    end = shown.iloc[-1]
+    signed = ", ".join(f"{alpha:.2g}" for alpha in shown["alpha"])
     alt = (
-        f"Loss, size of gradient and direction, and learning rate over {len(finite)} steps: the loss goes from "
-        f"{finite['loss'].iloc[0]:.3g} to {last['loss']:.3g}, "
-        f"the size of alpha from {finite['alpha'].iloc[0]:.3g} to {abs(last['alpha']):.3g}."
+        f"Loss, size of gradient and direction, and learning rate over {len(shown)} steps: the loss goes from "
+        f"{shown['loss'].iloc[0]:.3g} to {end['loss']:.3g}, alpha through {signed}."
     )
-    return Figure(draw, name, alt, finite, caption=caption)
+    return Figure(draw, name, alt, finite, probe_note(steps, spec), caption)
 
 
 # -- why
 
 
-def parabola(line: pd.DataFrame, steps: pd.DataFrame, name: str, caption: str, factors=(0.8, 2.2)) -> Figure:
+def parabola(
+    line: pd.DataFrame, steps: pd.DataFrame, spec: RunSpec, name: str, caption: str, factors=(0.8, 2.2)
+) -> Figure:
     """Draw the measured loss along the last direction, and how alpha moves on it with two betas.
 
     Args:
         line: `hdlib.runs.probe.line` at step 2.
         steps: the same run's first steps, which say slope and curvature there.
+        spec: of the run.
         factors: the two betas in units of 1 / kappa.
     """
     second = steps[steps["step"] == 2].iloc[0]
@@ -167,7 +176,7 @@ def parabola(line: pd.DataFrame, steps: pd.DataFrame, name: str, caption: str, f
         f" The κ of the titles is that of the parabola, {scientific(2 * fit[0])}; a Hessian-vector product at the end "
         f"of the step gives {scientific(second['kappa'])}."
     )
-    return Figure(draw, name, alt, data, caption=caption)
+    return Figure(draw, name, alt, data, probe_note(line, spec), caption)
 
 
 def fitted_parabola(line: pd.DataFrame) -> np.ndarray:
@@ -221,8 +230,12 @@ def summary(
     )
     limit = measured.loc[(measured["model"] == model) & (measured["method"] == "adam_hd"), "critical"].median()
     if 0 < limit < np.inf:
-        text += " From α₀ = 0.001 training with Adam-HD fails there, within 100 iterations, from a β of about "
-        text += f"{scientific(limit)} on; [the phase diagram](#where-the-phase-diagram) shows other α₀."
+        text += (
+            f" From α₀ = 0.001 training with Adam-HD fails there, within {measured['iterations'].max()} iterations, "
+        )
+        text += (
+            f"from a β of about {scientific(limit)} on; [the phase diagram](#where-the-phase-diagram) shows other α₀."
+        )
     best = fitted.loc[(fitted["model"] == "mlp") & (fitted["method"] == "adam_hd"), "candidate"]
     if len(best):
         text += f" The learning rates that the paper shows for it fit {best.iloc[0]} best."
@@ -262,11 +275,11 @@ def phases(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries, name: str, caption: str) -> Figure:
-    """Draw what happened on a grid of alpha_0 and beta, a row a model, with the predicted critical betas over it.
+    """Draw what happened on a grid of alpha_0 and beta, a row a model, with the critical betas over it.
 
     Args:
         diagrams: records by model.
-        boundaries: what `boundary_lines` returns.
+        boundaries: what `critical.boundaries` returns.
     """
     cells = {model: phases(records) for model, records in diagrams.items()}
     shown = pd.concat(cells.values())
@@ -292,26 +305,36 @@ def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries
     records = [record for own in diagrams.values() for record in own]
     data = pd.concat([own.assign(model=model) for model, own in cells.items()])
     alt = f"Outcome by alpha_0 and beta, a row a model. {told}"
-    return Figure(draw, name, alt, data, frames.note(records), f"{caption} {_lines_note(cells, boundaries)}")
+    return Figure(draw, name, alt, data, frames.note(records), f"{caption} {_boundary_note(cells, boundaries)}")
 
 
-def _lines_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> str:
-    """Say which prediction the dashed lines are, which methods have none, and which lines are not seen."""
+def _boundary_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> str:
+    """Say what the marks are, which methods have none, and which are not seen."""
     drawn = {method: [model for model in cells if method in boundaries.get(model, {})] for method in HD}
-    named = " and ".join(
-        f"for {LABELS[method]} by {boundaries[models[0]][method][1]}" for method, models in drawn.items() if models
-    )
-    if not named:
-        return "No critical β was predicted here."
-    text = f"Dashed: the critical β that is predicted below for α₀ = 0.001, {named}"
-    missing = [LABELS[method] for method, models in drawn.items() if not models]
-    text += f"; none was predicted for {' and '.join(missing)}" if missing else ""
-    top = {model: _ends(sorted(own["beta"].unique()))[1] for model, own in cells.items()}
+    by: dict[str, list[str]] = {}
     for method, models in drawn.items():
-        above = [model for model in models if boundaries[model][method][0] > top[model]]
-        if above:
-            text += f"; that of {LABELS[method]} with {' and with '.join(above)} lies above the diagram"
+        if models:
+            by.setdefault(boundaries[models[0]][method].by, []).append(LABELS[method])
+    if not by:
+        return "No critical β was measured here."
+    named = " and ".join(f"for {' and '.join(methods)} by {predictor}" for predictor, methods in by.items())
+    text = (
+        f"From α₀ = {ALPHA0:g}, a dot is the measured critical β, and a tick the one that is predicted below, {named}"
+    )
+    missing = [LABELS[method] for method, models in drawn.items() if not models]
+    text += f"; {' and '.join(missing)} has none" if missing else ""
+    for model, own in cells.items():
+        ends = _ends(sorted(own["beta"].unique()))
+        for method, marks in boundaries.get(model, {}).items():
+            out = [what for what in ("measured", "predicted") if not _seen(getattr(marks, what), ends)]
+            if out:
+                text += f"; the {' and the '.join(out)} one of {LABELS[method]} with {model} "
+                text += f"{'lies' if len(out) == 1 else 'lie'} outside"
     return f"{text}."
+
+
+def _seen(beta: float, ends: tuple[float, float]) -> bool:
+    return ends[0] <= beta <= ends[1]
 
 
 def _diverged_color(iteration: float, span: tuple[float, float], theme: Theme) -> np.ndarray:
@@ -322,7 +345,7 @@ def _diverged_color(iteration: float, span: tuple[float, float], theme: Theme) -
 
 
 def _phase_panel(
-    axis: plt.Axes, own: pd.DataFrame, boundary: tuple[float, str] | None, theme: Theme, span: tuple[float, float]
+    axis: plt.Axes, own: pd.DataFrame, boundary: Boundary | None, theme: Theme, span: tuple[float, float]
 ) -> None:
     """Draw one method's cells; a divergence is the paler the later it was in the span of iterations."""
     ground = np.array(to_rgb(theme.background))
@@ -336,13 +359,23 @@ def _phase_panel(
     ringing = own[own["kind"] == "ringing"]
     axis.plot(ringing["alpha0"], ringing["beta"], ".", color=theme.background, markersize=2.5)
     if boundary is not None:
-        axis.axhline(boundary[0], color=theme.text, lw=1.6, ls=(0, (4, 2)))
+        for what in ("predicted", "measured"):
+            if _seen(getattr(boundary, what), _ends(betas)):
+                axis.plot(ALPHA0, getattr(boundary, what), **_mark(what, theme))
     axis.set(xscale="log", yscale="log", xlim=_ends(rates), ylim=_ends(betas))
     axis.grid(False)
 
 
+def _mark(what: str, theme: Theme) -> dict[str, Any]:
+    """Return how a critical beta is marked: a tick where it was predicted, a dot where it was measured."""
+    shape = dict(marker="_", markersize=13, markeredgewidth=2.2, color=theme.text)
+    if what == "measured":
+        shape = dict(marker="o", markersize=6, markerfacecolor=theme.text, markeredgecolor=theme.background)
+    return dict(linestyle="", **shape)
+
+
 def _phase_legend(
-    figure: plt.Figure, theme: Theme, cells: pd.DataFrame, span: tuple[float, float], predicted: bool
+    figure: plt.Figure, theme: Theme, cells: pd.DataFrame, span: tuple[float, float], marked: bool
 ) -> None:
     """Name what occurs, in the colours of the cells."""
     handles: list[Any] = []
@@ -359,9 +392,9 @@ def _phase_legend(
         handles.append(Patch(color=_diverged_color(iteration, span, theme)))
         which = " at" if first == last else ", earliest:" if iteration == first else ", latest:"
         labels.append(f"diverged{which} iteration {iteration:.0f}")
-    if predicted:
-        handles.append(Line2D([], [], color=theme.text, ls=(0, (4, 2))))
-        labels.append("predicted critical β")
+    for what in ("measured", "predicted") if marked else ():
+        handles.append(Line2D([], [], **_mark(what, theme)))
+        labels.append(f"{what} critical β")
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
 
 
@@ -416,6 +449,17 @@ def _round_decades(axis: plt.Axes) -> None:
     low, high = np.log10(axis.get_ylim())
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if (high - low) / step <= 6)
     axis.set_yticks(10.0 ** np.arange(np.ceil(low / step) * step, high, step))
+    axis.minorticks_off()
+
+
+def _symmetric_decades(axis: plt.Axes, values: pd.Series) -> None:
+    """Make an axis logarithmic on both sides of zero, linear below the smallest value, and tick few decades beyond."""
+    sizes = values.abs()[values != 0]
+    low, high = np.floor(np.log10(sizes.min())), np.ceil(np.log10(sizes.max()))
+    axis.set_yscale("symlog", linthresh=10.0**low, linscale=0.5)
+    step = max(1, int(np.ceil((high - low) / 4)))
+    ticks = 10.0 ** np.arange(low + step, high + 1, step)
+    axis.set_yticks([*-ticks[::-1], 0, *ticks])
     axis.minorticks_off()
 
 

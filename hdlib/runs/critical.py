@@ -16,6 +16,7 @@ from hdlib.runs.spec import RunSpec
 from hdlib.runs.store import Store
 from hdlib.runs.sweep import grid, sweep
 
+ALPHA0 = 1e-3  # of every run whose critical beta is asked for
 PREDICTORS = {
     "at_start": "2 / κ at the first step",
     "largest": "2 / largest κ on the way",
@@ -28,14 +29,14 @@ GROWTHS = (2.0, 5.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)
 # -- what is asked
 
 
-def boundaries(models: int, **fields: Any) -> dict[str, list[RunSpec]]:
-    """The runs, by model, whose critical beta is asked for: three seeds a method."""
+def boundaries(models: int, seeds: int, iterations: int, **fields: Any) -> dict[str, list[RunSpec]]:
+    """The runs, by model, whose critical beta is asked for, with Adam-HD and with SGD-HD."""
     return {
         name: [
             spec.with_(seed=seed)
             for method in ("adam_hd", "sgd_hd")
-            for spec in [varied(1e-3, 100, method, **fields)[name]]
-            for seed in range(3)
+            for spec in [varied(ALPHA0, iterations, method, **fields)[name]]
+            for seed in range(seeds)
         ]
         for name in list(VARIED)[:models]
     }
@@ -52,7 +53,7 @@ def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[
     for factor in factors:
         whole = factor >= 1
         for variant in ("authors",) if whole else ("authors", "paper"):
-            common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=1e-3)
+            common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=ALPHA0)
             method = ["adam_hd"] if whole else ["adam_hd", "sgd_hd", "sgdn_hd"]
             asked[f"{variant} {factor:g}"] = grid(
                 method=method, seeds=1 if whole else seeds, **short(100, **(common | fields))
@@ -109,26 +110,32 @@ def critical_betas(
 
 
 def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **how: Any) -> pd.DataFrame:
-    """Return a row per run: model, method, seed, `critical` beta (the middle of its bracket), and `PREDICTORS`.
+    """Return a row per run: model, method, seed, iterations, `critical` beta (middle of its bracket), and `PREDICTORS`.
 
     Where no beta that was tried failed, `critical` is infinite, and where none worked, 0: it lies above `works` or
     below `fails`, the largest that worked and the smallest that failed, and was not measured.
-    `learnt` is the share of its first loss that the run lost from which the curvatures on the way are taken.
+    `learnt` is the share of its first loss that the run lost from which the curvatures on the way are taken. The
+    `attrs` say what made it: `runs`, the count, precision, devices and data of those that were bisected, and `made`, of
+    each table of single steps.
     """
     names, specs = zip(*((name, spec) for name, own in asked.items() for spec in own), strict=True)
     brackets = critical_betas(specs, store, **how)
     rows = []
     for name, spec, (works, fails, _) in zip(names, specs, brackets, strict=True):
         bracket = dict(critical=(works * fails) ** 0.5, works=works, fails=fails)
-        rows.append(dict(model=name, method=spec.method, seed=spec.seed, **bracket, key=spec.key))
+        asked_of = dict(model=name, method=spec.method, seed=spec.seed, iterations=spec.max_iterations)
+        rows.append(dict(**asked_of, **bracket, key=spec.key))
     frame = pd.DataFrame(rows).set_index("key").assign(**dict.fromkeys(("largest", "learnt"), np.nan))
     frame[list(GROWTHS)] = np.nan
     folder = store.folder if isinstance(store, Store) else store
+    made = []
     for own in asked.values():
         for method in dict.fromkeys(spec.method for spec in own):
             asked_for = {safe(spec).key: spec.key for spec in own if spec.method == method}
             specs = [safe(spec) for spec in own if spec.method == method]
-            for key, steps in recorded(specs, steps_looked_into(specs[0]), folder).groupby("key"):
+            looked_into = recorded(specs, steps_looked_into(specs[0]), folder)
+            made.append(looked_into.attrs["made"])
+            for key, steps in looked_into.groupby("key"):
                 kappa = steps["kappa"].dropna()
                 frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
                 if len(kappa) == 1:
@@ -138,7 +145,11 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
                 frame.loc[asked_for[key], "learnt"] = 1 - losses[-10:].mean() / losses[0]
                 for factor in GROWTHS:
                     frame.loc[asked_for[key], factor] = beta_of_growth(kappa.to_numpy(), factor)
-    return with_growth(frame.reset_index(drop=True))
+    frame = with_growth(frame.reset_index(drop=True))
+    runs = [record for _, _, tried in brackets for record in tried]
+    frame.attrs = {"made": made, "runs": {"count": len(runs), "precision": sorted({r.spec.precision for r in runs})}}
+    frame.attrs["runs"] |= {name: sorted({r.provenance[name] for r in runs}) for name in ("device", "data")}
+    return frame
 
 
 def safe(spec: RunSpec) -> RunSpec:

@@ -23,7 +23,7 @@ from hdlib.tasks import load_data
 def measured(
     what: str, asked: list, task: str, folder: str | Path, measure: Callable[[], pd.DataFrame], device: str = "cpu"
 ) -> pd.DataFrame:
-    """Return a table, measured where it is not kept; one without rows is not kept.
+    """Return a table, measured where it is not kept; one without rows is not kept. `attrs["made"]` says what made it.
 
     Args:
         what: a word for it, the start of the file's name.
@@ -73,4 +73,6 @@ def _table(content: bytes) -> pd.DataFrame:
     table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     if b"made" not in (table.schema.metadata or {}):
         raise ValueError("it does not say what made it")
-    return table.to_pandas()
+    frame = table.to_pandas()
+    frame.attrs["made"] = json.loads(table.schema.metadata[b"made"])
+    return frame

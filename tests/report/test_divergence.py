@@ -11,15 +11,18 @@ from test_guard_comparison import run
 from hdlib.report import critical, guards
 from hdlib.report import divergence as chapter
 from hdlib.report.style import LIGHT
+from hdlib.runs import RunSpec
 from hdlib.runs.critical import PREDICTORS
 
+MADE = {"device": "another processor", "data": "made up"}
+FIRST = RunSpec(model="mlp", method="adam_hd", alpha0=1e-3, beta=1e-4, epochs=1, seed=7)
 PAGE = (Path(__file__).parents[2] / "notebooks" / "guards.md").read_text()
 
 
 @pytest.fixture
 def steps():
     """A run that explodes from its third step on and overflows in its sixth, with a direction of wandering length."""
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         dict(
             step=range(1, 7),
             loss=[2.3, 2.1, 2.4, 1e60, 1e155, np.nan],
@@ -32,6 +35,8 @@ def steps():
             alpha=[1e-3, 5e-3, -0.05, 6.0, -1e130, np.nan],
         )
     )
+    frame.attrs = {"made": MADE}
+    return frame
 
 
 @pytest.fixture
@@ -43,7 +48,10 @@ def measured():
         ("2 layers of 1000 (the paper's)", "sgd_hd", 0, 0.1, 400.0, 40.0, 500.0),
     ]
     frame = pd.DataFrame(rows, columns=["model", "method", "seed", "critical", *PREDICTORS])
-    return frame.assign(learnt=0.1, factor=2.0)
+    frame = frame.assign(learnt=0.1, factor=2.0, iterations=100)
+    runs = dict(count=24, precision=["float32"], device=["a processor"], data=["made up"])
+    frame.attrs = {"made": [MADE], "runs": runs}
+    return frame
 
 
 def test_the_first_steps_end_with_the_last_finite_one_and_only_what_grows_is_said_to(steps):
@@ -56,9 +64,30 @@ def test_the_first_steps_end_with_the_last_finite_one_and_only_what_grows_is_sai
 
 
 def test_the_axes_of_the_first_steps_have_round_exponents(steps):
-    axes = chapter.first_steps_figure(steps, "name", "").draw(LIGHT).axes
-    assert all(np.all(np.round(np.log10(axis.get_yticks())) % 10 == 0) for axis in axes[1:])
-    assert all(2 < len(axis.get_yticks()) < 7 for axis in axes)
+    axes = chapter.first_steps_figure(steps, FIRST, "name", "").draw(LIGHT).axes
+    assert np.all(np.round(np.log10(axes[1].get_yticks())) % 10 == 0)
+    assert all(2 < len(axis.get_yticks()) < 7 for axis in axes[:2])
+    ticks = axes[2].get_yticks()
+    assert np.allclose(ticks, -ticks[::-1]) and 0 in ticks and len(ticks) < 11
+
+
+def test_the_first_steps_are_drawn_as_far_as_one_sees_them_and_alpha_with_its_sign(steps):
+    figure = chapter.first_steps_figure(steps, FIRST, "name", "", last=4)
+    axes = figure.draw(LIGHT).axes
+    assert axes[2].lines[0].get_ydata().tolist() == [1e-3, 5e-3, -0.05, 6.0]
+    assert "alpha through 0.001, 0.005, -0.05, 6" in figure.alt and len(figure.data) == 5
+
+
+def test_each_figure_of_single_steps_says_what_was_run(steps, measured):
+    line = pd.DataFrame({"length": np.linspace(-1, 3, 9), "loss": np.linspace(-1, 3, 9) ** 2, "taken": 1e-3})
+    line.attrs = {"made": MADE}
+    one = "One run, seed 7, single steps, float64, another processor. Data: made up."
+    assert chapter.first_steps_figure(steps, FIRST, "name", "").note == one
+    assert chapter.parabola(line, steps, FIRST, "name", "").note == one
+    assert critical.prediction(measured, "name", "").note == (
+        "3 critical β, one seed, bisected with 24 runs of at most 100 iterations, float32, a processor. "
+        "Curvatures: single steps, float64, another processor. Data: made up."
+    )
 
 
 def test_beta_is_set_against_the_limit_of_each_method(steps):
@@ -144,15 +173,16 @@ def legend(figure):
 
 
 def test_the_legend_of_a_phase_diagram_shows_the_colours_that_occur_and_no_others():
-    lines = {"a": {"adam_hd": (3e-3, "2 / κ")}}
+    marks = {"a": {"adam_hd": critical.Boundary(3e-3, "2 / κ", 2e-3)}}
     late = phase(beta=1e-3, outcome="diverged", iterations=60)
     lost = late + phase(beta=1e-2, outcome="diverged", iterations=5)[3:]
-    diverged = chapter.phase_diagrams({"a": lost}, lines, "name", "Caption.")
+    diverged = chapter.phase_diagrams({"a": lost}, marks, "name", "Caption.")
     figure = diverged.draw(LIGHT)
     swatches = legend(figure)
     assert list(swatches) == [
         "diverged, earliest: iteration 5",
         "diverged, latest: iteration 60",
+        "measured critical β",
         "predicted critical β",
     ]
     cells = figure.axes[0].collections[0].get_array().reshape(-1, 3)
@@ -173,11 +203,25 @@ def test_a_cell_in_which_few_seeds_diverged_does_not_shade_the_others():
     assert np.allclose(cells, [learnt, latest, earliest])
 
 
-def test_a_phase_diagram_says_which_prediction_is_dashed_and_which_is_missing_or_out_of_sight():
-    lines = {"a": {"sgd_hd": (9.0, "largest κ"), "adam_hd": (3e-3, "growth")}}
-    caption = chapter.phase_diagrams({"a": phase(beta=1e-3)}, lines, "name", "Caption.").caption
-    assert "for SGD-HD by largest κ and for Adam-HD by growth; none was predicted for SGDN-HD" in caption
-    assert "that of SGD-HD with a lies above the diagram" in caption
+def test_a_phase_diagram_marks_critical_betas_where_they_were_measured_and_says_which_are_missing_or_out_of_sight():
+    marks = {
+        "a": {
+            "sgd_hd": critical.Boundary(9.0, "largest κ", np.inf),
+            "adam_hd": critical.Boundary(3e-3, "growth", 1e-3),
+        }
+    }
+    drawn = chapter.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.")
+    assert "for SGD-HD by largest κ and for Adam-HD by growth; SGDN-HD has none" in drawn.caption
+    assert "the measured and the predicted one of SGD-HD with a lie outside" in drawn.caption
+    panels = drawn.draw(LIGHT).axes
+    found = [[(*line.get_xdata(), *line.get_ydata()) for line in panel.lines[1:]] for panel in panels]
+    assert found == [[], [], [(1e-3, 3e-3), (1e-3, 1e-3)]]
+
+
+def test_critical_betas_that_are_predicted_alike_are_named_together():
+    marks = {"a": {method: critical.Boundary(1e-3, "growth", 1e-3) for method in ("sgd_hd", "adam_hd")}}
+    caption = chapter.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.").caption
+    assert "for SGD-HD and Adam-HD by growth" in caption
 
 
 # -- guards

@@ -45,3 +45,20 @@ def test_a_models_growth_is_chosen_by_the_other_models():
     assert found["factor"]["a"] == 100.0 and found["growth"]["a"] == 1e-3
     alone = critical.with_growth(pd.DataFrame(rows[:1]))
     assert alone["factor"].to_list() == [min(critical.GROWTHS)]
+
+
+def test_the_critical_beta_is_asked_for_with_as_many_seeds_and_iterations_as_one_says():
+    asked = critical.boundaries(2, 2, 30, task="digits")
+    assert list(asked) == list(divergence.VARIED)[:2]
+    for specs in asked.values():
+        assert [(spec.method, spec.seed) for spec in specs] == [(m, s) for m in ("adam_hd", "sgd_hd") for s in (0, 1)]
+        assert {(spec.max_iterations, spec.alpha0) for spec in specs} == {(30, critical.ALPHA0)}
+
+
+def test_measured_critical_betas_say_what_made_them(tmp_path):
+    asked = critical.boundaries(1, 1, 8, task="digits")
+    measured = critical.measured_boundaries(asked, tmp_path, rounds=2)
+    assert measured["iterations"].to_list() == [8, 8]
+    runs = measured.attrs["runs"]
+    assert (runs["count"], runs["precision"]) == (4, ["float32"])
+    assert [made["data"] for made in measured.attrs["made"]] == runs["data"] * 2
