@@ -54,6 +54,7 @@ TINY = {
         "critical_seeds": 1,
         "critical_iterations": 20,
         "critical_rounds": 5,
+        "longer": [["logistic regression", 1, 1]],
         "mlp_fit_epochs": 1,
         "fit_epochs": 1,
     },

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hdlib.runs.probe import decades
-from hdlib.runs.spec import METHODS, PAPER_FIELDS, RunSpec
+from hdlib.runs.spec import METHODS, PAPER_FIELDS, RunSpec, SpecError
 from hdlib.runs.sweep import grid, steps_per_epoch
 from hdlib.runs.train import model_of
 from hdlib.tasks.data import SIZES
@@ -92,6 +93,28 @@ def guarded(epochs: int, seeds: int, **fields: Any) -> dict[str, list[RunSpec]]:
     """The guards on the paper's grid of alpha_0 and beta; those with a beta of their own only over alpha_0."""
     common = dict(method=HD, alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields
     return {name: grid(**({"beta": PAPER_RATES} | common | guard)) for name, guard in GUARDS.items()}
+
+
+def longer(asked: Sequence[Sequence[Any]], **fields: Any) -> list[tuple[str, list[RunSpec]]]:
+    """Those of `guarded` by the plain rule, with the methods whose critical beta is measured.
+
+    Args:
+        asked: rows of a model of `VARIED`, epochs and seeds.
+
+    Returns:
+        The model and its runs, for each row.
+
+    Raises:
+        SpecError: a row is something else.
+    """
+    found = []
+    for row in asked:
+        if len(row) != 3 or row[0] not in VARIED:
+            raise SpecError(f"longer has {row!r}: give a model, epochs and seeds. The models are {'; '.join(VARIED)}.")
+        name, epochs, seeds = row
+        plain = guarded(epochs, seeds, **(VARIED[name] | fields))["plain"]
+        found.append((name, [spec for spec in plain if spec.method in ("adam_hd", "sgd_hd")]))
+    return found
 
 
 def unguarded(epochs: int, seeds: int, **fields: Any) -> list[RunSpec]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.runs import RunSpec, critical, divergence
+from hdlib.runs import RunSpec, SpecError, critical, divergence
 
 
 def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_path):
@@ -62,3 +62,16 @@ def test_measured_critical_betas_say_what_made_them(tmp_path):
     runs = measured.attrs["runs"]
     assert (runs["count"], runs["precision"]) == (4, ["float32"])
     assert [made["data"] for made in measured.attrs["made"]] == runs["data"] * 2
+
+
+def test_longer_runs_are_those_of_the_plain_rule_among_the_guards():
+    [(name, specs)] = divergence.longer([["2 layers of 100", 2, 3]], task="digits")
+    plain = divergence.guarded(2, 3, task="digits", model="mlp", width=100)["plain"]
+    assert name == "2 layers of 100"
+    assert {spec.key for spec in specs} == {spec.key for spec in plain if spec.method != "sgdn_hd"}
+
+
+@pytest.mark.parametrize("row", [["2 layers of 99", 2, 3], ["2 layers of 100", 2]])
+def test_longer_runs_of_an_unknown_model_are_refused(row):
+    with pytest.raises(SpecError, match="give a model, epochs and seeds"):
+        divergence.longer([row])

@@ -1,0 +1,149 @@
+"""What a share of the critical beta is worth: its loss beside that of the best beta, on grids that were run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hdlib.report import frames
+from hdlib.report.style import LABELS, Table, counted, power_of_ten, rounded, scientific
+from hdlib.runs import Record
+
+SHARES = {3: "a third", 10: "a tenth", 100: "a hundredth"}  # of the critical beta
+TAKEN = {"adam_hd": 10, "sgd_hd": 3}  # the share that is recommended
+HIGHEST = 1e-2  # initial learning rate that is looked at
+PAPERS = {"sgd_hd": 1e-3, "adam_hd": 1e-7}  # the beta of the paper's Figure 3
+
+Grids = Sequence[tuple[str, Sequence[Record]]]  # models, and their runs on a grid of alpha_0 and beta
+
+
+def worth(grids: Grids, measured: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each grid, method with a measured critical beta, share, and alpha_0 up to HIGHEST.
+
+    Columns: `model`; `length` of the runs, in words; `method`; `seeds`; `critical`, median over seeds; `share`;
+    `alpha0`; `beta`, that of the grid that is nearest to the share; `over`, its loss over that of the best beta from
+    the same alpha_0, in medians over seeds. The last two are NaN where the grid ends before the share. There is no
+    row where all betas diverged.
+    """
+    rows = []
+    for model, records in grids:
+        runs, spec = frames.outcomes(records), records[0].spec
+        length = counted(spec.epochs, "epoch") if spec.max_iterations is None else f"{spec.max_iterations} iterations"
+        for method in TAKEN:
+            critical = measured.loc[(measured["model"] == model) & (measured["method"] == method), "critical"].median()
+            own = runs[(runs["method"] == method) & (runs["alpha0"] <= HIGHEST)]
+            if own.empty or not 0 < critical < np.inf:
+                continue
+            losses = own.groupby(["alpha0", "beta"])["loss"].median().unstack()
+            losses = losses[np.isfinite(losses).any(axis=1)]
+            of_all = dict(model=model, length=length, method=method, seeds=own["seed"].nunique(), critical=critical)
+            for share in SHARES:
+                beta = _nearest(losses.columns.to_numpy(), critical / share)
+                over = losses[beta] / losses.min(axis=1) if beta else losses.min(axis=1) * np.nan
+                rows += [
+                    dict(**of_all, share=share, alpha0=alpha0, beta=beta or np.nan, over=ratio)
+                    for alpha0, ratio in over.items()
+                ]
+    return pd.DataFrame(
+        rows, columns=["model", "length", "method", "seeds", "critical", "share", "alpha0", "beta", "over"]
+    )
+
+
+def _nearest(grid: np.ndarray, beta: float) -> float | None:
+    """Return the nearest beta of a grid, or none where it is more than half a step of the grid away."""
+    off = np.abs(np.log(grid / beta))
+    return float(grid[off.argmin()]) if off.min() <= np.diff(np.log(grid)).max(initial=0) / 2 + 1e-6 else None
+
+
+def table(found: pd.DataFrame, grids: Grids) -> Table:
+    """Return the worst over alpha_0 of each share, a row for each method and grid."""
+    rows = []
+    for method in TAKEN:
+        for (model, length), own in found[found["method"] == method].groupby(["model", "length"], sort=False):
+            row = {"method": LABELS[method], "model": model, "length": length}
+            row |= {"critical β": scientific(own["critical"].iloc[0])}
+            rows.append(row | {f"÷ {share}": _worst(part["over"]) for share, part in own.groupby("share")})
+    made = frames.note([record for _, records in grids for record in records])
+    note = (
+        "The final training loss with the critical β divided by a number, over that with the best β of the grid from "
+        f"the same α₀, in medians over seeds: the worst over α₀ up to {power_of_ten(HIGHEST)}. The β is the grid's "
+        f"nearest one; a dash where the grid ends before it. {made}"
+    )
+    return Table(pd.DataFrame(rows), note)
+
+
+def _worst(over: pd.Series) -> str:
+    if over.isna().any():
+        return "–"
+    return "diverged" if np.isinf(over.max()) else scientific(over.max())
+
+
+def sentences(found: pd.DataFrame) -> str:
+    """Say what the recommended share costs at worst in each model, and how far apart their critical betas are."""
+    lines = []
+    for method, own in _recommended(found):
+        share, worst = SHARES[TAKEN[method]], own.groupby("model", sort=False)["over"].max()
+        reached = worst.dropna().sort_values(ascending=False)
+        if reached.empty:
+            continue
+        text = f"- {LABELS[method]} with {share} of it ends at most at {_times(reached.iloc[0])} the loss of its best β"
+        if len(reached) > 1:
+            others = "the other model" if len(reached) == 2 else f"the {len(reached) - 1} other models"
+            text += f" ({reached.index[0]}; in {others} at most at {_times(reached.iloc[1])})"
+            critical = own.groupby("model")["critical"].first()[reached.index]
+            text += f", though the critical β span a factor of {rounded(critical.max() / critical.min())}"
+        short = worst.index[worst.isna()]
+        text += f". The grid ends before {share} of it in {' and '.join(short)}" if len(short) else ""
+        lines.append(f"{text}.")
+    return "\n".join(lines)
+
+
+def longer_sentences(found: pd.DataFrame) -> str:
+    """Say the same of whole epochs, by their number, and whether a smaller share would have been better."""
+    lines, least = [], max(SHARES)
+    for length, runs in found.groupby("length", sort=False):
+        for method, own in _recommended(runs):
+            own = own.dropna(subset="over")
+            if own.empty:
+                continue
+            worst, taken = own.loc[own["over"].idxmax()], own["critical"] / own["beta"]
+            here = " to ".join(dict.fromkeys((rounded(taken.min()), rounded(taken.max()))))
+            text = (
+                f"- {LABELS[method]}, {length}: {SHARES[TAKEN[method]]} (here {here} times below the critical β) ends "
+            )
+            text += f"at most at {_times(worst['over'])} the loss of the best β, in {worst['model']}"
+            less = runs[(runs["method"] == method) & (runs["share"] == least)].set_index(["model", "alpha0"])["over"]
+            ratio = (own.set_index(["model", "alpha0"])["over"] / less).dropna()
+            for told, by in (("lower", ratio[ratio > 1]), ("higher", 1 / ratio[ratio < 1])):
+                if len(by):
+                    text += f". {SHARES[least].capitalize()} ends {told} from {len(by)} of {len(ratio)} starts, by a "
+                    text += f"factor of up to {scientific(by.max())}"
+            lines.append(f"{text}.")
+    return "\n".join(lines)
+
+
+def papers(measured: pd.DataFrame, models: Sequence[str]) -> str:
+    """Say how far below the critical beta of some models the paper's own are."""
+    told = []
+    for method, beta in PAPERS.items():
+        own = measured[(measured["method"] == method) & measured["model"].isin(models)]
+        over = own.groupby("model", sort=False)["critical"].median() / beta
+        over = over[np.isfinite(over) & (over > 0)]
+        if len(over):
+            named = " and ".join(f"{_below(ratio)} the one of {model}" for model, ratio in over.items())
+            told.append(f"{power_of_ten(beta)} for {LABELS[method]} is {named}")
+    return f"Of the β of the paper's Figure 3, beside these critical ones, {'; '.join(told)}." if told else ""
+
+
+def _below(ratio: float) -> str:
+    return f"{rounded(ratio)} times below" if ratio >= 1 else f"{rounded(1 / ratio)} times above"
+
+
+def _recommended(found: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(m, found[(found["method"] == m) & (found["share"] == share)]) for m, share in TAKEN.items()]
+
+
+def _times(ratio: float) -> str:
+    return f"{scientific(ratio)} times" if np.isfinite(ratio) else "without bound"

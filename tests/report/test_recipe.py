@@ -1,0 +1,68 @@
+"""What a share of the critical beta is worth follows from the runs and critical betas."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_guard_comparison import run
+
+from hdlib.report import recipe
+
+
+def critical(*rows):
+    """Return measured critical betas: model, method, beta."""
+    return pd.DataFrame(rows, columns=["model", "method", "critical"])
+
+
+def losses(by_beta, method="adam_hd", **fields):
+    return [run(loss, method, beta=beta, **fields) for beta, loss in by_beta.items()]
+
+
+@pytest.fixture
+def shares():
+    """Two models: a tenth of the critical beta is best in one, and from one start 1.5 times as bad in the other."""
+    good = losses({1e-5: 0.4, 1e-4: 0.2, 1e-3: 0.3, 1e-2: 9.0})
+    poor = losses({1e-5: 0.2, 1e-4: 0.3, 1e-3: 0.4, 1e-2: 9.0})
+    poor += losses({1e-5: 0.3, 1e-4: 0.3, 1e-3: 0.6}, alpha0=1e-2)
+    poor += losses({1e-5: 0.1, 1e-4: 0.9, 1e-3: 0.9}, alpha0=1e-1)
+    sgd = losses({1e-5: 0.5, 1e-4: 0.4}, "sgd_hd")
+    rows = [("good", "adam_hd", 1e-3), ("poor", "adam_hd", 1.2e-3), ("good", "sgd_hd", 5.0)]
+    return recipe.worth([("good", good + sgd), ("poor", poor)], critical(*rows))
+
+
+def test_a_share_is_set_against_the_best_beta_from_the_same_start(shares):
+    tenth = shares[(shares["method"] == "adam_hd") & (shares["share"] == 10)].set_index(["model", "alpha0"])
+    assert tenth["over"].to_dict() == pytest.approx({("good", 1e-3): 1, ("poor", 1e-3): 1.5, ("poor", 1e-2): 1})
+    assert set(tenth["beta"]) == {1e-4}
+
+
+def test_the_worst_start_counts_and_a_grid_that_ends_before_the_share_is_said_to(shares):
+    said = recipe.sentences(shares)
+    assert "a tenth of it ends at most at 1.50 times the loss of its best β (poor; in the other model" in said
+    assert "the critical β span a factor of 1.2" in said and "SGD-HD" not in said
+    rows = recipe.table(shares, [("good", losses({1e-5: 0.4}))]).data.set_index(["method", "model"])
+    assert rows.loc[("Adam-HD", "poor"), ["÷ 3", "÷ 10", "÷ 100"]].to_list() == ["2.00", "1.50", "1.00"]
+    assert rows.loc[("SGD-HD", "good"), "÷ 3"] == "–"
+
+
+def test_longer_runs_are_told_by_their_length_and_with_what_less_would_have_brought(shares):
+    said = recipe.longer_sentences(shares)
+    assert "Adam-HD, one epoch: a tenth (here 10 to 12 times below the critical β) ends at most at 1.50 times" in said
+    assert "A hundredth ends lower from 1 of 3 starts, by a factor of up to 1.50." in said
+    assert "A hundredth ends higher from 1 of 3 starts, by a factor of up to 2.00." in said
+
+
+def test_a_share_that_diverges_has_no_loss():
+    runs = losses({1e-5: 0.4, 1e-4: 0.2}) + losses({1e-3: 0.1}, outcome="diverged")
+    found = recipe.worth([("a", runs)], critical(("a", "adam_hd", 3e-3)))
+    assert recipe.table(found, [("a", runs)]).data["÷ 3"].to_list() == ["diverged"]
+
+
+def test_a_critical_beta_that_was_not_found_has_no_shares():
+    found = recipe.worth([("a", losses({1e-5: 0.4}))], critical(("a", "adam_hd", np.inf)))
+    assert found.empty and recipe.sentences(found) == recipe.longer_sentences(found) == ""
+    assert recipe.papers(critical(("a", "adam_hd", np.inf)), ["a"]) == ""
+
+
+def test_the_papers_betas_are_set_beside_the_critical_ones():
+    said = recipe.papers(critical(("a", "adam_hd", 2e-5), ("b", "sgd_hd", 5e-4)), ["a", "b"])
+    assert "10⁻³ for SGD-HD is 2.0 times above the one of b; 10⁻⁷ for Adam-HD is 200 times below the one of a." in said
