@@ -11,7 +11,7 @@ from hdlib.report import frames
 from hdlib.report.style import LABELS, Table, counted, power_of_ten, rounded, scientific
 from hdlib.runs import Record
 
-SHARES = {3: "a third", 10: "a tenth", 100: "a hundredth"}  # of the critical beta
+SHARES = {3: "a third", 10: "a tenth", 30: "a thirtieth", 100: "a hundredth"}  # of the critical beta
 TAKEN = {"adam_hd": 10, "sgd_hd": 3}  # the share that is recommended
 HIGHEST = 1e-2  # initial learning rate that is looked at
 PAPERS = {"sgd_hd": 1e-3, "adam_hd": 1e-7}  # the beta of the paper's Figure 3
