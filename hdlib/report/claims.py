@@ -3,7 +3,8 @@
 A claim has a source, a criterion, and a function that turns records into *cases*: for each configuration a score per
 seed, the logarithm of a ratio. A case holds if the 95 % interval of its mean over seeds does not pass the logarithm of
 what the claim allows (with one or two seeds: if no score does). The verdict follows: reproduced if every case holds,
-not reproduced if none does, partly otherwise, and not tested where there are no runs.
+not reproduced if none does; otherwise partly, or "nothing against" where the others are undecided or equal; and not
+tested where there are no runs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, VGG_FIELDS, Rec
 from hdlib.runs.divergence import PAPER_RATES
 
 Cases = dict[str, pd.Series]  # of scores, indexed by seed
-VERDICTS = ("reproduced", "partly", "not reproduced", "not tested")
+VERDICTS = ("reproduced", "nothing against", "partly", "not reproduced", "not tested")
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
@@ -51,7 +52,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say to a claim: `effect` is the geometric mean of its ratio over cases that are finite."""
+    """What the runs say to a claim.
+
+    Attributes:
+        effect: the geometric mean of the claim's ratio over cases that are finite.
+        low: the lower end of its 95 % interval over seeds, NaN where no case has two.
+        high: the upper end.
+        holds: the cases that hold.
+        fails: all others.
+        seeds: the most that a case has.
+        lost: the cases in which a run diverged that the claim speaks for.
+        undecided: those of `fails` whose interval includes the limit.
+        equal: those of the others with a ratio of exactly one.
+    """
 
     claim: Claim
     verdict: str
@@ -62,8 +75,8 @@ class Verdict:
     fails: tuple[str, ...]
     seeds: int
     lost: int = 0
-    undecided: tuple[str, ...] = ()  # those of the fails of which the interval includes the limit
-    equal: tuple[str, ...] = ()  # those of the others with a ratio of exactly one
+    undecided: tuple[str, ...] = ()
+    equal: tuple[str, ...] = ()
 
 
 def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
@@ -81,22 +94,26 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     # the mean of the cases' own: wide enough however they depend on each other, and whatever their seeds
     halves = [np.ptp(interval(scores)) / 2 for scores in finite if len(scores) > 1]
     half = np.mean(halves) if halves else np.nan
-    verdict = "reproduced" if not fails else "partly" if holds else "not reproduced"
-    seeds, lost = max(len(scores) for scores in cases.values()), len(cases) - len(finite)
+    against = len(fails) - len(undecided) - len(equal)
+    verdict = "not reproduced" if not holds else "partly" if against else "nothing against" if fails else "reproduced"
+    seeds = max(len(scores) for scores in cases.values())
+    lost = sum(bool(np.isposinf(scores).any()) for scores in cases.values())
     effect = (float(np.exp(v)) for v in (mean, mean - half, mean + half))
     return Verdict(claim, verdict, *effect, holds, fails, seeds, lost, undecided, equal)
 
 
 def interval(scores: pd.Series) -> tuple[float, float]:
-    """Return Student's 95 % interval of the mean over seeds; of one or two seeds, which make none, their range.
+    """Return Student's 95 % interval of the mean over seeds, or where that cannot be had, the range.
 
-    With an infinite score it is the mean.
+    That is of one or two seeds, and where a run diverged with which HD is compared, so that a score is minus infinity.
+    A diverged run of HD itself decides alone.
     """
     values = scores.to_numpy(dtype=float)
-    if not np.isfinite(values).all():
-        return float(values.mean()), float(values.mean())
-    if len(values) < 3:
-        return float(values.min()), float(values.max())
+    low, high = float(values.min()), float(values.max())
+    if not high < np.inf:
+        return high, high
+    if len(values) < 3 or low == -np.inf:
+        return low, high
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return float(values.mean()) - half, float(values.mean()) + half
 
@@ -107,14 +124,12 @@ def verdicts(records: Sequence[Record], store: str = "results") -> list[Verdict]
 
 
 def tally(found: Sequence[Verdict]) -> str:
-    """Return one sentence: how many claims are reproduced, partly, not, and not tested."""
+    """Return one sentence: how many claims got each verdict."""
     counts = {verdict: sum(v.verdict == verdict for v in found) for verdict in VERDICTS}
-    mostly = sum(v.verdict == "partly" and len(v.holds) > len(v.fails) for v in found)
     return (
-        f"Of {len(found)} claims of the paper, its authors' code and the report, {counts['reproduced']} are "
-        f"reproduced, {counts['partly']} partly ({mostly} of these in most of their cases), "
-        f"{counts['not reproduced']} not, and {counts['not tested']} are not "
-        "tested yet."
+        f"Of {len(found)} claims of the paper, its authors' code and the report: {counts['reproduced']} reproduced; "
+        f"{counts['nothing against']} with some cases for them and none against; {counts['partly']} in part, with "
+        f"cases against them; {counts['not reproduced']} not reproduced; {counts['not tested']} not tested yet."
     )
 
 
@@ -143,7 +158,7 @@ def ledger(found: Sequence[Verdict]) -> Table:
 def exceptions(found: Sequence[Verdict]) -> str:
     """Say where the claims that hold only in part do not hold, and where that is undecided."""
     lines = []
-    for v in (v for v in found if v.verdict == "partly"):
+    for v in (v for v in found if v.verdict in ("nothing against", "partly")):
         refuted = [name for name in v.fails if name not in v.undecided + v.equal]
         text = f" Not: {'; '.join(refuted)}." if refuted else ""
         text += f" Equal: {'; '.join(v.equal)}." if v.equal else ""
@@ -229,9 +244,11 @@ def _seeds(runs: Sequence[Record]) -> set[int]:
 
 
 def log_ratio(ours: pd.Series, theirs: pd.Series) -> pd.Series:
-    """Return log(ours / theirs) for the seeds that both have."""
+    """Return log(ours / theirs) for the seeds that both have, without those in which both are infinite."""
     both = pd.concat([ours, theirs], axis=1, join="inner")
-    return np.log(both.iloc[:, 0] / both.iloc[:, 1])
+    both = both[~np.isinf(both).all(axis=1)]
+    with np.errstate(divide="ignore"):
+        return np.log(both.iloc[:, 0] / both.iloc[:, 1])
 
 
 def untuned(ours: dict[float, pd.Series], theirs: dict[float, pd.Series], fixed: dict[float, pd.Series]) -> Cases:
@@ -357,7 +374,8 @@ def grid_search(inside: Callable[[str, float, float], bool], decay: str):
         cap = max((r.iterations for r in aimed), default=0)
 
         def took(runs: list[Record]) -> pd.Series:
-            return by_seed(runs, lambda r: r.iterations if r.outcome == "reached" else np.inf)
+            unreached = {"finished": np.nan, "diverged": np.inf}
+            return by_seed(runs, lambda r: unreached.get(r.outcome, r.iterations))
 
         groups: dict[tuple, list[Record]] = {}
         for r in aimed:
@@ -370,8 +388,7 @@ def grid_search(inside: Callable[[str, float, float], bool], decay: str):
             if not base:
                 continue
             both = pd.concat([took(runs), took(base)], axis=1, join="inner")
-            both = both[~(np.isinf(both[0]) & np.isinf(both[1]))]
-            both = both.clip(upper=cap)
+            both = both.dropna(how="all").fillna(cap)
             found[f"{LABELS[method]}, α₀ = {power_of_ten(alpha0)}, β = {power_of_ten(beta)}"] = log_ratio(
                 both[0], both[1]
             )

@@ -1,6 +1,8 @@
 """A verdict follows from the records: from all cases, some, none, or from nothing at all."""
 
 import json
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +24,16 @@ UNSURE = pd.Series([-0.5, 0.6, 0.1], index=[0, 1, 2])
     ("cases", "verdict"),
     [
         ({"a": GOOD, "b": GOOD}, "reproduced"),
-        ({"a": GOOD, "b": UNSURE}, "partly"),
+        ({"a": GOOD, "b": UNSURE}, "nothing against"),
+        ({"a": GOOD, "b": -GOOD}, "partly"),
+        ({"a": GOOD, "b": UNSURE, "c": -GOOD}, "partly"),
         ({"a": UNSURE}, "not reproduced"),
         ({"a": pd.Series([np.inf, -1.0, -1.0])}, "not reproduced"),
+        ({"a": pd.Series([-np.inf, 0.1, 0.2])}, "not reproduced"),
+        ({"a": pd.Series([-np.inf, -0.1, -2.0])}, "reproduced"),
+        ({"a": pd.Series([-np.inf, np.inf, -1.0])}, "not reproduced"),
+        ({"a": GOOD, "b": pd.Series([-np.inf, 0.1, -2.0])}, "nothing against"),
+        ({"a": GOOD, "b": pd.Series([np.inf, -1.0, -1.0])}, "partly"),
         ({"a": pd.Series([-0.1])}, "reproduced"),
         ({"a": pd.Series([-0.1, -2.0])}, "reproduced"),
         ({"a": pd.Series([0.1, -2.0])}, "not reproduced"),
@@ -68,6 +77,12 @@ def test_the_ledger_shows_the_ratio_itself_and_what_it_is():
     assert told({"a": GOOD}, found="")["what was found"] == ""
     partly_lost = told({"a": np.log(pd.Series([0.5])), "b": pd.Series([np.inf])})
     assert partly_lost["what was found"] == Noted("training loss × 0.500", "diverged in 1 of 2")
+    assert told({"a": pd.Series([-np.inf])})["what was found"] == ""  # what diverged is what HD is compared with
+
+
+def test_a_seed_with_which_both_diverge_is_left_out():
+    ours, theirs = pd.Series([np.inf, 1.0, np.inf]), pd.Series([np.inf, np.inf, 1.0])
+    assert claims.log_ratio(ours, theirs).to_dict() == {1: -np.inf, 2: np.inf}
 
 
 def test_what_is_undecided_is_not_said_to_fail():
@@ -83,7 +98,9 @@ def test_a_case_in_which_nothing_differs_is_no_refutation():
     found = judge(claim, [])
     assert (found.verdict, found.holds, found.equal) == ("partly", ("a",), ("b",))
     assert claims.exceptions([found]) == "- It is so. Not: c. Equal: b."
-    assert "1 partly (0 of these in most of their cases)" in claims.tally([found])
+    without = judge(replace(claim, cases=lambda records: {name: cases[name] for name in "ab"}), [])
+    assert (without.verdict, without.equal) == ("nothing against", ("b",))
+    assert claims.exceptions([without]) == "- It is so. Equal: b."
 
 
 def test_the_papers_losses_at_an_epoch_stand_beside_shorter_runs_alone():
@@ -259,7 +276,8 @@ def test_the_red_region_is_the_papers():
 def test_every_claim_has_a_verdict_from_the_recorded_runs_and_the_tally_counts_them():
     found = claims.verdicts(Store(RESULTS).all())
     assert {v.verdict for v in found} <= set(VERDICTS) and len({v.claim.text for v in found}) == len(found)
-    assert f"Of {len(found)} claims" in claims.tally(found)
+    told = [int(number) for number in re.findall(r"\d+", claims.tally(found))]
+    assert told == [len(found), *(Counter(v.verdict for v in found)[verdict] for verdict in VERDICTS)]
     assert len(claims.ledger(found).data) == len(found)
 
 
