@@ -225,6 +225,79 @@ def test_the_grid_search_is_judged_outside_the_papers_red_region_alone():
     assert verdict.verdict == "partly" and verdict.effect == pytest.approx(4687.5**0.5)  # given up after the cap
 
 
+def test_a_run_that_diverges_in_the_grid_search_is_slower_than_one_that_is_given_up():
+    [claim] = [c for c in CLAIMS if c.text.startswith("What Figure 4 shows")]
+    mlp = dict(model="mlp", alpha0=1e-6)
+    base = [arrived(469, "finished", method="adam", seed=seed, **mlp) for seed in range(3)]
+    assert judge(claim, [arrived(469, "finished", method="adam_hd", beta=1e-6, **mlp), *base]).verdict == "not tested"
+    faster = [arrived(50, method="adam_hd", beta=1e-6, seed=seed, **mlp) for seed in range(3)]
+    lost = [arrived(5, "diverged", method="adam_hd", beta=1e-4, seed=seed, **mlp) for seed in range(3)]
+    verdict = judge(claim, [*base, *faster, *lost])
+    assert (verdict.verdict, verdict.lost) == ("partly", 1)
+    assert claims.exceptions([verdict]).endswith("Not: Adam-HD, β = 10⁻⁴, α₀ = 10⁻⁶.")
+
+
+def test_cases_that_differ_in_their_last_value_alone_are_told_together():
+    names = ["SGD-HD, β = 1, α₀ = 1", "SGD-HD, β = 1, α₀ = 2", "Adam-HD, 3 epochs", "β = 1, 5 epochs"]
+    assert claims._together(names) == "SGD-HD, β = 1, α₀ = 1, 2; Adam-HD, 3 epochs; β = 1, 5 epochs"
+
+
+def test_a_transition_widens_the_range_where_more_cells_train_with_it_than_without():
+    [claim] = [c for c in CLAIMS if "transition" in c.text]
+    cells = [dict(model="mlp", alpha0=1e-3, beta=beta, validate_every=0) for beta in (1e-4, 1e-2)]
+
+    def trained(methods, survives, **how):
+        return [
+            replace(
+                run(0.5, method=method, **cell, **how), outcome="finished" if cell["beta"] < survives else "diverged"
+            )
+            for method in methods
+            for cell in cells
+        ]
+
+    both = ("sgd_hd", "adam_hd")
+    plain = trained(both, 1e-3)
+    assert judge(claim, plain).verdict == "not tested"
+    moved = trained(["sgd_hd"], 1, final_lr=1e-3, transition=10) + trained(
+        ["adam_hd"], 1e-3, final_lr=1e-3, transition=10
+    )
+    verdict = judge(claim, [*plain, *moved])
+    assert verdict.verdict == "nothing against" and verdict.equal == verdict.fails and "Adam-HD" in verdict.fails[0]
+    assert verdict.effect == pytest.approx(0.5**0.5)
+    assert (
+        judge(claim, [*trained(both, 1), *moved]).verdict == "not tested"
+    )  # where no run is lost nothing is to be won
+
+
+def test_the_lowest_validation_loss_is_that_of_any_epoch():
+    [claim] = [c for c in CLAIMS if "reaches a validation loss" in c.text]
+    common = dict(model="mlp", alpha0=1e-3, epochs=100)
+    pair = run(0.1, method="adam", **common), run(0.2, method="adam_hd", beta=1e-7, **common)
+    pair[0].epochs.loc[0, "valid_loss"] = 0.01  # before training
+    middle = pair[1].epochs[1:].assign(valid_loss=0.05)
+    better = replace(pair[1], epochs=pd.concat([pair[1].epochs[:1], middle, pair[1].epochs[1:]]))
+    assert judge(claim, [pair[0], better]).effect == pytest.approx(0.5)
+
+
+def test_the_learning_rates_of_the_whole_vgg_are_judged_for_each_description():
+    [sgd] = [c for c in CLAIMS if c.text.startswith("On VGG α")]
+    [adam] = [c for c in CLAIMS if c.text.startswith("On VGG Adam-HD's α")]
+    whole = dict(task="cifar10", model="vgg", alpha0=1e-3)
+
+    def peaked(peak, **fields):
+        return replace(run(1.0, **whole, **fields), trace=pd.DataFrame(dict(iteration=[1], loss=[2.3], alpha=[peak])))
+
+    records = [peaked(0.02, method="sgd_hd", beta=1e-3), peaked(0.003, method="sgd_hd", beta=1e-3, variant="paper")]
+    records += [
+        peaked(1.002e-3, method="adam_hd", beta=1e-8),
+        peaked(0.02, method="sgdn_hd", beta=1e-3, width_factor=0.5),
+    ]
+    verdict = judge(sgd, records)
+    assert (len(verdict.holds), len(verdict.fails)) == (1, 1) and "the paper's text" in verdict.fails[0]
+    assert judge(adam, records).verdict == "reproduced"
+    assert judge(adam, [peaked(1e-3, method="adam_hd", beta=1e-8)]).verdict == "not reproduced"
+
+
 def test_runs_that_were_not_traced_say_nothing_of_the_learning_rates_course():
     claimed = [c for c in CLAIMS if "largest α" in c.criterion]
     runs = [run(0.1, method=method, alpha0=1e-3, beta=1e-3, early=0) for method in ("sgd_hd", "sgdn_hd")]
