@@ -14,14 +14,15 @@ from hdlib.runs import BASELINE, Record, RunSpec
 panel_of = attrgetter("model", "method")
 
 
-def error(record: Record, curve: pd.DataFrame, epochs: int | None = None) -> tuple[float, int]:
-    """Return by which factor, root mean square over epochs, a run's alpha is off the paper's curve, and the epochs.
+def error(record: Record, curve: pd.DataFrame, epochs: int | None = None, column: str = "alpha") -> tuple[float, int]:
+    """Return by which factor, root mean square over epochs, a run is off the paper's curve, and the epochs.
 
     Args:
-        curve: epoch and value of the digitised mean alpha per epoch.
+        curve: epoch and value of the digitised mean per epoch.
         epochs: how many are compared at most.
+        column: of the run's epochs, what is compared.
     """
-    ours = record.epochs.set_index("epoch")["alpha"].loc[:epochs]
+    ours = record.epochs.set_index("epoch")[column].loc[:epochs]
     theirs = curve.groupby("epoch")["value"].mean()
     common = ours.index.intersection(theirs.index).drop(0, errors="ignore")
     ratio = np.log((ours[common].abs() + 1e-9) / (theirs[common].abs() + 1e-9))
@@ -29,16 +30,19 @@ def error(record: Record, curve: pd.DataFrame, epochs: int | None = None) -> tup
 
 
 def table(records: Sequence[Record], theirs: pd.DataFrame) -> Table:
-    """Return, for each candidate beta, how far its learning rates are off the paper's."""
+    """Return, for each candidate beta, how far its learning rates and its training losses are off the paper's."""
     table = candidates(records, theirs)
     table["model"] = table["model"].map({"logreg": "logistic regression", "mlp": "perceptron"})
     table["method"] = table["method"].map(LABELS)
-    table["off by a factor of"] = [scientific(value) for value in table["factor"]]
-    return Table(table.drop(columns="factor").rename(columns={"rates": "initial learning rates"}))
+    table["α off by a factor of"] = [scientific(value) for value in table["factor"]]
+    table["training loss off by"] = [scientific(value) for value in table["loss"]]
+    return Table(table.drop(columns=["factor", "loss"]).rename(columns={"rates": "initial learning rates"}))
 
 
 def candidates(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per model, method and candidate, with the median factor over alpha_0 and seeds, best first.
+    """Return a row per model, method and candidate, with the median factors over alpha_0 and seeds, best first.
+
+    `factor` is that of alpha, `loss` that of the training loss, NaN where the paper's figure has none.
 
     All candidates of a model and method are compared over as many epochs as the shortest of them has, and over the
     pairs of alpha_0 and seed that all have of those with the most alpha_0; the others, with a part of them, come last.
@@ -56,20 +60,22 @@ def candidates(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
             & (theirs["method"] == spec.method)
             & np.isclose(theirs["alpha0"], spec.alpha0)
             & (theirs["rule"] == spec.rule)
-            & (theirs["quantity"] == "alpha")
         ]
+        alphas, losses = (own[own["quantity"] == quantity] for quantity in ("alpha", "train_loss"))
         if record.outcome == "diverged":
-            rows.append((*panel_of(spec), _candidate(spec), spec.alpha0, spec.seed, np.inf, 0))
-        elif len(own):
-            found = error(record, own, lengths[panel_of(spec)])
-            rows.append((*panel_of(spec), _candidate(spec), spec.alpha0, spec.seed, *found))
+            rows.append((*panel_of(spec), _candidate(spec), spec.alpha0, spec.seed, np.inf, 0, np.inf))
+        elif len(alphas):
+            most = lengths[panel_of(spec)]
+            loss = error(record, losses, most, "train_loss")[0] if len(losses) else np.nan
+            rows.append((*panel_of(spec), _candidate(spec), spec.alpha0, spec.seed, *error(record, alphas, most), loss))
     run = ["model", "method", "candidate", "alpha0", "seed"]
-    frame = pd.DataFrame(rows, columns=[*run, "factor", "epochs"])
+    frame = pd.DataFrame(rows, columns=[*run, "factor", "epochs", "loss"])
     frame = frame.drop_duplicates(run)  # a longer run is the same run over these epochs
     found = [_alike(panel) for _, panel in frame.groupby(["model", "method"])]
     table = pd.concat(found, ignore_index=True) if found else frame.assign(rates=0)
     grouped = table.groupby(["model", "method", "candidate", "rates"])
-    table = grouped.agg(runs=("factor", "size"), epochs=("epochs", "max"), factor=("factor", "median")).reset_index()
+    medians = dict(factor=("factor", "median"), loss=("loss", "median"))
+    table = grouped.agg(runs=("factor", "size"), epochs=("epochs", "max"), **medians).reset_index()
     order = table.assign(rates=-table["rates"]).sort_values(["model", "method", "rates", "factor"]).index
     return table.loc[order].reset_index(drop=True)
 
@@ -84,7 +90,7 @@ def _alike(panel: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
-    """Say for each panel which candidate fits best, and how much worse the next one does."""
+    """Say for each panel which candidate fits best, and how much worse the next one does, by alpha and by the loss."""
     lines = []
     for (model, method), rows in candidates(records, theirs).groupby(["model", "method"]):
         rows = rows[rows["rates"] == rows["rates"].max()]
@@ -97,8 +103,30 @@ def sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
             second = others.iloc[0]
             how = "diverges" if np.isinf(second["factor"]) else f"is off by {scientific(second['factor'])}"
             text += f"; the next of {len(rows)} candidates, {second['candidate']}, {how}"
+        if np.isfinite(best["loss"]):
+            text += f"; the training loss is off by {by_loss(rows)}"
         lines.append(text + ".")
     return "\n".join(lines)
+
+
+def by_loss(rows: pd.DataFrame) -> str:
+    """Say by which factor the first candidate's training loss is off, and which of the others' is closest.
+
+    Args:
+        rows: of one panel of `candidates`.
+    """
+    best, others = rows.iloc[0], rows.iloc[1:][np.isfinite(rows["loss"].iloc[1:])]
+    text = scientific(best["loss"])
+    if len(others):
+        closest = others.loc[others["loss"].idxmin()]
+        text += f", and by {scientific(closest['loss'])} with {closest['candidate']}, the closest other"
+    return text
+
+
+def told_of_losses(records: Sequence[Record], theirs: pd.DataFrame) -> dict[str, str]:
+    """Return, by model and method as in "mlp_adam_hd", what `by_loss` says of the candidates with the most alpha_0."""
+    panels = candidates(records, theirs).groupby(["model", "method"])
+    return {"_".join(panel): by_loss(rows[rows["rates"] == rows["rates"].max()]) for panel, rows in panels}
 
 
 def _candidate(spec: RunSpec) -> str:

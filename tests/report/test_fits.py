@@ -35,3 +35,19 @@ def test_candidates_are_compared_over_the_starts_and_seeds_that_they_share():
     assert table["rates"].tolist() == [2, 2, 1] and table["runs"].tolist() == [2, 2, 1]
     said = fits.sentences([*first, *second, run(0.01, 1e-6)], CURVES)
     assert "β = 10⁻⁴ fits best" in said and "the next of 2 candidates, β = 10⁻⁵, is off by 3.00" in said
+
+
+def test_the_training_loss_is_compared_beside_alpha():
+    losses = CURVES.assign(quantity="train_loss", value=0.5)
+    both = pd.concat([CURVES, losses])
+    near, far = run(0.02, 1e-4), run(0.03, 1e-5)
+    far.epochs["train_loss"] = 4.0
+    table = fits.candidates([near, far], both)
+    assert np.allclose(table["factor"], [2, 3]) and np.allclose(table["loss"], [2, 8])
+    said = "the training loss is off by 2.00, and by 8.00 with β = 10⁻⁵, the closest other"
+    assert said in fits.sentences([near, far], both)
+    assert fits.told_of_losses([near, far], both) == {
+        "logreg_sgd_hd": "2.00, and by 8.00 with β = 10⁻⁵, the closest other"
+    }
+    assert list(fits.table([near, far], both).data["training loss off by"]) == ["2.00", "8.00"]
+    assert fits.candidates([near], CURVES)["loss"].isna().all() and "loss" not in fits.sentences([near], CURVES)
