@@ -9,7 +9,17 @@ import pandas as pd
 from IPython.display import display
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Noted, Table, label, power_of_ten, significant, spread
+from hdlib.report.style import (
+    LABELS,
+    Noted,
+    Table,
+    between,
+    label,
+    power_of_ten,
+    scientific,
+    significant,
+    spread,
+)
 from hdlib.runs import BASELINE, METHODS, Record
 
 
@@ -18,11 +28,16 @@ def online_tuning(records: Sequence[Record], family: str) -> str:
     finals = frames.finals(records)
     finals = finals[finals["rule"] != "multiplicative"]
     adapted = finals[finals["method"] == f"{family}_hd"]
-    return "\n\n".join(
+    told = [
         _compare(finals[(finals["method"] == family) & (finals["decay"] == decay)], adapted, family, decay)
         for decay in ("none", "inv_sqrt")
         if ((finals["method"] == family) & (finals["decay"] == decay)).any()
-    )
+    ]
+    fixed = finals[(finals["method"] == family) & (finals["decay"] == "none")]
+    if len(fixed):
+        best = fixed.groupby("alpha0")["train_loss"].mean().idxmin()
+        told.append(_where_alpha_goes([r for r in records if r.spec.method == f"{family}_hd"], best))
+    return "\n\n".join(filter(None, told))
 
 
 def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: str) -> str:
@@ -55,16 +70,46 @@ def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: 
     return text
 
 
+def _where_alpha_goes(records: Sequence[Record], best: float) -> str:
+    """Say how alpha moves from the smaller alpha_0, the best fixed one and the larger ones, where no run diverges."""
+    ends: dict[float, list[float]] = {}
+    peaks: dict[float, list[float]] = {}
+    lost = {r.spec.alpha0 for r in records if r.outcome == "diverged"}
+    for r in records:
+        if r.spec.rule != "multiplicative" and r.spec.alpha0 not in lost:
+            ends.setdefault(r.spec.alpha0, []).append(r.epochs["alpha"].iloc[-1])
+            peaks.setdefault(r.spec.alpha0, []).append(np.fmax(r.trace["alpha"].max(), r.epochs["alpha"].max()))
+    last = pd.Series({rate: np.mean(values) for rate, values in ends.items()}, dtype=float)
+    top = pd.Series({rate: np.mean(values) for rate, values in peaks.items()}, dtype=float)
+    told = []
+    if len(smaller := last[last.index < best]):
+        told.append(
+            f"from the smaller α₀ its largest value is {between(top[smaller.index])}, and its mean over the last epoch "
+            f"{between(smaller)}"
+        )
+    if best in last:
+        told.append(f"from {power_of_ten(best)} itself it ends at {scientific(last[best])}")
+    if len(larger := last[last.index > best]):
+        told.append(f"from the larger ones at {between(larger)}")
+    if not told:
+        return ""
+    return f"The best fixed rate is {power_of_ten(best)}. What α does: {'; '.join(told)} (means over seeds)."
+
+
 def overview(records: Sequence[Record]) -> dict[str, str]:
-    """Return what was run, and where each hypergradient method ends with its best baseline in brackets."""
+    """Return what was run, and where each hypergradient method ends with its best baseline in brackets.
+
+    That is the training loss under the name of the baseline, "sgd", and the validation loss under "sgd_valid".
+    """
     finals = frames.finals(records)
     finals = finals[(finals["rule"] != "multiplicative") & (finals["decay"] == "none")]
     epochs = records[0].spec.epochs
     found = {"runs": f"{epochs} epoch{'s' if epochs > 1 else ''}, {_seeds(finals)}"}
     for method, base in BASELINE.items():
-        ours, theirs = (finals[finals["method"] == m].groupby("alpha0")["train_loss"].mean() for m in (method, base))
-        if len(ours):
-            found[base] = f"{_between(ours)} ({_loss(theirs.min())})"
+        for column, name in (("train_loss", base), ("valid_loss", f"{base}_valid")):
+            ours, theirs = (finals[finals["method"] == m].groupby("alpha0")[column].mean() for m in (method, base))
+            if len(ours):
+                found[name] = f"{_between(ours)} ({_loss(theirs.min())})"
     return found
 
 
@@ -110,8 +155,8 @@ def tuning(records: Sequence[Record]) -> str:
                 for kind, column in (("training", "train_loss"), ("validation", "valid_loss"))
             ]
             lines.append(f"- {LABELS[method]} against {name}: {'; '.join(verdicts)}.")
-    peak = _peaks(records)
-    lines.append(f"- The learning rate of {peak}.")
+    lines.append(f"- The learning rate of {_peaks(records)}.")
+    lines += [f"- {told}" for told in (_annealing(records, method) for method in BASELINE) if told]
     return "\n".join(lines)
 
 
@@ -192,11 +237,11 @@ def _range(losses: pd.Series) -> str:
 
 
 def _between(losses: pd.Series) -> str:
-    """Return the lowest and the highest loss, with digits enough to tell them apart."""
+    """Return the lowest and the highest loss, or one where three digits do not tell them apart."""
     if np.isinf(losses).all():
         return "diverges everywhere"
     finite = losses[np.isfinite(losses)]
-    low, high = _apart(finite.min(), finite.max())
+    low, high = _loss(finite.min()), _loss(finite.max())
     text = f"at {low}" if low == high else f"between {low} and {high}"
     return text if len(finite) == len(losses) else f"{text} where it does not diverge"
 
@@ -254,8 +299,41 @@ def _peaks(records: Sequence[Record]) -> str:
             sign = ", and is negative at times" if lowest < 0 else ""
             rises = any(peak > r.spec.alpha0 for peak, r in zip(peaks, runs, strict=True))
             told = f"rises to {spread(peaks)}" if rises else "does not rise above α₀"
+            rise = 100 * (np.mean(peaks) / runs[0].spec.alpha0 - 1)
+            if rises and rise < 50:
+                told = f"rises by no more than {significant(rise, 2)} %"
             parts.append(f"{LABELS[method]} {told}{sign}")
     return "; that of ".join(parts)
+
+
+def _annealing(records: Sequence[Record], method: str) -> str:
+    """Say how alpha falls and where that leads; nothing if it rises at first or keeps more than half."""
+    groups: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    for r in records:
+        if r.outcome != "diverged":
+            groups.setdefault((r.spec.method, r.spec.decay), []).append(r.epochs.set_index("epoch"))
+    means = {kind: sum(runs) / len(runs) for kind, runs in groups.items()}
+    ours, fixed = means.get((method, "none")), means.get((BASELINE[method], "none"))
+    decayed = means.get((BASELINE[method], "inv_sqrt"))
+    if ours is None or fixed is None:
+        return ""
+    alpha, last = ours["alpha"], ours.index[-1]
+    if alpha[1] > alpha[0] or alpha[last] > alpha[0] / 2:
+        return ""
+    shown = [n for n in (1, 10, 20, 50, 75) if n < last] + [last]
+    told = [f"{'about 0' if abs(alpha[n]) < alpha[0] / 1e3 else scientific(alpha[n])} in epoch {n}" for n in shown]
+    by = min(20, last)
+    text = (
+        f"What {LABELS[method]} finds is an annealing schedule: α averages {', '.join(told)}. After epoch {by} its "
+        f"training loss is {_loss(ours['train_loss'][by])}, that of {LABELS[BASELINE[method]]} "
+        f"{_loss(fixed['train_loss'][by])}."
+    )
+    if decayed is not None:
+        text += (
+            f" With the decay α₀/√t from the same start, α averages {scientific(decayed['alpha'][1])} in the first "
+            f"epoch already, and the training loss ends at {_loss(decayed['train_loss'][last])}."
+        )
+    return f"{text} All are means over seeds."
 
 
 def _in_order(finals: pd.DataFrame):

@@ -1,0 +1,58 @@
+"""What the pages on online tuning and tuning say in words follows from the runs that they are given."""
+
+import pandas as pd
+import pytest
+
+from hdlib.report import findings
+from hdlib.runs import Record, RunSpec
+
+
+def run(losses, alphas, **fields):
+    """Return a made-up run with a training loss and a mean alpha for each epoch, from 0."""
+    table = pd.DataFrame(dict(train_loss=losses, alpha=alphas))
+    table = table.assign(epoch=table.index, iteration=469 * table.index, valid_loss=0.5, valid_accuracy=0.9)
+    trace = pd.DataFrame(dict(iteration=table["iteration"], loss=losses, alpha=alphas))
+    spec = RunSpec(**(dict(model="mlp", epochs=len(losses) - 1) | fields))
+    return Record(spec, "finished", 469 * spec.epochs, table, trace)
+
+
+@pytest.fixture
+def online():
+    """SGD is best from 0.1; SGD-HD rises from below and falls again, and stays where it is from 0.1."""
+    fixed = [run([2, loss], [rate] * 2, method="sgd", alpha0=rate) for rate, loss in ((0.1, 0.01), (1e-3, 1.0))]
+    low = run([2, 0.3, 0.2], [1e-3, 0.02, 0.004], method="sgd_hd", beta=1e-5, alpha0=1e-3)
+    return [*fixed, low, run([2, 0.3, 0.01], [0.1, 0.1, 0.096], method="sgd_hd", beta=1e-5, alpha0=0.1)]
+
+
+def test_the_page_says_where_alpha_goes_beside_the_best_fixed_rate(online):
+    told = findings.online_tuning(online, "sgd").split("\n\n")[-1]
+    assert told == (
+        "The best fixed rate is 10⁻¹. What α does: from the smaller α₀ its largest value is 0.0200, and its mean over "
+        "the last epoch 0.00400; from 10⁻¹ itself it ends at 0.0960 (means over seeds)."
+    )
+
+
+def test_the_overview_has_validation_losses_too(online):
+    assert findings.overview(online[1:]) == {
+        "runs": "1 epoch, one seed",
+        "sgd": "between 0.0100 and 0.200 (1.00)",
+        "sgd_valid": "at 0.500 (0.500)",
+    }
+
+
+def test_a_learning_rate_that_falls_from_the_start_is_told_as_a_schedule():
+    common = dict(alpha0=1e-3)
+    adam = run([2, 0.5, 0.4], [1e-3] * 3, method="adam", **common)
+    falling = run([2, 0.3, 0.1], [1e-3, 8e-4, 1e-7], method="adam_hd", beta=1e-7, **common)
+    told = findings.tuning([adam, falling])
+    assert "schedule: α averages 0.000800 in epoch 1, about 0 in epoch 2." in told
+    assert "After epoch 2 its training loss is 0.100, that of Adam 0.400." in told
+    rising = run([2, 0.3, 0.1], [1e-3, 2e-2, 1e-7], method="adam_hd", beta=1e-7, **common)
+    assert "schedule" not in findings.tuning([adam, rising])
+    keeping = run([2, 0.3, 0.1], [1e-3, 9e-4, 8e-4], method="adam_hd", beta=1e-7, **common)
+    assert "schedule" not in findings.tuning([adam, keeping])
+
+
+def test_a_small_rise_of_alpha_is_told_in_per_cent():
+    runs = [run([2, 1], [1e-3, 1.05e-3], method="adam_hd", beta=1e-7, alpha0=1e-3, seed=seed) for seed in (0, 1)]
+    assert "Adam-HD rises by no more than 5.0 %" in findings.tuning(runs)
