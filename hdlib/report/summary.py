@@ -13,6 +13,7 @@ from hdlib.runs.divergence import PAPER_RATES
 
 METHODS = ("sgd_hd", "adam_hd")
 STATED = 1e-4  # the paper's beta of its Figure 2
+STAYS = 0.1  # relative change of alpha below which it hardly moves
 IMPLIED = {"sgd_hd": 1e-5, "adam_hd": 1e-7}  # what its curves of the perceptron imply
 
 
@@ -42,15 +43,16 @@ def one_minute(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
     number = "all" if len(lost) == len(stated) else f"{len(lost)} of"
     whole = [r for r in vgg.whole([r for r in everything if r.spec.model == "vgg"]) if r.spec.epochs >= vgg.EPOCHS]
     fixed = [[r for r in records if r.spec.rule != "auto"] for records in (logreg, mlp)]
+    as_stated = dict.fromkeys(METHODS, STATED)
     lines = [
         f"**Reproduced.** On logistic regression it hardly matters where α starts. From {_rates(logreg)}, "
-        f"{_levels(logreg, dict.fromkeys(METHODS, STATED))} ({_scale(fixed[0])}).",
+        f"{_levels(logreg, as_stated)} ({_scale(fixed[0])}). {_validation(logreg, as_stated)}",
         "**Only in part.** On the perceptron it still matters where α starts. With the β that the paper's curves "
-        f"imply, {_levels(mlp, IMPLIED, of_best=True)} ({_scale(fixed[1])}).",
+        f"imply, {_over_best(mlp, IMPLIED)} ({_scale(fixed[1])}).",
         f"**Not reproduced.** With the β that the paper states, {power_of_ten(STATED)}, Adam-HD does not train the "
         f"perceptron at all: {number} {len(stated)} runs diverge"
         + (f", after {min(lost)} to {max(lost)} iterations." if lost else "."),
-        f"**New.** Why that is so, from which β on, and a rule that needs no β: {_automatic(logreg, mlp)}.",
+        f"**New.** Why that is so, from which β on, and a rule that needs no β. {_automatic(logreg, mlp)}",
     ]
     if not whole:
         lines.append(
@@ -60,35 +62,69 @@ def one_minute(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _ends(records: Sequence[Record], method: str, beta: float | str) -> tuple[pd.Series, pd.Series]:
-    """Return mean final training losses by alpha_0, with HD and without, over the seeds that both have."""
-    finals = frames.finals([r for r in records if r.spec.rule != "multiplicative" and r.spec.decay == "none"])
-    automatic = finals["rule"] == "auto"
-    ours = finals[
-        (finals["method"] == method) & (automatic if beta == "auto" else ~automatic & (finals["beta"] == beta))
-    ]
-    theirs = finals[(finals["method"] == BASELINE[method]) & finals["seed"].isin(ours["seed"])]
-    ended, fixed = (runs.groupby("alpha0")["train_loss"].mean() for runs in (ours, theirs))
-    return ended, fixed
+def _runs(records: Sequence[Record], method: str, beta: float | str) -> list[Record]:
+    """Return the runs of a method with a beta, or with the rule that needs none."""
+    rule = "auto" if beta == "auto" else "additive"
+    own = [r for r in records if (r.spec.method, r.spec.rule) == (method, rule)]
+    return [r for r in own if beta == "auto" or r.spec.beta == beta]
 
 
-def _levels(records: Sequence[Record], betas: dict[str, float], of_best: bool = False) -> str:
-    """Say between which losses each method ends, and its baseline; or how many times the loss of the best baseline."""
+def _ends(
+    records: Sequence[Record], method: str, beta: float | str, column: str = "train_loss"
+) -> tuple[pd.Series, pd.Series]:
+    """Return mean final losses by alpha_0, with HD and without, over the seeds that both have."""
+    runs = _runs(records, method, beta)
+    seeds = {r.spec.seed for r in runs}
+    fixed = [r for r in records if (r.spec.method, r.spec.decay) == (BASELINE[method], "none") and r.spec.seed in seeds]
+    ended, stayed = (frames.finals(own).groupby("alpha0")[column].mean() for own in (runs, fixed))
+    return ended, stayed
+
+
+def _levels(records: Sequence[Record], betas: dict[str, float]) -> str:
+    """Say between which training losses each method ends, and its baseline."""
     told = []
     for method, beta in betas.items():
-        (ours, theirs), base = _ends(records, method, beta), LABELS[BASELINE[method]]
+        ours, theirs = _ends(records, method, beta)
         told.append(
-            f"{LABELS[method]} ends at {_range(ours / theirs.min(), 2)} times the training loss of the best {base}"
-            if of_best
-            else f"{LABELS[method]} ends at training losses of {_range(ours)}, where {base} without it ends at "
-            f"{_range(theirs)}"
+            f"{LABELS[method]} ends at training losses of {_range(ours)}, where {LABELS[BASELINE[method]]} without it "
+            f"ends at {_range(theirs)}"
         )
     return "; ".join(told)
 
 
+def _over_best(records: Sequence[Record], betas: dict[str, float | str]) -> str:
+    """Say how many times the training loss of the best baseline each method ends at.
+
+    Where alpha hardly moves from the baseline's best rate, that one start is told apart from the others.
+    """
+    told = []
+    for method, beta in betas.items():
+        ours, theirs = _ends(records, method, beta)
+        best, base = theirs.idxmin(), LABELS[BASELINE[method]]
+        ratios = ours / theirs[best]
+        ends = [r.epochs["alpha"].iloc[-1] for r in _runs(records, method, beta) if r.spec.alpha0 == best]
+        stays = len(ratios) > 1 and len(ends) and all(abs(alpha / best - 1) < STAYS for alpha in ends)
+        told.append(
+            f"{LABELS[method]} ends at {significant(ratios[best], 2)} times the training loss of the best {base} from "
+            f"that rate itself, {power_of_ten(best)}, where α hardly moves, and at {_range(ratios.drop(best), 2)} "
+            "times from the others"
+            if stays
+            else f"{LABELS[method]} ends at {_range(ratios, 2)} times the training loss of the best {base}"
+        )
+    return "; ".join(told)
+
+
+def _validation(records: Sequence[Record], betas: dict[str, float | str]) -> str:
+    """Say at which validation losses each method and its best baseline end."""
+    ends = {method: _ends(records, method, beta, "valid_loss") for method, beta in betas.items()}
+    ours = " and ".join(f"{LABELS[method]} {_range(losses)}" for method, (losses, _) in ends.items())
+    best = " and ".join(f"{LABELS[BASELINE[m]]} {significant(fixed.min())}" for m, (_, fixed) in ends.items())
+    return f"The validation losses are {ours}; with the best fixed rates, {best}."
+
+
 def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
     """Say how the rule without a beta fares, beside the paper's rule with the beta that suits it."""
-    runs, scales, best, lower, total, plain, plain_total = [], [], "", 0, 0, 0, 0
+    runs, scales, best, lower, total, plain = [], [], "", 0, 0, 0
     for name, records, betas in (
         ("logistic regression", logreg, dict.fromkeys(METHODS, STATED)),
         ("the perceptron", mlp, IMPLIED),
@@ -102,20 +138,16 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
             ours, theirs = _ends(records, method, "auto")
             lower, total = lower + int((ours < theirs[ours.index]).sum()), total + len(ours)
             ours, theirs = _ends(records, method, betas[method])
-            plain, plain_total = plain + int((ours < theirs[ours.index]).sum()), plain_total + len(ours)
+            plain += int((ours < theirs[ours.index]).sum())
         if records is mlp:
-            best = f". On the perceptron {_levels(records, dict.fromkeys(METHODS, 'auto'), of_best=True)}"
+            best = f" On the perceptron {_over_best(records, dict.fromkeys(METHODS, 'auto'))}."
     if not runs:
-        return "which was not run into this store"
-    ends = frames.finals(runs)
-    lost = int((ends["outcome"] == "diverged").sum())
-    kept = ends[ends["outcome"] != "diverged"]
-    twins = len(kept) - len(kept.drop_duplicates(["model", "method", "seed", "train_loss"]))
-    same = f", {twins} of which repeat another since both first steps are limited," if twins else ""
+        return "That rule was not run into this store."
+    lost = sum(r.outcome == "diverged" for r in runs)
     return (
-        f"from the paper's six α₀, {lost or 'none'} of its {len(ends)} runs{same} diverged, and in {lower} of {total} "
-        f"cases it ends at a lower training loss than the plain method from that α₀, where the paper's rule with the "
-        f"β above does in {plain} of {plain_total}{best} ({'; '.join(scales)})"
+        f"From the paper's six α₀, {lost or 'none'} of its {len(runs)} runs diverged ({'; '.join(scales)}). It ends at "
+        f"a lower training loss than the plain method from the same α₀ in {lower} of {total} cases, the paper's rule "
+        f"with the β above in {plain}.{best}"
     )
 
 
