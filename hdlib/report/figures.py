@@ -32,7 +32,9 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
 
     The left column shows the baseline, the right one its hypergradient version, the last row the learning rates of the
     latter. A colour is an alpha_0, a line the median over seeds, a band the range over seeds, and circles are
-    the paper's curves. The multiplicative rule, with one alpha_0, has the colour of the text.
+    the paper's curves. The multiplicative rule, with one alpha_0, is a thin green line, and has no circles
+    among the losses, for they would hide others. Over epochs, the losses of the hypergradient version begin with the
+    first one and have axes of their own.
     """
     adapted = f"{family}_hd"
     records = [r for r in records if r.spec.method in (family, adapted)]
@@ -46,23 +48,37 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
 
     def draw(theme: Theme) -> plt.Figure:
         colors = _rate_colors(rates, theme)
+        contrast = dict(color=theme.color("adam"), linewidth=1.2, zorder=3)
         figure, axes = plt.subplots(4, 2, figsize=(9, 11.5))
         for axis, (method, data, quantity) in zip(axes.flat, panels, strict=True):
-            drawn = data[data["quantity"] == quantity]
-            for (rule, decay, alpha0), line in drawn[drawn["method"] == method].groupby(LINE_KEYS[1:]):
-                color = theme.text if rule == "multiplicative" else colors[alpha0]
-                _line(axis, line, _x(data), **theme.line(method, rule, decay) | dict(color=color))
-            if data is per_epoch:
-                points = theirs[(theirs["quantity"] == quantity) & (theirs["method"] == method)]
-                for (rule, alpha0), line in points.groupby(["rule", "alpha0"]):
-                    color = theme.text if rule == "multiplicative" else colors[alpha0]
-                    axis.plot(line["epoch"], line["value"], color=color, **PAPER_POINTS)
-            _scales(axis, quantity, data[data["method"] == adapted] if quantity == "alpha" else data, ALPHA_FLOOR)
+            drawn = data[(data["quantity"] == quantity) & (data["method"] == method)]
+            points = theirs[(theirs["quantity"] == quantity) & (theirs["method"] == method)]
+            if data is not per_epoch:
+                points = points[:0]
+            alone = False
+            if data is per_epoch and method == adapted and quantity != "alpha":
+                trained = drawn[drawn["epoch"] > 0]
+                alone = bool(np.isfinite(trained["median"]).any())
+            if alone:
+                drawn = trained
+                points = points[(points["epoch"] > 0) & (points["rule"] != "multiplicative")]
+            for (rule, decay, alpha0), line in drawn.groupby(LINE_KEYS[1:]):
+                style = theme.line(method, rule, decay) | dict(color=colors[alpha0])
+                _line(axis, line, _x(data), **style | (contrast if rule == "multiplicative" else {}))
+            for (rule, alpha0), line in points.groupby(["rule", "alpha0"]):
+                color = contrast["color"] if rule == "multiplicative" else colors[alpha0]
+                axis.plot(line["epoch"], line["value"], color=color, **PAPER_POINTS)
+            if alone:
+                seen = pd.concat([drawn, points.rename(columns={"value": "median"})])
+                _scales(axis, quantity, seen, ALPHA_FLOOR, close=True)
+            else:
+                _scales(axis, quantity, data[data["method"] == adapted] if quantity == "alpha" else data, ALPHA_FLOOR)
             if data is early or quantity == "alpha":
                 axis.set_title(LABELS[method])
         _mark_divergence(axes[0, 1], axes[1, 1], records, lambda spec: colors[spec.alpha0])
         handles = [
-            Line2D([], [], label=label, **style | dict(color=theme.text)) for label, style in _methods(records, theme)
+            Line2D([], [], label=label, **style | (contrast if "multiplicative" in label else dict(color=theme.text)))
+            for label, style in _methods(records, theme)
         ]
         if len(theirs):
             handles.append(Line2D([], [], color=theme.text, label="the paper's curves", **PAPER_POINTS))
@@ -198,7 +214,7 @@ def _rate_colors(rates: Sequence[float], theme: Theme) -> dict[float, tuple]:
     return dict(zip(rates, plt.colormaps["plasma"](np.linspace(*part, len(rates))), strict=True))
 
 
-def _scales(axis: plt.Axes, quantity: str, data: pd.DataFrame, linear_below: float) -> None:
+def _scales(axis: plt.Axes, quantity: str, data: pd.DataFrame, linear_below: float, close: bool = False) -> None:
     axis.set_xlabel(_x(data))
     axis.set_ylabel(QUANTITIES[quantity])
     if _x(data) == "iteration":
@@ -214,7 +230,9 @@ def _scales(axis: plt.Axes, quantity: str, data: pd.DataFrame, linear_below: flo
         return
     values = data.loc[data["quantity"] == quantity, "median"]
     values = values[np.isfinite(values) & (values > 0)]
-    axis.set_ylim(values.min() * 0.8, min(values.max(), 20.0) * 1.25)
+    low, high = values.min(), min(values.max(), 20.0)
+    margin = (high / low) ** 0.06 if close and high > low else 1.25
+    axis.set_ylim(low / margin, high * margin)
     log_y(axis)
 
 
