@@ -31,7 +31,7 @@ from hdlib.optim.control import Control, first_alpha, initial_state, next_alpha,
 from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, provenance
 from hdlib.runs.spec import RunSpec
-from hdlib.runs.train import data_of, model_of, permutation
+from hdlib.runs.train import capture, data_of, model_of, permutation, settings
 from hdlib.tasks import Data
 
 MODELS = ("logreg", "mlp")  # what can be stacked
@@ -98,14 +98,15 @@ def train_stack(
     if len({stack_key(spec) for spec in specs}) != 1 or not stackable(specs[0]):
         raise ValueError(f"These runs cannot be stacked: they must be of {MODELS} and share {', '.join(SHARED)}.")
     records: dict[str, Record] = {}
-    stack = Stack(specs, device, compiled)
-    while stack.cohorts:
-        steps, ended = stack.advance()
-        records |= {record.spec.key: record for record in ended}
-        if emit:
-            emit(ended)
-        if tick:
-            tick(steps)
+    with settings(specs[0], device):
+        stack = Stack(specs, device, compiled)
+        while stack.cohorts:
+            steps, ended = stack.advance()
+            records |= {record.spec.key: record for record in ended}
+            if emit:
+                emit(ended)
+            if tick:
+                tick(steps)
     return [records[spec.key] for spec in specs]
 
 
@@ -130,6 +131,7 @@ class Stack:
         self.cohorts = [Cohort(group, self.data, self.x, device, self.dtype) for group in by_seed.values()]
         self.steps_per_epoch = -(-len(self.x) // self.spec.batch_size)
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.captures = device.startswith("cuda")
         self.warm = self.begun = False
         for cohort in self.cohorts:
             cohort.start()
@@ -168,18 +170,15 @@ class Stack:
         """Take one step of every run; on a GPU from a captured graph, after one like it that is not.
 
         The very first step is not like the others: of the rule "auto" it is another function, and compiling one within
-        a capture is not possible.
+        a capture is not possible. Where a step cannot be captured, each is launched by itself.
         """
+        if self.warm and self.graph is None:
+            self.graph = capture(self._step)
+            self.captures = self.graph is not None
         if self.graph is not None:
             self.graph.replay()
-        elif self.device.startswith("cuda") and self.warm:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):  # records, without executing
-                self._step()
-            self.graph = graph
-            graph.replay()
         else:
-            self.warm = self.begun
+            self.warm = self.captures and self.begun
             self._step()
 
     def _step(self) -> None:

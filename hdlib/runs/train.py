@@ -281,21 +281,32 @@ def captured(
     if any(not value.is_cuda for value in states):  # would be captured as the numbers that they are now
         warnings.warn("A step that counts on the host cannot be captured, so each is launched by itself.", stacklevel=2)
         return None
-    held = batch.clone()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-            row = step(held)
-    except Exception as error:
-        warnings.warn(f"A step could not be captured, so each is launched by itself: {error}", stacklevel=2)
+    held, rows = batch.clone(), []
+    graph = capture(lambda: rows.append(step(held)))
+    if graph is None:
         return None
 
     def replay(batch: Tensor) -> Tensor:
         held.copy_(batch)
         graph.replay()
-        return row.clone()
+        return rows[0].clone()
 
     return replay
+
+
+def capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    """Record a step as a CUDA graph, on the current stream, without executing it; warn and return None if that fails.
+
+    The stream must not be the device's default one, which cannot be captured: see `settings`.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            step()
+    except Exception as error:
+        warnings.warn(f"A step could not be captured, so each is launched by itself: {error}", stacklevel=3)
+        return None
+    return graph
 
 
 def make_optimizer(spec: RunSpec, model: nn.Module) -> SGDHD | AdamHD:

@@ -1,8 +1,12 @@
 """A stack trains each of its runs as the serial trainer would, at a cost that follows the work that is left."""
 
 import itertools
+import sys
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -18,11 +22,12 @@ from hdlib.tasks import build_model, load_data
 
 ALPHAS = [1e-1, 1e-3]
 SIZES = (64, 10)  # of the digits
+NARROW = {"logreg": {}, "mlp": {"width": 20}}
 
 
-def mixed(**fields):
+def mixed(model="logreg", **fields):
     """Every method, rule and decay; two learning rates, betas, momenta and seeds among them."""
-    common = dict(task="digits", width=20) | fields
+    common = dict(task="digits", model=model) | NARROW[model] | fields
     return [
         *grid(method=["sgd", "sgdn", "adam"], alpha0=0.01, **common),
         *grid(method="adam", decay=["inv_sqrt", "cosine"], alpha0=0.1, **common),
@@ -177,15 +182,16 @@ def test_a_step_waits_for_no_device():
 
 def test_a_capture_meets_nothing_that_was_not_called_before(monkeypatch):
     """Compiling a function that is new is not possible within a capture."""
-    called, captured = set(), []
+    called, captured, executed = set(), [], set()
 
     class Graph:
         def replay(self):
-            if self is not captured[-1]:
+            if self in executed:
                 stack._step()
+            executed.add(self)  # by its capture, here
 
     class Capture:
-        def __init__(self, graph):
+        def __init__(self, graph, stream):
             captured.append(graph)
 
         def __enter__(self):
@@ -196,20 +202,78 @@ def test_a_capture_meets_nothing_that_was_not_called_before(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", Capture)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     specs = [*mixed(epochs=3), *mixed(epochs=1)[:4]]
     specs += grid(task="digits", method=["sgd_hd", "adam_hd"], beta="auto", alpha0=ALPHAS, epochs=3)
     stack = Stack(specs, "cpu", False)
-    stack.device = "cuda"
+    stack.captures = True
 
     def update_and_note(theta, *rest, **options):
         called.add((len(theta[0]), *map(str, options.values())))
         update(theta, *rest, **options)
 
     stack.functions.update = update_and_note
-    while stack.cohorts:
-        stack.advance()
+    records = {record.spec: record for record in trained(stack)}
     assert len(captured) > 1  # runs ended, and the rest was captured anew
+    for record in train_stack(specs):
+        pd.testing.assert_frame_equal(records[record.spec].trace, record.trace)
+
+
+def trained(stack):
+    """Train a stack to its end and return its records."""
+    records = []
+    while stack.cohorts:
+        records += stack.advance()[1]
+    return records
+
+
+def test_a_step_that_cannot_be_captured_is_launched_by_itself(monkeypatch):
+    @contextmanager
+    def refuse(graph, stream):
+        raise RuntimeError("operation not permitted")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    [spec] = grid(task="digits", method="sgd", alpha0=0.1, epochs=2)
+    stack = Stack([spec], "cpu", False)
+    stack.captures = True
+    with pytest.warns(UserWarning, match="so each is launched by itself: operation not permitted") as told:
+        [record] = trained(stack)
+    assert len(told) == 1
+    pd.testing.assert_frame_equal(record.trace, train_stack([spec])[0].trace)
+
+
+def test_a_stack_is_trained_with_its_precision_on_its_device_and_a_stream_that_can_be_captured(monkeypatch):
+    """On a GPU that is not the current one, of a caller who uses TF32; both are as before afterwards."""
+    matmul, entered, seen = torch.backends.cuda.matmul, [], []
+
+    @contextmanager
+    def enter(what):
+        entered.append(what)
+        yield
+        entered.remove(what)
+
+    def at_work(*_):
+        seen.append((list(entered), matmul.allow_tf32))
+        return SimpleNamespace(cohorts=[])
+
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, enter)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: f"a stream of {entered[0]}")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
+    monkeypatch.setattr(sys.modules["hdlib.runs.stack"], "Stack", at_work)
+    matmul.allow_tf32 = True
+    try:
+        with pytest.raises(KeyError):  # nothing was trained
+            train_stack(grid(task="digits", method="sgd", alpha0=0.1, epochs=1), "cuda:1")
+        assert seen == [(["cuda:1", "a stream of cuda:1"], False)]
+        assert not entered and matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = False
 
 
 @pytest.mark.gpu
@@ -217,8 +281,8 @@ def test_a_capture_meets_nothing_that_was_not_called_before(monkeypatch):
 @pytest.mark.parametrize("model", ["logreg", "mlp"])
 def test_a_stack_on_a_gpu_gives_the_cpus_curves_to_rounding(model, compiled):
     specs = mixed(model=model, precision="float64", epochs=4)
-    specs += grid(task="digits", width=20, model=model, precision="float64", epochs=2, method=["sgd_hd", "adam_hd"],
-                  beta="auto", alpha0=ALPHAS)  # fmt: skip
+    specs += grid(task="digits", model=model, precision="float64", epochs=2, method=["sgd_hd", "adam_hd"],
+                  beta="auto", alpha0=ALPHAS, **NARROW[model])  # fmt: skip
     for ours, theirs in zip(train_stack(specs, "cuda", compiled=compiled), train_stack(specs), strict=True):
         assert largest_difference(ours, theirs) < 1e-6, ours.spec
 
