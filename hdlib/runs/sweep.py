@@ -53,6 +53,10 @@ def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
         seeds: how many seeds each combination runs with: 0, 1, ..., seeds - 1.
         fields: those of RunSpec.
 
+    Raises:
+        SpecError: a list is empty or has a value twice, seeds is no count or comes with seed, or a combination is no
+            run.
+
     >>> len(grid(method=["sgd", "adam"], alpha0=[0.1, 0.01], epochs=1, seeds=3))
     12
     """
@@ -75,7 +79,7 @@ def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
 
 
 def sweep(
-    specs: Sequence[RunSpec],
+    specs: Iterable[RunSpec],
     store: Store | str = "results",
     *,
     device: str = "auto",
@@ -111,6 +115,7 @@ def sweep(
         raise SpecError(f"jobs is {jobs}: it must be at least 1.")
     if memory is not None and memory < 1:
         raise SpecError(f"memory is {memory}: it must be a positive number of bytes.")
+    specs = list(specs)
     recorded = store.keys()
     missing = list({spec.key: spec for spec in specs if spec.key not in recorded}.values())
     if missing:
@@ -179,7 +184,7 @@ def plan(specs: Sequence[RunSpec], device: str, jobs: int = 1, memory: int | Non
         if stackable(spec):
             key = stack_key(spec) + ((spec.seed,) if device == "cpu" else ())
         groups.setdefault(key, []).append(spec)
-    limit = (memory or free_memory(device) // 2) // jobs
+    limit = max(1, (memory or free_memory(device) // 2) // jobs)
     if device == "cpu":
         limit = min(limit, CACHE_BYTES)
     stacks = []
@@ -218,9 +223,10 @@ class _Recorder:
     def flush(self) -> None:
         if self.pending:
             unused = sum(_iterations(record.spec) - record.iterations for record in self.pending)
+            ended = len(self.pending)
             for path in self.store.put(self.pending):
-                self.tell(path, len(self.pending), unused)
-                unused = 0
+                self.tell(path, ended, unused)
+                ended = unused = 0  # of all files, told with the first
             for record in self.pending:
                 self.checkpoints.discard(record.spec)
             self.pending = []

@@ -317,6 +317,7 @@ class TestPlan:
         stacks = plan(self.specs, "cuda", memory=4 * each)
         assert sum(map(len, stacks)) == 6 and max(map(len, stacks)) <= 4
         assert all(len(stack) == 1 for stack in plan(self.specs, "cuda", memory=1))
+        assert all(len(stack) == 1 for stack in plan(self.specs[:1], "cpu", jobs=2, memory=1))
 
     def test_large_models_are_trained_alone_on_a_cpu_and_long_runs_first(self):
         specs = grid(task="mnist", model="mlp", method="adam", alpha0=ALPHAS, epochs=[1, 5])

@@ -26,7 +26,7 @@ import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.record import code_version
-from hdlib.runs.sweep import resolve_device
+from hdlib.runs.sweep import _Recorder, resolve_device
 from hdlib.tasks.data import DataNotFoundError
 
 
@@ -76,6 +76,21 @@ def test_a_second_sweep_trains_nothing(tmp_path):
     assert [r.provenance["date"] for r in first] == [r.provenance["date"] for r in second]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert [r.spec for r in second] == specs()
+
+
+def test_a_sweep_takes_its_runs_from_whatever_gives_them(tmp_path):
+    assert [r.spec for r in sweep(iter(specs()), tmp_path, jobs=1)] == specs()
+
+
+def test_runs_that_take_several_files_are_told_of_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["hdlib.runs.store"], "MAX_FILE_BYTES", 1)
+    told = []
+    recorder = _Recorder(Store(tmp_path), lambda *news: told.append(news))
+    recorder([train(spec) for spec in specs(3, epochs=5, target_loss=2.0)])
+    recorder.flush()
+    paths, runs, unused = zip(*told, strict=True)
+    assert sorted(paths) == sorted(tmp_path.iterdir()) and len(paths) == 3
+    assert sum(runs) == 3 and sum(unused) == sum(60 - record.iterations for record in Store(tmp_path).all()) > 0
 
 
 def test_processes_give_the_same_records_as_one_process(tmp_path):
