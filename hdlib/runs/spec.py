@@ -21,6 +21,14 @@ PAPER_FIELDS = frozenset(("task", "model", "method", "alpha0", "beta", "rule", "
 RECORDING_FIELDS = frozenset(("early", "validate_every"))
 VGG_FIELDS = ("variant", "norm_start", "width_factor", "train_images")
 
+# Fields that only some runs have, by which field and values: of others they would make one run two, with two keys.
+ONLY_OF = {
+    **dict.fromkeys(VGG_FIELDS, ("model", ("vgg",))),
+    **dict.fromkeys(("width", "depth"), ("model", ("mlp",))),
+    "input_scale": ("model", ("logreg", "mlp")),
+    "momentum": ("method", ("sgdn", "sgdn_hd")),
+}
+
 
 class SpecError(ValueError):
     """What is asked of runs cannot be; the message is one sentence that names the field, the value and the remedy."""
@@ -57,7 +65,9 @@ class RunSpec(BaseModel):
     batch_size: int = Field(128, ge=1, description="minibatch size; an epoch's last minibatch may be smaller")
     epochs: int = Field(ge=1, description="passes over the training data, at most")
     max_iterations: int | None = Field(None, ge=1, description="stop after so many, within an epoch if need be")
-    target_loss: float | None = Field(None, gt=0, description="stop at the first loss at or below this")
+    target_loss: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="stop at the first loss at or below this"
+    )
     target_of: Literal["minibatch", "smoothed", "epoch"] = Field(
         "minibatch",
         description="whose loss the target is: a minibatch's, the mean of the last 100, or that of all training data "
@@ -134,14 +144,12 @@ class RunSpec(BaseModel):
             raise ValueError(
                 f"norm_start is {self.norm_start!r} but variant 'paper' has no batch normalisation: leave it out."
             )
-        if self.model == "vgg" and self.input_scale != 1:
-            raise ValueError(f"input_scale is {self.input_scale} but the model is vgg: it is for logreg and mlp.")
-        if self.model != "vgg":
-            for name in VGG_FIELDS:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name} is {getattr(self, name)!r} but the model is {self.model}: it is for vgg.")
-            if self.precision in ("tf32", "bf16"):
-                raise ValueError(f"precision is {self.precision!r} but the model is {self.model}: it is for vgg.")
+        if self.model != "vgg" and self.precision in ("tf32", "bf16"):
+            raise ValueError(f"precision is {self.precision!r} but the model is {self.model}: it is for vgg.")
+        for name, (kind, those) in ONLY_OF.items():
+            value, has = getattr(self, name), getattr(self, kind)
+            if has not in those and value != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is {value!r} but the {kind} is {has}: it is for {' and '.join(those)}.")
         return self
 
     def control(self) -> Control:

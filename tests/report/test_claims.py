@@ -319,7 +319,7 @@ def test_an_alpha_of_zero_is_judged_for_each_length():
 
 def test_only_the_papers_own_settings_are_selected():
     plain = run(0.3, method="sgd_hd", alpha0=1e-3, beta=1e-3, validate_every=2, early=0)
-    others = dict(max_lr=0.1), dict(scaling="adam"), dict(batch_size=64), dict(momentum=0.5), dict(rule="log")
+    others = dict(max_lr=0.1), dict(scaling="adam"), dict(batch_size=64), dict(weight_decay=0.0), dict(rule="log")
     records = [run(0.3, method="sgd_hd", alpha0=1e-3, beta=1e-3, **other) for other in others]
     records += [run(0.3, model="mlp", width=100, method="sgd", alpha0=1e-3), plain]
     assert claims.select(records) == [plain]

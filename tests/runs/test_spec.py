@@ -26,6 +26,9 @@ GOOD = dict(method="sgd_hd", alpha0=0.001, beta=1e-4, epochs=1)
         ("precision", "float8"),
         ("momentum", 1.0),
         ("target_loss", -0.1),
+        ("target_loss", float("inf")),
+        ("width", 20),
+        ("depth", 1),
         ("bta", 1e-4),
     ],
 )
@@ -61,6 +64,23 @@ def test_a_missing_field_is_named():
 def test_values_that_contradict_one_another_are_refused(fields):
     with pytest.raises(SpecError):
         RunSpec(**(GOOD | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (dict(width=20), "width is 20 but the model is logreg: it is for mlp."),
+        (dict(momentum=0.5), "momentum is 0.5 but the method is sgd_hd: it is for sgdn and sgdn_hd."),
+        (dict(model="mlp", variant="paper"), "variant is 'paper' but the model is mlp: it is for vgg."),
+        (dict(model="vgg", task="cifar10", depth=3), "depth is 3 but the model is vgg: it is for mlp."),
+        (dict(model="vgg", task="cifar10", input_scale=2), "input_scale is 2.0 but the model is vgg: it is for logreg "
+         "and mlp."),
+    ],
+)  # fmt: skip
+def test_what_would_change_nothing_but_the_key_is_refused(fields, sentence):
+    with pytest.raises(SpecError) as refused:
+        RunSpec(**(GOOD | fields))
+    assert str(refused.value) == sentence
 
 
 def test_a_spec_cannot_be_changed():
