@@ -100,6 +100,9 @@ class Figure:
     note: str = ""
     caption: str = ""
 
+    def __repr__(self) -> str:  # the page's text/plain: the same in every build, as an address is not
+        return " ".join(filter(None, (self.caption, self.alt)))
+
     def _repr_html_(self) -> str:
         alt = html.escape(self.alt)
         images = "".join(
@@ -145,6 +148,9 @@ class Table:
 
     data: pd.DataFrame
     note: str = ""
+
+    def __repr__(self) -> str:
+        return self.note or "a table"
 
     def _repr_html_(self) -> str:
         data = self.data.rename(columns=html.escape).map(_cell)
@@ -202,11 +208,11 @@ def counted(n: int, noun: str) -> str:
 def significant(value: float, digits: int = 3) -> str:
     """Return a number with so many significant digits, without an exponent where that is readable."""
     if value == 0 or not np.isfinite(value):
-        return f"{value:g}"
+        return _minus(f"{value:g}")
     if abs(value) >= LARGE:
         return scientific(value)
     decimals = max(0, digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2]))
-    return f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
+    return _minus(f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}")
 
 
 def rounded(value: float) -> str:
@@ -227,9 +233,16 @@ def scientific(value: float) -> str:
     if not np.isfinite(value):
         return "not finite" if not np.isnan(value) else ""
     if value == 0 or 1e-4 <= abs(value) < LARGE:
-        return f"{value:,.0f}" if abs(value) >= 1000 else significant(value)
+        return _minus(f"{value:,.0f}") if abs(value) >= 1000 else significant(value)
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} × {power_of_ten(10.0 ** int(exponent))}" if abs(int(exponent)) < 300 else f"{value:.1e}"
+    if abs(int(exponent)) >= 300:
+        return _minus(f"{value:.1e}")
+    return f"{_minus(mantissa)} × {power_of_ten(10.0 ** int(exponent))}"
+
+
+def _minus(number: str) -> str:
+    """Return a number with the sign that is no hyphen."""
+    return number.replace("-", "−")
 
 
 # Pages without the book's style sheet, such as JupyterLab, show the light figure alone.

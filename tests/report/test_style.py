@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from hdlib.report import figures, findings, frames
-from hdlib.report.style import LIGHT, LONG, Table, significant, spread
+from hdlib.report.style import LIGHT, LONG, Figure, Table, scientific, significant, spread
 from hdlib.runs import Record, RunSpec, train
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -56,8 +56,21 @@ def test_seeds_are_those_of_one_configuration(tiny):
 
 
 def test_a_very_large_number_is_a_power_of_ten():
-    assert significant(999_999) == "999999" and significant(-1.26e9) == "-1.3 × 10⁹"
+    assert significant(999_999) == "999999" and significant(-1.26e9) == "−1.3 × 10⁹"
     assert spread([1.25e6]) == "1.2 × 10⁶" and spread([1.0e12, 1.2e12]) == "1.1 × 10¹² ± 1.0 × 10¹¹"
+
+
+def test_negative_numbers_have_a_minus_sign():
+    assert [significant(value) for value in (-0.0123, -1.5e-9, 0.0)] == ["−0.0123", "−1.50e−09", "0"]
+    assert [scientific(value) for value in (-2.5, -12345.0, -1.5e-9)] == ["−2.50", "−12,345", "−1.5 × 10⁻⁹"]
+    assert spread([-1.0, -1.0]) == "−1.00 ± 0"
+
+
+def test_the_plain_text_of_what_a_page_shows_is_the_same_in_every_build():
+    data = pd.DataFrame({"loss": [0.1]})
+    shown = Figure(lambda theme: plt.figure(), "name", "A line.", data, "2 runs", "The loss.")
+    assert repr(shown) == "The loss. A line." and repr(Figure(print, "name", "A line.", data)) == "A line."
+    assert [repr(Table(data, "2 runs")), repr(Table(data))] == ["2 runs", "a table"]
 
 
 def made(epochs, *alphas):
