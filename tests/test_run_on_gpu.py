@@ -1,6 +1,5 @@
 """The script for a borrowed GPU runs what is there, packs what is new, and stops in time; rehearsed without a GPU."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import gpu_queue
 import psutil
 import pytest
 
@@ -21,13 +21,9 @@ SCRIPT = ROOT / "benchmarks" / "run_on_gpu.sh"
 
 @pytest.fixture
 def queue(tmp_path, monkeypatch):
-    """The queue as a module, working below a folder of its own."""
-    description = importlib.util.spec_from_file_location("gpu_queue", ROOT / "benchmarks" / "gpu_queue.py")
-    module = importlib.util.module_from_spec(description)
-    monkeypatch.setitem(sys.modules, "gpu_queue", module)
-    description.loader.exec_module(module)
-    monkeypatch.setattr(module, "WORK", tmp_path / "work")
-    return module
+    """The queue, working below a folder of its own."""
+    monkeypatch.setattr(gpu_queue, "WORK", tmp_path / "work")
+    return gpu_queue
 
 
 def main(queue, monkeypatch, *arguments):
