@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hdlib.optim.control import Control
 from hdlib.runs import RunSpec, grid, train
-from hdlib.runs.stack import Stack, bytes_per_run, cross_entropy, per_run, train_stack, update
+from hdlib.runs.stack import EVALUATE, Stack, bytes_per_run, cross_entropy, per_run, train_stack, update
 from hdlib.runs.sweep import plan
 from hdlib.runs.train import minibatches
 from hdlib.tasks import build_model, load_data
@@ -288,15 +288,17 @@ def test_a_stack_on_a_gpu_gives_the_cpus_curves_to_rounding(model, compiled):
 
 
 def test_memory_is_foreseen():
+    """All that a stack holds and an evaluation adds, and not much more, which would be left unused."""
     for model, method in itertools.product(("logreg", "mlp"), ("sgd", "sgdn_hd", "adam_hd")):
         beta = 0.0 if method == "sgd" else 1e-3
         rates = [0.1 / i for i in range(1, 21)]
         specs = grid(task="digits", model=model, method=method, beta=beta, alpha0=rates, epochs=1)
         [cohort] = Stack(specs, "cpu", False).cohorts
         held = [*cohort.theta, *cohort.grad, *itertools.chain(*cohort.state), *cohort.out, *cohort.hidden, cohort.trail]
-        used = sum(t.numel() * t.element_size() for t in held)
+        evaluated = sum(t.numel() * EVALUATE / t.shape[2] for t in (*cohort.out, *cohort.hidden))
+        used = sum(t.numel() * t.element_size() for t in held) + 4 * evaluated
         foreseen = sum(bytes_per_run(spec, *SIZES) for spec in specs)
-        assert used <= foreseen
+        assert used <= foreseen <= 2.5 * used
 
 
 class TestPlan:
