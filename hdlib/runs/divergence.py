@@ -158,8 +158,8 @@ def mlp_candidates(epochs: int, **fields: Any) -> list[RunSpec]:
 
 def is_online_tuning(spec: RunSpec, task: str) -> bool:
     """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
-    informative = spec.method in ("sgd_hd", "adam_hd", "adam") and spec.epochs >= 3 and spec.alpha0 in PAPER_RATES
-    return informative and spec.task == task and spec.changed <= (PAPER_FIELDS | {"early"}) - {"rule"}
+    shown = spec.method in ("sgd_hd", "adam_hd", "adam") and spec.decay != "cosine" and spec.alpha0 in PAPER_RATES
+    return shown and spec.epochs >= 3 and spec.task == task and spec.changed <= (PAPER_FIELDS | {"early"}) - {"rule"}
 
 
 def parameter_count(spec: RunSpec) -> int:
