@@ -55,19 +55,18 @@ def branches(
         A row for each way and iteration, from the common epoch's first on, with `way`, `epoch`, and the columns of a
         trace. No row where the run does not repeat itself.
     """
-    dtype = torch.float64 if record.spec.precision == "float64" else torch.float32
-    data = data_of(record.spec, device, dtype)
+    data = data_of(record.spec, device, record.spec.dtype)
     spec = record.spec.with_(early=record.spec.iterations(len(data.train_y)))  # every iteration is traced
     found = []
     with _threads(record.provenance.get("threads")), settings(spec, device):
-        training = Training(spec, data, device, dtype)
+        training = Training(spec, data, device, spec.dtype)
         training.start()
         while training.epoch < epoch and training.history.live[0]:
             training.run_epoch(tick)
         state = copy.deepcopy(training.state())
         if not _same(training.history.record(0, {}), record):
             return NO_BRANCHES
-        per_epoch = steps_per_epoch(spec.task, spec.batch_size, spec.train_images)
+        per_epoch = spec.steps_per_epoch(len(data.train_y))
         for name, changes in ways.items():
             branch = _branched(spec.with_(**changes), training, state)
             while branch.epoch < min(epoch + epochs, spec.epochs) and branch.history.live[0]:

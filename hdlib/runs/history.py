@@ -48,7 +48,7 @@ class History:
         self._traces: list[list[np.ndarray]] = [[] for _ in specs]
 
     def start(self, valid_loss: np.ndarray, accuracy: np.ndarray) -> None:
-        """Note the state before training; the first minibatch's loss joins it when it is known."""
+        """Note the state before training, each [K]; the first minibatch's loss joins it when it is known."""
         for i, spec in enumerate(self.specs):
             self._epochs[i].append([0, 0, math.nan, spec.alpha0, valid_loss[i], accuracy[i]])
 

@@ -8,6 +8,7 @@ import math
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hdlib.optim.control import AUTO_GAIN, OPTIONS, Control, Rule, Scaling, Skip, default_overshoot
@@ -174,9 +175,18 @@ class RunSpec(BaseModel):
         """Return the spec as JSON with sorted names and without the fields that have their default value."""
         return json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def steps_per_epoch(self, size: int) -> int:
+        """Return how many iterations an epoch has, on `size` training examples."""
+        return -(-size // self.batch_size)
+
     def iterations(self, size: int) -> int:
         """Return how many iterations the run takes at most, on `size` training examples."""
-        return min(self.epochs * -(-size // self.batch_size), self.max_iterations or math.inf)
+        return min(self.epochs * self.steps_per_epoch(size), self.max_iterations or math.inf)
 
     def with_(self, **changes: Any) -> RunSpec:
         """Return a copy with some fields changed, validated again."""

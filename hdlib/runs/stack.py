@@ -64,12 +64,11 @@ def padded(size: int) -> int:
 
 def bytes_per_run(spec: RunSpec, features: int, classes: int) -> int:
     """Return how much memory a run takes in a stack: parameters, gradients, optimiser state, activations, history."""
-    item = 8 if spec.precision == "float64" else 4
     sizes = layer_sizes(spec, features, classes)
     weights = sum(fan_out * fan_in for fan_out, fan_in in sizes)
     units = sum(fan_out for fan_out, _ in sizes)
     states = STATES[spec.method.removesuffix("_hd")]
-    return item * ((2 + states) * weights + 3 * units * max(spec.batch_size, EVALUATE)) + 24 * CHUNK
+    return spec.dtype.itemsize * ((2 + states) * weights + 3 * units * max(spec.batch_size, EVALUATE)) + 24 * CHUNK
 
 
 def train_stack(
@@ -111,12 +110,22 @@ def train_stack(
 
 
 class Stack:
-    """Runs of one task and model, trained together; see the module."""
+    """Runs of one task and model, trained together; see the module.
+
+    Attributes:
+        cohorts: of the runs that go on, one for each seed.
+        x: training inputs, [N, padded features + 1].
+        onehot: their labels, [N, classes].
+        iteration: iterations that are taken; `t` is the same on the device, 0-dim float64.
+        row: of the current iteration in its chunk, [1].
+        floor: like `scale`, Adam's correction of this step, 0-dim float64.
+        graph: the captured step, for as long as all tensors stay where they are.
+    """
 
     def __init__(self, specs: Sequence[RunSpec], device: str, compiled: bool) -> None:
         self.spec = specs[0]
         self.device = device
-        self.dtype = getattr(torch, self.spec.precision)
+        self.dtype = self.spec.dtype
         self.data = data_of(self.spec, device, self.dtype)
         self.functions = Functions(compiled)
         self.x = with_ones(self.data.train_x.flatten(1))
@@ -129,7 +138,7 @@ class Stack:
         for spec in {spec.key: spec for spec in specs}.values():
             by_seed.setdefault(spec.seed, []).append(spec)
         self.cohorts = [Cohort(group, self.data, self.x, device, self.dtype) for group in by_seed.values()]
-        self.steps_per_epoch = -(-len(self.x) // self.spec.batch_size)
+        self.steps_per_epoch = self.spec.steps_per_epoch(len(self.x))
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = device.startswith("cuda")
         self.warm = self.begun = False
@@ -207,7 +216,21 @@ class Family(NamedTuple):
 
 
 class Cohort:
-    """The runs of one seed. Tensors lead with an axis over its K runs, ordered by family."""
+    """The runs of one seed. Tensors lead with an axis over its K runs, ordered by family.
+
+    Attributes:
+        theta: a matrix for each layer, [K, out, padded in + 1]; `grad`, and each kind of `state`, are like it.
+        alpha: [K], float64, like beta, exponent, decay, hypergrad and each entry of `memory`.
+        loss: of the minibatch, [K].
+        out: the layers' outputs, [K, out, batch]; of the last layer also d loss / d out.
+        hidden: inputs of the layers above the first, [K, padded in + 1, batch].
+        order: the epoch's minibatches as indices into the training data, [steps, batch].
+        weight: what each of these examples counts for, [steps, batch].
+        chunk_order: like `chunk_weight`, the part of the chunk, [CHUNK, batch].
+        trail: loss before the step, alpha of the step and h_t of the chunk's iterations, [CHUNK, 3, K], float64.
+        updates: for each family the arguments and options of `update`, views of the above.
+        ends: after how many iterations each run has taken all of its own, [K].
+    """
 
     def __init__(self, specs: list[RunSpec], data: Data, x: Tensor, device: str, dtype: torch.dtype) -> None:
         specs = sorted(specs, key=lambda spec: (str(Family.of(spec)), spec.canonical()))
@@ -256,7 +279,7 @@ class Cohort:
 
     def _weights(self, size: int, dtype: torch.dtype) -> Tensor:
         """Return [steps, batch]: what each example of a minibatch counts for, 0 for those that fill up the last."""
-        steps = -(-size // self.batch_size)
+        steps = self.specs[0].steps_per_epoch(size)
         weights = torch.full((steps, self.batch_size), 1 / self.batch_size, dtype=dtype)
         last = size - (steps - 1) * self.batch_size
         weights[-1, :last], weights[-1, last:] = 1 / last, 0.0

@@ -25,6 +25,8 @@ def measured(
 ) -> pd.DataFrame:
     """Return a table, measured where it is not kept; one without rows is not kept. `attrs["made"]` says what made it.
 
+    Its `attrs["made"]` says what made it: device, threads, seconds, data, date and more, as a record's provenance.
+
     Args:
         what: a word for it, the start of the file's name.
         asked: all that decides what is in it, as plain JSON values.

@@ -26,7 +26,7 @@ from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, device_name, provenance
 from hdlib.runs.spec import RunSpec, SpecError
 from hdlib.tasks import Data, build_model, load_data
-from hdlib.tasks.images import draw_moves, move, normalise
+from hdlib.tasks.images import draw_moves, epoch_seed, move, normalise
 
 WARM_UP = 3  # eager steps before a capture: the optimiser's state and the libraries' choices must be there
 EVALUATE = 1000  # images at a time
@@ -53,10 +53,9 @@ def train(
     """
     started = time.perf_counter()
     require_precision(spec, device)
-    dtype = torch.float64 if spec.precision == "float64" else torch.float32
-    data = data_of(spec, device, dtype)
+    data = data_of(spec, device, spec.dtype)
     with settings(spec, device):
-        training = Training(spec, data, device, dtype)
+        training = Training(spec, data, device, spec.dtype)
         visits = [{"from_epoch": 0, "device": device_name(device), "date": _now()}]
         before, saved = 0.0, checkpoints.load(spec, device) if checkpoints else None
         if saved:
@@ -128,7 +127,7 @@ class Training:
     def goes_on(self) -> bool:
         """Whether an epoch has just ended and another one follows."""
         size = len(self.data.train_y)
-        whole = self.history.iteration == self.epoch * -(-size // self.spec.batch_size)
+        whole = self.history.iteration == self.epoch * self.spec.steps_per_epoch(size)
         return bool(self.history.live[0]) and whole and self.history.iteration < self.spec.iterations(size)
 
     def start(self) -> None:
@@ -168,7 +167,7 @@ class Training:
     def begin_epoch(self, epoch: int) -> tuple[Tensor, ...]:
         """Seed the epoch's dropout, draw its flips and crops, and return the indices of its minibatches."""
         size = len(self.data.train_y)
-        torch.manual_seed(self.spec.seed * 1_000_003 + epoch)
+        torch.manual_seed(epoch_seed(self.spec.seed, epoch))
         if self.moves is not None:
             self.moves.copy_(draw_moves(self.spec.seed, epoch, size))
         return minibatches(self.spec, epoch, size, self.device)
@@ -322,7 +321,7 @@ def make_optimizer(spec: RunSpec, model: nn.Module) -> SGDHD | AdamHD:
 
 def permutation(seed: int, epoch: int, size: int) -> Tensor:
     """Return the order in which an epoch goes through the training data, on the CPU."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return torch.randperm(size, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
 
 
 def minibatches(spec: RunSpec, epoch: int, size: int, device: str) -> tuple[Tensor, ...]:

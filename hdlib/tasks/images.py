@@ -53,12 +53,17 @@ def _decode(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return what the generators of a run's epoch start from: another number for each seed and epoch."""
+    return seed * 1_000_003 + epoch
+
+
 def draw_moves(seed: int, epoch: int, size: int) -> Tensor:
     """Return each image's flip and crop of an epoch, [size, 3] on the CPU: mirrored or not, rows and columns down.
 
     They depend on the seed and the epoch alone, so that every method, device and precision sees the same images.
     """
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 2 + 1)
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch) * 2 + 1)
     flips = torch.randint(2, (size, 1), generator=generator)
     offsets = torch.randint(2 * PADDING + 1, (size, 2), generator=generator)
     return torch.cat([flips, offsets], dim=1)

@@ -54,7 +54,9 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):
     line = probe.recorded_line(SPECS[0], 2, 5, tmp_path)
     monkeypatch.setattr(probe, "steps", None)
     monkeypatch.setattr(probe, "line", None)
-    assert probe.recorded(SPECS[:1], 3, tmp_path).equals(first)
+    again = probe.recorded(SPECS[:1], 3, tmp_path)
+    assert again.equals(first) and again.attrs["made"] == first.attrs["made"]
+    assert {"device", "threads", "seconds", "date", "data", "code"} <= again.attrs["made"].keys()
     assert probe.recorded_line(SPECS[0], 2, 5, tmp_path).equals(line)
     assert len(list((tmp_path / "probes").iterdir())) == 2
 
