@@ -159,9 +159,12 @@ class HypergradientOptimizer(Optimizer):
                 "auto". With `shared_alpha` the default of `lr` is the alpha of the other groups.
 
         Raises:
+            TypeError: the group is not a dict.
             ValueError: a value is outside its range, or `shared_alpha` is set and the group's `lr`, `hypergrad_lr` or
                 `rule` is not that of the other groups. The group is then not added.
         """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group is a {type(param_group).__name__}: give a dict, such as {{'params': [...]}}.")
         group = dict(param_group)  # what is learnt does not go into the caller's, who may use it again
         inherits = self._take_over(group)
         super().add_param_group(group)
@@ -272,6 +275,10 @@ class HypergradientOptimizer(Optimizer):
         if not isinstance(alpha, Tensor):
             alpha = group["lr"] = float(alpha)  # NumPy's float32 would lose what a small beta adds
         replaced = isinstance(slope, Tensor) and (not isinstance(alpha, Tensor) or alpha.dtype != slope.dtype)
+        if isinstance(alpha, Tensor):  # perhaps somebody's own, or another group's, which a step must not change
+            replaced |= not isinstance(slope, Tensor) or any(
+                alpha is other["lr"] for other in self.param_groups if other is not group
+            )
         device = group["params"][0].device if group["params"] else None
         if device is not None and device.type not in ("cpu", "meta"):  # perhaps the model was moved there since
             replaced = replaced or not isinstance(alpha, Tensor) or alpha.device != device

@@ -244,3 +244,25 @@ def test_without_groups_a_step_goes_nowhere(cls):
     optimizer = cls([ones(3)], lr=0.1)
     optimizer.param_groups.clear()
     assert optimizer.step(lambda: 2.0) == 2.0
+
+
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_a_tensor_written_into_groups_stays_the_users_own(cls, settings):
+    """As with a number, each group goes on with an alpha of its own, in double precision."""
+    outcomes = []
+    for lr in (0.05, torch.tensor(0.05)):
+        optimizer = cls([{"params": [ones(3)]}, {"params": [ones(2)]}], **settings, hypergrad_lr=1e-9)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for _ in range(3):
+            step(optimizer, 1.0, 2.0)
+        assert float(lr) == pytest.approx(0.05)
+        outcomes.append([alpha - float(lr) for alpha in optimizer.learning_rates()])
+    assert outcomes[0] == pytest.approx(outcomes[1], rel=1e-6) and 0 not in outcomes[0]
+    assert outcomes[0][0] != outcomes[0][1]
+
+
+@pytest.mark.parametrize("group", [ones(2), [ones(2)]])
+def test_a_group_that_is_no_dict_is_refused(group):
+    with pytest.raises(TypeError, match="give a dict, such as"):
+        SGDHD([ones(2)]).add_param_group(group)
