@@ -7,7 +7,7 @@ costs nothing and a changed parameter trains exactly what it needs.
 from hdlib.runs.record import Record
 from hdlib.runs.spec import BASELINE, METHODS, PAPER_FIELDS, RECORDING_FIELDS, VGG_FIELDS, RunSpec, SpecError
 from hdlib.runs.store import Store
-from hdlib.runs.sweep import grid, steps_per_epoch, sweep
+from hdlib.runs.sweep import grid, steps_per_epoch, sweep, sweep_groups
 from hdlib.runs.train import train
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "grid",
     "steps_per_epoch",
     "sweep",
+    "sweep_groups",
     "train",
 ]

@@ -166,7 +166,7 @@ def traced_iterations(total: int, early: int) -> np.ndarray:
 
 
 def _table(rows: Sequence[Sequence[float]] | np.ndarray, columns: Sequence[str]) -> pd.DataFrame:
-    """Return rows of numbers as a record keeps them, made column by column: a frame that is cast is ten times slower."""
+    """Return rows of numbers as a record keeps them, made column by column: to cast a frame takes ten times as long."""
     values = np.asarray(rows, dtype=float).reshape(-1, len(columns))
     kinds = [int if name in ("epoch", "iteration") else float for name in columns]
     return pd.DataFrame({name: own.astype(kind) for name, own, kind in zip(columns, values.T, kinds, strict=True)})

@@ -12,14 +12,14 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import psutil
 import torch
@@ -40,6 +40,7 @@ PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting proce
 TERMINAL = "HDLIB_TERMINAL"  # environment variable: the device on which kernels draw bars, or empty for none
 RECORD_EVERY = 5.0  # seconds between the writing of records
 PATIENCE = 5.0  # seconds that a process that is to end has for recording what it finished
+Name = TypeVar("Name", bound=Hashable)  # of a group of runs
 
 
 class SweepError(RuntimeError):
@@ -128,6 +129,21 @@ def sweep(
             jobs = usable_cores() if sum(map(_work, missing)) > PROCESSES_FROM else 1
         _train_missing(missing, store, device, jobs, memory, progress)
     return store.get(specs)
+
+
+def sweep_groups(
+    groups: Mapping[Name, Sequence[RunSpec]], store: Store | str = "results", **how: Any
+) -> dict[Name, list[Record]]:
+    """Return the records of several groups of runs, by the groups' names, from one sweep: one bar and one plan.
+
+    Args:
+        groups: the runs by name; one that is in several groups is trained once.
+        store: where records are looked up and kept.
+        how: passed to `sweep`.
+    """
+    records = sweep([spec for specs in groups.values() for spec in specs], store, **how)
+    by_key = {record.spec.key: record for record in records}
+    return {name: [by_key[spec.key] for spec in specs] for name, specs in groups.items()}
 
 
 def steps_per_epoch(task: str = "mnist", batch_size: int = 128, train_images: int | None = None) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hdlib.runs import RunSpec, SpecError, train
+from hdlib.runs import RunSpec, SpecError, grid, sweep_groups, train
 from hdlib.runs.stack import stackable, train_stack
 
 COMMON = dict(task="digits", model="mlp", width=16, epochs=1, precision="float64", alpha0=1e-3)
@@ -47,3 +47,14 @@ def test_a_guard_of_a_baseline_and_a_wrong_guard_are_refused():
         RunSpec(method="sgd", **COMMON, max_lr=1.0)
     with pytest.raises(SpecError, match="max_change is 0"):
         RunSpec(method="sgd_hd", **COMMON, beta=1e-4, max_change=0.0)
+
+
+def test_groups_of_runs_are_swept_as_one_and_come_back_by_name(tmp_path):
+    common = dict(task="digits", alpha0=[1e-2, 1e-3], epochs=1, max_iterations=2, validate_every=0)
+    groups = {
+        ("logistic", "plain"): grid(method="sgd_hd", beta=1e-4, **common),
+        ("perceptron", "plain"): grid(method="sgd_hd", beta=1e-4, model="mlp", width=4, **common),
+        "of both": grid(method="sgd_hd", beta=1e-4, model=["mlp", "logreg"], width=4, **common)[::-1],
+    }
+    found = sweep_groups(groups, str(tmp_path), device="cpu", progress=False)
+    assert {name: [r.spec for r in own] for name, own in found.items()} == groups
