@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hdlib.runs import RunSpec, SpecError, grid, sweep_groups, train
+from hdlib.runs import RunSpec, SpecError, grid, probe, slopes, sweep_groups, train
 from hdlib.runs.stack import stackable, train_stack
 
 COMMON = dict(task="digits", model="mlp", width=16, epochs=1, precision="float64", alpha0=1e-3)
@@ -58,3 +58,19 @@ def test_groups_of_runs_are_swept_as_one_and_come_back_by_name(tmp_path):
     }
     found = sweep_groups(groups, str(tmp_path), device="cpu", progress=False)
     assert {name: [r.spec for r in own] for name, own in found.items()} == groups
+
+
+def test_the_ratio_of_slopes_is_what_the_automatic_rule_sees_of_steps_that_change_nothing():
+    spec = RunSpec(task="digits", method="sgd_hd", beta=1e-12, alpha0=1e-12, epochs=1)
+    seen = probe.steps(spec, 9)
+    of_rule = -seen["hypergrad"].to_numpy()[1:] / np.abs(seen["slope"].to_numpy()[:-1])
+    held = slopes.ratios(RunSpec(task="digits", method="sgd", alpha0=0.1, epochs=1, validate_every=0), 8)
+    np.testing.assert_allclose(held["ratio"][held["epochs"] == 0], of_rule, rtol=1e-4)
+    assert held["epochs"].value_counts().to_dict() == {0: 8, 1: 8}
+
+
+def test_the_noisier_the_minibatches_the_smaller_is_the_ratio_of_slopes():
+    common = dict(task="digits", method="sgd", alpha0=0.1, epochs=3, validate_every=0)
+    small, large = (slopes.ratios(RunSpec(batch_size=size, **common), 40) for size in (8, 375))
+    assert 0.8 < large.groupby("epochs")["ratio"].mean().iloc[-1] < 1.2
+    assert small.groupby("epochs")["ratio"].mean().iloc[-1] < 0.4
