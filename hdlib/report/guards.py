@@ -11,12 +11,14 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.lines import Line2D
 
+from hdlib.optim.control import AUTO_FIRST, AUTO_OVERSHOOT, AUTO_START, AUTO_STEPS
 from hdlib.report import frames
 from hdlib.report.performance import read
-from hdlib.report.style import LABELS, Figure, Table, Theme, between, power_of_ten, scientific
+from hdlib.report.style import LABELS, LARGE, Figure, Table, Theme, between, counted, power_of_ten, scientific
 from hdlib.runs import BASELINE, Record, RunSpec
 
 HD = tuple(BASELINE)
+MODELS = {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}
 
 
 def by_cell(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> pd.DataFrame:
@@ -48,6 +50,7 @@ def by_cell(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -
 def table(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> Table:
     """Return how each guard fares over the grid: divergence, against no HD, and against the best fixed rate."""
     cells = by_cell(guarded, unguarded)
+    single = best_single_beta(cells).set_index(["guard", "method"])
     rows = []
     for name in guarded:
         for method in HD:
@@ -63,48 +66,107 @@ def table(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> 
                     "below the fixed rate": f"{int((own['loss'] < own['no_hd']).sum())} of {len(own)}",
                     "best β ÷ plain": between(by_rate["loss"] / by_rate["plain"]),
                     "all ÷ best fixed": between(own["over_best"]),
+                    "worst, best single β": _worst_told(
+                        *single.loc[(name, method), ["worst", "beta"]], len(set(own["beta"]))
+                    ),
                 }
             )
     note = frames.note([r for records in guarded.values() for r in records])
     return Table(pd.DataFrame(rows), f"{note} A guard with fewer seeds than others is compared over its own.")
 
 
-def worst_losses(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> pd.DataFrame:
+def best_single_beta(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each guard and method, the one beta that suits all alpha_0 best, chosen when all had been run.
+
+    That is the beta with which runs diverge from the fewest alpha_0, and of these the one with the smallest worst loss.
+
+    Args:
+        cells: what `by_cell` returns.
+
+    Returns:
+        A row each with `guard`, `method`, `beta`, and `worst`: the worst loss with it over that of the best fixed rate,
+        infinite where a run diverged.
+    """
+    worst = cells.assign(
+        lost=cells["diverged"] > 0,
+        worst=_worst(cells),
+        kept=_worst(cells).replace(np.inf, np.nan),
+    )
+    by_beta = worst.groupby(["guard", "method", "beta"], sort=False, as_index=False).agg(
+        lost=("lost", "sum"), worst=("worst", "max"), kept=("kept", "max")
+    )
+    best = by_beta.sort_values(["lost", "kept"], kind="stable").groupby(["guard", "method"], sort=False).head(1)
+    return best[["guard", "method", "beta", "worst"]]
+
+
+def _worst(cells: pd.DataFrame) -> pd.Series:
+    """Return each cell's loss over that of the best fixed rate, infinite where any of its runs diverged."""
+    return cells["over_best"].mask(cells["diverged"] > 0, np.inf)
+
+
+def worst_losses(cells: pd.DataFrame) -> pd.DataFrame:
     """Return each guard's worst loss over the best fixed rate's: a column a method, infinite where a run diverged."""
-    cells = by_cell(guarded, unguarded)
-    cells["worst"] = cells["over_best"].mask(cells["diverged"] > 0, np.inf)
-    return cells.groupby(["guard", "method"])["worst"].max().unstack().reindex(index=list(guarded), columns=list(HD))
+    return _by_method(
+        cells.assign(worst=_worst(cells)).groupby(["guard", "method"], as_index=False)["worst"].max(), cells
+    )
+
+
+def _by_method(worst: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a guard, in their order, and a column a method."""
+    return worst.pivot(index="guard", columns="method", values="worst").reindex(
+        cells["guard"].unique(), columns=list(HD)
+    )
 
 
 def figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], name: str, caption: str) -> Figure:
-    """Draw each guard's worst cell, a panel a method; a cross at the right edge where a run diverged."""
-    worst = worst_losses(guarded, unguarded)
+    """Draw each guard's worst cell, and that of its best single beta; a cross at the edge where a run diverged.
+
+    A loss of more than a million times the best fixed rate's is drawn as if the run had diverged.
+    """
+    cells = by_cell(guarded, unguarded)
+    worst, single = worst_losses(cells), _by_method(best_single_beta(cells), cells)
 
     def draw(theme: Theme) -> plt.Figure:
-        figure, axes = plt.subplots(1, 3, figsize=(9, 1.4 + 0.22 * len(worst)), sharex=True, sharey=True)
-        finite = worst.to_numpy()[np.isfinite(worst)]
+        figure, axes = plt.subplots(1, 3, figsize=(9, 1.7 + 0.22 * len(worst)), sharex=True, sharey=True)
+        finite = np.concatenate([frame.to_numpy()[frame < LARGE] for frame in (worst, single)])
         low, high = min([0.8, *finite]) / 1.3, max([1.25, *finite])
         edge = high * (high / low) ** 0.12
         for axis, method in zip(axes, HD, strict=True):
-            own = worst[method].to_numpy()
-            kept, lost = np.flatnonzero(np.isfinite(own)), np.flatnonzero(np.isinf(own))
+            own, one = worst[method].to_numpy(), single[method].to_numpy()
+            kept, lost = np.flatnonzero(own < LARGE), np.flatnonzero(own >= LARGE)
+            ringed = np.flatnonzero(one < LARGE)
             axis.axvline(1, color=theme.text, lw=1)
-            axis.hlines(kept, 1, own[kept], color=theme.color(method), lw=1.2)
-            axis.plot(own[kept], kept, "o", color=theme.color(method), markersize=5)
-            axis.plot([edge] * len(lost), lost, "X", color=theme.text, markersize=6, clip_on=False)
+            axis.hlines(kept, one[kept], own[kept], color=theme.color(method), lw=1.2)
+            axis.plot(own[kept], kept, "o", color=theme.color(method), markersize=4)
+            axis.plot(one[ringed], ringed, "o", color=theme.color(method), markersize=7.5, fillstyle="none")
+            if len(lost):  # no points that are not clipped make the layout leave room for them
+                axis.plot([edge] * len(lost), lost, "X", color=theme.text, markersize=6, clip_on=False)
             axis.set(xscale="log", xlim=(low, edge), title=LABELS[method], xlabel="worst loss ÷ best fixed")
         axes[0].set_yticks(range(len(worst)), worst.index)
         axes[0].invert_yaxis()
+        shown = {
+            "with the best single β": dict(marker="o", markersize=7.5, fillstyle="none"),
+            "with any β": dict(marker="o", markersize=4),
+            "with any β: a run diverged": dict(marker="X", markersize=6),
+        }
+        handles = [Line2D([], [], color=theme.text, linestyle="", label=told, **how) for told, how in shown.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
         return figure
 
-    alt = f"Worst loss of each guard over that of the best fixed learning rate. {sentence(guarded, unguarded)}"
+    told = f"{_sentence(worst)} {_single_beta_sentence(single)}"
+    alt = f"Worst loss of each guard over that of the best fixed learning rate, with any beta and with one. {told}"
     records = [r for own in guarded.values() for r in own]
-    return Figure(draw, name, alt, worst.reset_index(), frames.note(records), caption)
+    data = pd.concat([worst.assign(betas="any"), single.assign(betas="best single")]).reset_index()
+    return Figure(draw, name, alt, data, frames.note(records), caption)
 
 
 def sentence(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> str:
     """Say which guards lost no run, and which two of them have the smallest worst loss over the three methods."""
-    worst = worst_losses(guarded, unguarded).max(axis=1)
+    return _sentence(worst_losses(by_cell(guarded, unguarded)))
+
+
+def _sentence(losses: pd.DataFrame) -> str:
+    worst = losses.max(axis=1)
     safe = worst[np.isfinite(worst)].sort_values(kind="stable")
     lost = worst.index[np.isinf(worst)]
     if len(lost) < len(safe):
@@ -118,6 +180,69 @@ def sentence(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) 
         text += f"{scientific(safe.iloc[0])} times that of the best fixed rate"
         text += f"; then comes *{safe.index[1]}* with {scientific(safe.iloc[1])}." if len(safe) > 1 else "."
     return text
+
+
+def verdict(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> str:
+    """Say what `sentence` does, and which rule is best for each method where each has the beta that suits it best."""
+    cells = by_cell(guarded, unguarded)
+    return f"{_sentence(worst_losses(cells))} {_single_beta_sentence(_by_method(best_single_beta(cells), cells))}"
+
+
+def _single_beta_sentence(single: pd.DataFrame) -> str:
+    told = []
+    for method in HD:
+        own = single[method].dropna().sort_values(kind="stable")
+        if own.empty:
+            continue
+        if np.isinf(own.iloc[0]):
+            told.append(f"of none for {LABELS[method]}, where every rule loses runs")
+            continue
+        first = [name for name in own.index if scientific(own[name]) == scientific(own.iloc[0])]
+        also = f" and {counted(len(first) - 1, 'other')} alike" if len(first) > 1 else ""
+        less = "automatic" in own.index and "automatic" not in first
+        than = f"; *automatic*: {_worst_told(own['automatic'])}" if less else ""
+        told.append(f"of *{first[0]}*{also} for {LABELS[method]} ({scientific(own.iloc[0])}{than})")
+    return f"With the best single β of each, the smallest worst loss is that {', '.join(told)}."
+
+
+def _worst_told(worst: float, beta: float = 1.0, betas: int = 1) -> str:
+    """Return a worst loss, and where there was a choice, the beta."""
+    told = "diverges" if np.isinf(worst) else scientific(worst)
+    return f"{told}, β = {power_of_ten(beta)}" if betas > 1 else told
+
+
+def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) -> str:
+    """Say why log space loses runs and the multiplicative rule does not; nothing where it is not so.
+
+    Args:
+        guarded: the runs by guard.
+        traced: runs of the perceptron with "log space", of which iterations are kept: the one among those lost whose
+            largest factor is the smallest is the example.
+    """
+    counts = {}
+    for name in ("log space", "multiplicative"):
+        runs = frames.outcomes(guarded[name])
+        counts[name] = runs.groupby("method", sort=False)["diverged"].agg(["sum", "size"])
+    most = counts["log space"]["sum"].idxmax()
+    lost, runs = counts["log space"].loc[most]
+    if not lost or counts["multiplicative"]["sum"].any():
+        return ""
+    largest = {}
+    for record in traced:
+        if record.outcome == "diverged" and len(record.trace):
+            largest[np.nanmax(-record.spec.beta * record.trace["hypergrad"].to_numpy(float))] = record.spec
+    text = (
+        f"*Log space* keeps α positive, and yet it lost {lost} of {runs} runs of {LABELS[most]}, where "
+        "*multiplicative* lost none. Its factor exp(−βh) has no bound"
+    )
+    if largest and 0 < min(largest) < np.log(np.finfo(float).max):
+        exponent, spec = min(largest), largest[min(largest)]
+        h = scientific(-exponent / spec.beta).replace("-", "−")
+        text += (
+            f": in the mildest of the {len(largest)} lost runs of the perceptron below, of {LABELS[spec.method]}, an "
+            f"*h* of {h} at β = {power_of_ten(spec.beta)} multiplied α by {scientific(np.exp(exponent))}"
+        )
+    return f"{text}. That of the multiplicative rule is 1 − β times a cosine, and so between 1 − β and 1 + β."
 
 
 def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record], name: str,
@@ -167,14 +292,15 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
 
 
 def automatic_sentences(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record]) -> str:
-    """Say how often the automatic beta diverges, and where it beats every beta of the plain rule, and no HD."""
+    """Say how often the automatic beta diverges, and from where it is no worse than the plain rule, and than no HD."""
     lines = []
     for method, n in _counted(automatic, plain, unguarded).items():
         lines.append(
-            f"- {LABELS[method]} with the automatic β: {n['lost'] or 'none'} of {n['runs']} runs diverged. The loss is "
-            f"at or below the plain rule's in {n['beaten']} of the {n['pairs']} pairs of α₀ and β where that one "
-            f"converges, below that of the fixed rate α₀ from {n['lower']} of {n['rates']} initial learning rates, and "
-            f"{between(n['over_best'])} times that of the best fixed rate, α = {power_of_ten(n['best'])}."
+            f"- {LABELS[method]} with the automatic β: {n['lost'] or 'none'} of {n['runs']} runs diverged. Of "
+            f"{n['rates']} initial learning rates, it ends at or below the plain rule with the best single β, "
+            f"{power_of_ten(n['beta'])}, from {n['single']}, at or below the plain rule with the best β for each from "
+            f"{n['each']}, and below the fixed rate α₀ from {n['lower']}. Its loss is {between(n['over_best'])} times "
+            f"that of the best fixed rate, α = {power_of_ten(n['best'])}."
         )
     return "\n".join(lines)
 
@@ -182,14 +308,16 @@ def automatic_sentences(automatic: Sequence[Record], plain: Sequence[Record], un
 def automatic_in_all(comparisons: Sequence[tuple[Sequence[Record], Sequence[Record], Sequence[Record]]]) -> str:
     """Say the same of several models together; each comparison is what `automatic_sentences` takes."""
     counts = [n for comparison in comparisons for n in _counted(*comparison).values()]
-    total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "beaten", "pairs", "lower", "rates")}
+    total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "single", "each", "matched", "rates")}
     over = pd.concat([n["over_best"] for n in counts])
     return (
         f"In the comparisons over whole epochs below, {total['lost'] or 'none'} of {total['runs']} runs with the "
-        f"automatic β diverged. It ended at or below the plain rule in {total['beaten']} of the {total['pairs']} pairs "
-        f"of α₀ and β where that one converges, and below the fixed rate α₀ from {total['lower']} of {total['rates']} "
-        f"initial learning rates. Its loss is {scientific(over.median())} times that of the best of six fixed rates in "
-        f"the median, from {between(over)}.{_coinciding(comparisons)}"
+        f"automatic β diverged. Of {total['rates']} starts, each a method, a model and an α₀, it ended at or below the "
+        f"plain rule with its best single β from {total['single']}, at or below the plain rule with its best β for "
+        f"each start from {total['each']}, and at or below the best of six fixed rates from {total['matched']}. All "
+        "these were chosen when everything had been run; the automatic β had nothing to choose. Its loss is "
+        f"{scientific(over.median())} times that of the best fixed rate in the median, from {between(over)}."
+        f"{_coinciding(comparisons)}"
     )
 
 
@@ -202,8 +330,15 @@ def _coinciding(comparisons: Sequence[tuple[Sequence[Record], Sequence[Record], 
 def _counted(
     automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record]
 ) -> dict[str, dict[str, Any]]:
-    """Return for each method: runs and lost ones; pairs and beaten ones; rates and lower ones; over the best rate."""
-    auto, rule, base = frames.outcomes(automatic), frames.outcomes(plain), frames.outcomes(unguarded)
+    """Return for each method what is counted of the automatic beta.
+
+    `runs` and `lost` ones; `rates`, and from how many of them the loss is at or below the plain rule's with its best
+    `single` beta and with its best for `each`, `lower` than the fixed rate's, or has `matched` the best fixed rate's;
+    `over_best`, the loss over that one's; `beta` and `best`, the best single beta and the best fixed rate.
+    """
+    auto, base = frames.outcomes(automatic), frames.outcomes(unguarded)
+    cells = by_cell({"plain": plain}, unguarded)
+    single = best_single_beta(cells).set_index("method")["beta"]
     found = {}
     for method in HD:
         own = auto[auto["method"] == method]
@@ -211,19 +346,52 @@ def _counted(
             continue
         ours = own.groupby("alpha0")["loss"].median()
         fixed = base[base["method"] == BASELINE[method]].groupby("alpha0")["loss"].median()
-        cells = rule[rule["method"] == method].groupby(["alpha0", "beta"])["loss"].median()
-        cells = cells[np.isfinite(cells)]
+        losses = cells[cells["method"] == method].pivot(index="alpha0", columns="beta", values="loss").loc[ours.index]
         found[method] = dict(
             runs=len(own),
             lost=int(own["diverged"].sum()),
-            pairs=len(cells),
-            beaten=sum(ours[alpha0] <= loss for (alpha0, _), loss in cells.items()),
             rates=len(ours),
+            single=int((ours <= losses[single[method]]).sum()),
+            each=int((ours <= losses.min(axis=1)).sum()),
             lower=int((ours < fixed.reindex(ours.index)).sum()),
+            matched=int((ours <= fixed.min()).sum()),
             over_best=ours / fixed.min(),
             best=fixed.idxmin(),
+            beta=single[method],
         )
     return found
+
+
+def slope_ratios(measured: pd.DataFrame, specs: Sequence[RunSpec]) -> str:
+    """Say what the ratio of slopes is where the parameters do not move.
+
+    Args:
+        measured: a row for each ratio, with the `model`, the `epochs` that it was trained and the `ratio`.
+        specs: the runs of SGD that it was measured on.
+    """
+    mean = measured.groupby(["model", "epochs"])["ratio"].mean().unstack()
+    seeds, trained = counted(len({spec.seed for spec in specs}), "seed"), counted(specs[0].epochs, "epoch")
+    told = [f"{mean.loc[model, 0]:.2f} and {mean.loc[model].iloc[-1]:.2f} for {MODELS[model]}" for model in mean.index]
+    return (
+        f"For SGD the mean *r*, before training and after {trained} at α = {power_of_ten(specs[0].alpha0)}, is "
+        f"{'; '.join(told)} ({seeds}, {len(measured):,} pairs of successive minibatches, {specs[0].precision})."
+    )
+
+
+def scope(records: Sequence[Record]) -> str:
+    """Say on which runs the constants of the automatic beta rest: minibatches, and the longest of them."""
+    runs = [r for r in records if r.spec.rule == "auto"]
+    if not runs:
+        return ""
+    batches = " and ".join(map(str, sorted({r.spec.batch_size for r in runs})))
+    longest = max(runs, key=lambda r: r.iterations)
+    return (
+        f"All recorded runs with the automatic β have minibatches of {batches}, start from new weights, and take at "
+        f"most {longest.iterations:,} iterations, those of {MODELS.get(longest.spec.model, longest.spec.model)}. Its "
+        f"constants, {AUTO_START:g}, {AUTO_STEPS:g} steps, {AUTO_OVERSHOOT:g} and {AUTO_FIRST:g} of the norm, are "
+        "absolute, and the noise in *r* depends on the minibatch. Whether they suit other minibatches, longer runs, or "
+        "weights that are trained already, was not tested."
+    )
 
 
 def tolerances() -> str:
