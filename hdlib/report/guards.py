@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,6 +18,7 @@ from hdlib.report.style import LABELS, LARGE, Figure, Table, Theme, between, cou
 from hdlib.runs import BASELINE, Record, RunSpec
 
 HD = tuple(BASELINE)
+HALF = 0.5  # accuracy below which a run on the digits is lost
 MODELS = {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}
 
 
@@ -416,4 +417,49 @@ def costs(store: str) -> Table | Markdown:
         pd.DataFrame(rows),
         "The time of the optimiser's step alone, without the forward and backward pass, over that of the plain rule in "
         "the same round, median; the parameters of the paper's perceptron, on a CPU, steps as they come.",
+    )
+
+
+def noiseless(groups: Mapping[str, Sequence[Record]]) -> Table:
+    """Return how the automatic beta ends where gradients have no noise, beside the best fixed rate of each method.
+
+    Args:
+        groups: the records of `divergence.noiseless`, by how their learning rate moves.
+    """
+    rows = []
+    for base, method in (("sgd", "sgd_hd"), ("sgdn", "sgdn_hd"), ("adam", "adam_hd")):
+        fixed = frames.finals([r for r in groups["no HD"] if r.spec.method == base])
+        best = fixed.groupby("alpha0")["train_loss"].median().idxmin()
+        found = {f"{LABELS[base]}, α = {power_of_ten(best)}": fixed[fixed["alpha0"] == best].assign(largest=best)}
+        for way, records in groups.items():
+            own = [r for r in records if r.spec.method == method]
+            if own:
+                largest = [r.trace["alpha"].max() for r in own]
+                found[f"{LABELS[method]}, {way}"] = frames.finals(own).assign(largest=largest)
+        for name, runs in found.items():
+            accuracy = 100 * runs["valid_accuracy"]
+            rows.append(
+                {
+                    "method": name,
+                    "runs lost": f"{(accuracy < 100 * HALF).sum()} of {len(runs)}",
+                    "training loss": between(runs["train_loss"]),
+                    "accuracy": f"{accuracy.min():.0f} to {accuracy.max():.0f} %",
+                    "largest α": between(runs["largest"]),
+                }
+            )
+    note = frames.note([record for records in groups.values() for record in records])
+    return Table(pd.DataFrame(rows), f"A run is lost that ends at an accuracy below {100 * HALF:.0f} %. {note}")
+
+
+def noiseless_sentence(groups: Mapping[str, Sequence[Record]]) -> str:
+    """Say how many runs with the automatic beta are lost without noise, without a bound on alpha and with one."""
+
+    def lost(records: Sequence[Record]) -> str:
+        accuracy = frames.finals(records)["valid_accuracy"]
+        return f"{(accuracy < HALF).sum() or 'none'} of {len(accuracy)}"
+
+    bounded = [record for way, records in groups.items() if "at most" in way for record in records]
+    return (
+        f"Of the runs with the automatic β {lost(groups['automatic'])} end at an accuracy below {100 * HALF:.0f} %; "
+        f"with an upper bound on α, 1 for SGD-HD and 0.1 for the two with momentum, {lost(bounded)}."
     )

@@ -117,6 +117,19 @@ def longer(asked: Sequence[Sequence[Any]], **fields: Any) -> list[tuple[str, lis
     return found
 
 
+def noiseless(epochs: int, seeds: int, width: int) -> dict[str, list[RunSpec]]:
+    """All digits in one batch, whose gradients have no noise: the automatic beta without and with an upper bound."""
+    common = dict(task="digits", model="mlp", width=width, batch_size=1500, epochs=epochs, seeds=seeds)
+    common |= dict(validate_every=epochs, early=epochs)
+    automatic = dict(beta="auto", alpha0=1e-2) | common
+    return {
+        "no HD": grid(method=["sgd", "sgdn", "adam"], alpha0=PAPER_RATES, **common),
+        "automatic": grid(method=HD, **automatic),
+        "automatic, α at most 1": grid(method="sgd_hd", max_lr=1.0, **automatic),
+        "automatic, α at most 0.1": grid(method=["sgdn_hd", "adam_hd"], max_lr=0.1, **automatic),
+    }
+
+
 def unguarded(epochs: int, seeds: int, **fields: Any) -> list[RunSpec]:
     """The baselines of `guarded`."""
     common = dict(alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields

@@ -40,6 +40,27 @@ def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_b
     assert "0.667 to 1.00 times that of the best fixed rate, α = 10⁻²" in said
 
 
+def test_what_is_lost_without_noise_is_counted_with_and_without_a_bound():
+    def runs(method, *accuracies, **fields):
+        made = [run(1 - accuracy, method, task="digits", seed=i, **fields) for i, accuracy in enumerate(accuracies)]
+        for record, accuracy in zip(made, accuracies, strict=True):
+            record.epochs["valid_accuracy"] = accuracy
+            record.trace.loc[0] = dict.fromkeys(TRACE_COLUMNS, 1) | {"alpha": 1 - accuracy}
+        return made
+
+    groups = {"no HD": [], "automatic": [], "automatic, α at most 1": []}
+    for base in ("sgd", "sgdn", "adam"):
+        groups["no HD"] += runs(base, 0.9, alpha0=0.1) + runs(base, 0.5, alpha0=0.01)
+        groups["automatic"] += runs(f"{base}_hd", 0.1, 0.95, beta="auto")
+    groups["automatic, α at most 1"] += runs("sgd_hd", 0.95, 0.9, beta="auto", max_lr=1.0)
+    table = guards.noiseless(groups).data.set_index("method")
+    assert table["runs lost"].tolist() == ["0 of 1", "1 of 2", "0 of 2", "0 of 1", "1 of 2", "0 of 1", "1 of 2"]
+    assert table.loc["SGD-HD, automatic", "largest α"] == "0.0500 to 0.900"
+    assert "SGD, α = 10⁻¹" in table.index and "accuracy below 50 %" in guards.noiseless(groups).note
+    said = guards.noiseless_sentence(groups)
+    assert "automatic β 3 of 6 end" in said and said.endswith("with momentum, none of 2.")
+
+
 def test_several_comparisons_are_counted_together(comparison):
     lost = ([run(0.1, "sgd_hd", beta="auto", outcome="diverged")], [run(0.5, "sgd_hd", beta=1e-6)], [run(0.6, "sgd")])
     said = guards.automatic_in_all([comparison, lost])
