@@ -100,6 +100,7 @@ def sentences(records: Sequence[Record]) -> str:
             f"{(automatic < same).sum()} of {len(same)} cases; {_range(own['HD'])} with the β named above. Validation "
             f"loss, in the same order: {', '.join(significant(held[w].min()) for w in ('cosine', 'fixed'))}; "
             f"{'; '.join(_range(held[w]) for w in ('HD, automatic β', 'HD'))}."
+            + (" A cosine from a larger α₀ than was tried may end lower." if same.idxmin() == same.index.max() else "")
         )
     return "\n".join(lines)
 

@@ -44,7 +44,7 @@ def test_the_best_cosine_and_the_best_fixed_rate_stand_beside_what_adapts(record
         "0.215 to 0.220 from all α₀ with the automatic β, which is below the cosine from the same α₀ in 1 of 2" in sgd
     )
     assert "Validation loss, in the same order: 0.200, 0.400; 0.430 to 0.440; 0.600 to 0.620." in sgd
-    assert adam.startswith("- Adam, ")
+    assert adam.startswith("- Adam, ") and adam.endswith("A cosine from a larger α₀ than was tried may end lower.")
 
 
 def test_who_ends_lower_is_counted_from_the_same_start_and_with_the_best(records):
