@@ -36,7 +36,7 @@ def test_a_users_own_runs_do_not_change_what_the_book_says_of_the_papers(recorde
     [one] = [
         r
         for r in recorded
-        if r.spec.alpha0 == 0.1 and r.spec.epochs == 50 and r.spec.method == "sgd" and r.spec.seed == 0
+        if (r.spec.alpha0, r.spec.epochs, r.spec.method, r.spec.decay, r.spec.seed) == (0.1, 50, "sgd", "none", 0)
     ]
     extra = replace(one, spec=one.spec.with_(alpha0=0.5))
     assert told([*recorded, extra]) == told(recorded)
