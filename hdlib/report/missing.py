@@ -87,7 +87,8 @@ def _guards(records: Sequence[Record]) -> list[str]:
 
 def _of_the_paper(record: Record) -> bool:
     """Say whether a run differs from the defaults only in what the paper's own runs differ in."""
-    return record.spec.max_iterations is None and record.spec.changed <= PAPER_FIELDS | RECORDING_FIELDS
+    spec = record.spec
+    return spec.max_iterations is None and spec.decay != "cosine" and spec.changed <= PAPER_FIELDS | RECORDING_FIELDS
 
 
 def _guarded(record: Record) -> bool:

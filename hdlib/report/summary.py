@@ -25,6 +25,7 @@ def online_tuning(records: Sequence[Record], model: str, epochs: int) -> list[Re
         if (r.spec.task, r.spec.model, r.spec.epochs) == ("mnist", model, epochs)
         and r.spec.alpha0 in PAPER_RATES
         and r.spec.changed <= PAPER_FIELDS
+        and r.spec.decay != "cosine"  # which the paper has not
     ]
 
 

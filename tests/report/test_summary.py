@@ -38,6 +38,7 @@ def test_a_users_own_runs_do_not_change_what_the_book_says_of_the_papers(recorde
         for r in recorded
         if (r.spec.alpha0, r.spec.epochs, r.spec.method, r.spec.decay, r.spec.seed) == (0.1, 50, "sgd", "none", 0)
     ]
+    assert "cosine" not in {r.spec.decay for r in summary.online_tuning(recorded, "logreg", 50)}
     extra = replace(one, spec=one.spec.with_(alpha0=0.5))
     assert told([*recorded, extra]) == told(recorded)
     assert claims.tally(claims.verdicts([*recorded, extra])) == claims.tally(claims.verdicts(recorded))
