@@ -43,7 +43,7 @@ AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha b
 AUTO_OVERSHOOT = 0.3  # of a method whose direction is the gradient; `default_overshoot` says what of others
 AUTO_STEPS = 300.0  # after which its overshoot has halved
 AUTO_FIRST = 0.3  # of their norm, by which its first step moves the parameters at most
-RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio: 1 is "the slope did not change", -1 the edge of stability
+RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio; without noise 1: the slope did not change, -1: the edge of stability
 CURVATURE_MEMORY = 0.9
 SCALING_BETAS = (0.9, 0.999)
 
@@ -85,6 +85,8 @@ class Control:
             (`default_overshoot`).
         final_lr: alpha_inf, the learning rate to end with: the parameters move by gamma_t D_t with
             ``gamma_t = delta_t alpha_t + (1 - delta_t) alpha_inf``, ``delta_t = 1 / (1 + (t - 1) / transition)^2``.
+            It ends there for certain with the additive rule alone: with those that multiply, alpha_t can grow faster
+            than delta_t falls.
         transition: steps after which delta is a quarter; 1 gives the paper's 1 / t^2.
 
     Raises:
