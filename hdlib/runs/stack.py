@@ -137,7 +137,7 @@ class Stack:
         by_seed: dict[int, list[RunSpec]] = {}
         for spec in {spec.key: spec for spec in specs}.values():
             by_seed.setdefault(spec.seed, []).append(spec)
-        self.cohorts = [Cohort(group, self.data, self.x, device, self.dtype) for group in by_seed.values()]
+        self.cohorts = [Cohort(group, self.data, self.x, device, self.dtype, compiled) for group in by_seed.values()]
         self.steps_per_epoch = self.spec.steps_per_epoch(len(self.x))
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = device.startswith("cuda")
@@ -232,10 +232,12 @@ class Cohort:
         ends: after how many iterations each run has taken all of its own, [K].
     """
 
-    def __init__(self, specs: list[RunSpec], data: Data, x: Tensor, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, specs: list[RunSpec], data: Data, x: Tensor, device: str, dtype: torch.dtype, compiled: bool
+    ) -> None:
         specs = sorted(specs, key=lambda spec: (str(Family.of(spec)), spec.canonical()))
         spec = specs[0]
-        self.specs, self.device, self.data, self.x = specs, device, data, x
+        self.specs, self.device, self.data, self.x, self.compiled = specs, device, data, x, compiled
         self.seed, self.batch_size = spec.seed, spec.batch_size
         k = len(specs)
         model = model_of(spec, data.features, data.classes, dtype)
@@ -294,13 +296,14 @@ class Cohort:
         self.hidden = [columns_with_ones(new(k, theta.shape[2], batch), n)
                        for theta, n in zip(self.theta[1:], self.fan_in[1:], strict=True)]  # fmt: skip
         self.trail = torch.zeros(CHUNK, 3, k, dtype=torch.float64, device=self.device)
-        self.whole = [outer_dynamic(self.out[-1]), outer_dynamic(self.loss)]
+        dynamic = outer_dynamic if self.compiled else lambda tensor: tensor  # the compiler is slow to import
+        self.whole = [dynamic(self.out[-1]), dynamic(self.loss)]
         self.updates = []
         for family, group in itertools.groupby(range(k), lambda i: Family.of(self.specs[i])):
             members = list(group)
             runs = slice(members[0], members[-1] + 1)
             adapts = any(spec.beta for spec in self.specs[runs])
-            part = lambda tensors, runs=runs: [outer_dynamic(tensor[runs]) for tensor in tensors]  # noqa: E731
+            part = lambda tensors, runs=runs: [dynamic(tensor[runs]) for tensor in tensors]  # noqa: E731
             state = [part(kind) for kind in self.state[: STATES[family.name]]]
             vectors = part([self.alpha, self.beta, self.decay, self.hypergrad])
             kept = ["slope", *initial_state(family.control)]

@@ -87,6 +87,12 @@ def test_the_compiled_rules_are_the_rules():
         torch.testing.assert_close(twins, (logits, loss), rtol=1e-12, atol=1e-14)
 
 
+def test_the_compiler_is_imported_only_to_compile(monkeypatch):
+    """That takes longer than a small stack takes to train."""
+    monkeypatch.setattr(torch._dynamo, "mark_dynamic", lambda *_: pytest.fail("the compiler was asked for"))
+    assert len(train_stack(grid(task="digits", method="sgd", alpha0=ALPHAS, epochs=1))) == 2
+
+
 def test_hand_written_gradients_are_autograds():
     [spec] = grid(task="digits", model="mlp", depth=3, width=7, method="sgd", alpha0=0.1, epochs=1, precision="float64")
     stack = Stack([spec, spec.with_(alpha0=0.2)], "cpu", False)

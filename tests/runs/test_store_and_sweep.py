@@ -29,6 +29,8 @@ from hdlib.runs.record import code_version
 from hdlib.runs.sweep import _Recorder, resolve_device
 from hdlib.tasks.data import DataNotFoundError
 
+LONG = 300_000  # epochs on the digits: minutes, and not yet enough for compiling to pay, which takes half of one
+
 
 def specs(n=4, **fields):
     return grid(seeds=n, **(dict(task="digits", method="sgd_hd", alpha0=0.01, beta=1e-3, epochs=1) | fields))
@@ -290,9 +292,11 @@ def test_nothing_is_missed_while_another_process_writes_and_merges(tmp_path):
 @pytest.fixture
 def long_sweep(tmp_path, request):
     """Return a process that trains two runs in two others, and these; one run is short and recorded, unless told."""
-    epochs = getattr(request, "param", [1, 10**6])
+    epochs = getattr(request, "param", [1, LONG])
     code = (
+        "import sys\n"
         "from hdlib.runs import grid, sweep\n"
+        "sys.modules['hdlib.runs.sweep'].RECORD_EVERY = 0.2  # in the processes that it starts, too\n"
         "if __name__ == '__main__':\n"
         "    import faulthandler; faulthandler.dump_traceback_later(100, exit=True)  # one that hangs says where\n"
         f"    sweep(grid(seeds=2, task='digits', method='sgd_hd', alpha0=0.01, beta=1e-3, epochs={epochs}),"
@@ -318,7 +322,7 @@ def test_training_ends_with_the_process_that_asked_for_it(long_sweep):
     assert not left
 
 
-@pytest.mark.parametrize("long_sweep", [[1, 10**6], [10**6, 10**6 + 1]], indirect=True, ids=["later", "at once"])
+@pytest.mark.parametrize("long_sweep", [[1, LONG], [LONG, LONG + 1]], indirect=True, ids=["later", "at once"])
 def test_a_sweep_whose_worker_is_killed_says_what_to_do_and_keeps_what_was_finished(tmp_path, long_sweep):
     process, started = long_sweep
     kept = Store(tmp_path / "store").keys()
@@ -365,7 +369,7 @@ def test_a_script_that_starts_itself_again_is_told_what_it_lacks(tmp_path):
     assert done.stderr.rstrip().endswith("or with jobs=1.") and "below `if __name__ == '__main__':`" in done.stderr
 
 
-@pytest.mark.parametrize("long_sweep", [[1, 10**6]], indirect=True)
+@pytest.mark.parametrize("long_sweep", [[1, LONG]], indirect=True)
 def test_an_interrupted_sweep_ends_its_processes_and_keeps_what_was_finished(tmp_path, long_sweep):
     """As a notebook does, which interrupts its kernel alone, and a terminal, which interrupts all its processes."""
     process, started = long_sweep
@@ -406,7 +410,7 @@ def test_an_interruption_that_comes_with_a_start_leaves_no_process(tmp_path, whe
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted False\n", "", 0)
 
 
-@pytest.mark.parametrize("long_sweep", [[10**6, 10**6 + 1]], indirect=True, ids=["at once"])
+@pytest.mark.parametrize("long_sweep", [[LONG, LONG + 1]], indirect=True, ids=["at once"])
 def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
     process, started = long_sweep
     for one in [*started, process]:

@@ -118,7 +118,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_vgg, tmp_path, method):
         "from pathlib import Path\n"
         "from hdlib.runs import RunSpec, train\n"
         "from hdlib.runs.checkpoint import Checkpoints\n"
-        f"train(RunSpec(**{spec.model_dump()!r}), checkpoints=Checkpoints(Path({str(tmp_path)!r}), epochs=3))"
+        f"kept = Checkpoints(Path({str(tmp_path)!r}), seconds=1e9, epochs=3)\n"
+        f"train(RunSpec(**{spec.model_dump()!r}), checkpoints=kept)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
     while not list(tmp_path.glob("*.pt")):
