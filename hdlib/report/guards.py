@@ -458,8 +458,13 @@ def noiseless_sentence(groups: Mapping[str, Sequence[Record]]) -> str:
         accuracy = frames.finals(records)["valid_accuracy"]
         return f"{(accuracy < HALF).sum() or 'none'} of {len(accuracy)}"
 
-    bounded = [record for way, records in groups.items() if "at most" in way for record in records]
+    bounded = [record for records in groups.values() for record in records if record.spec.max_lr is not None]
+    bounds: dict[float, list[str]] = {}
+    for spec in (record.spec for record in bounded):
+        names = bounds.setdefault(spec.max_lr or 0.0, [])
+        names += [LABELS[spec.method]] if LABELS[spec.method] not in names else []
+    told = " and ".join(f"{bound:g} for {' and '.join(names)}" for bound, names in bounds.items())
     return (
         f"Of the runs with the automatic β {lost(groups['automatic'])} end at an accuracy below {100 * HALF:.0f} %; "
-        f"with an upper bound on α, 1 for SGD-HD and 0.1 for the two with momentum, {lost(bounded)}."
+        f"with an upper bound on α, {told}, {lost(bounded)}."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hdlib.optim.control import Control
 from hdlib.report import vgg
 from hdlib.report.style import counted
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
@@ -93,4 +94,4 @@ def _of_the_paper(record: Record) -> bool:
 
 def _guarded(record: Record) -> bool:
     spec = record.spec
-    return spec.method in BASELINE and spec.rule != "auto" and spec.control() != type(spec.control())(rule=spec.rule)
+    return spec.method in BASELINE and spec.rule != "auto" and spec.control() != Control(rule=spec.rule)

@@ -58,7 +58,7 @@ def test_what_is_lost_without_noise_is_counted_with_and_without_a_bound():
     assert table.loc["SGD-HD, automatic", "largest α"] == "0.0500 to 0.900"
     assert "SGD, α = 10⁻¹" in table.index and "accuracy below 50 %" in guards.noiseless(groups).note
     said = guards.noiseless_sentence(groups)
-    assert "automatic β 3 of 6 end" in said and said.endswith("with momentum, none of 2.")
+    assert "automatic β 3 of 6 end" in said and said.endswith("with an upper bound on α, 1 for SGD-HD, none of 2.")
 
 
 def test_several_comparisons_are_counted_together(comparison):
