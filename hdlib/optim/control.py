@@ -67,7 +67,7 @@ class Control:
                 "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(10 + x_1^2 + ... + x_t^2),
                                   x_t = clip(r_t, -1, 1) + overshoot / (1 + t / 300)
 
-            Where both slopes are zero, as with a loss that is switched off, nothing is known and alpha stays.
+            Where s_{t-1} is zero, as with a loss that is switched off, nothing is known and alpha stays.
             "auto" is beta = c_t / kappa with the curvature ``|s| / alpha`` that would make the last step exactly
             right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model. Its
             first alpha is at most ``0.3 |theta_0| / |D_1|`` (`first_alpha`), unless theta_0 is zero.
@@ -260,7 +260,7 @@ def first_alpha(alpha: Scalar, control: Control, params_sq: Scalar, direction_sq
         params_sq: |theta_0|^2.
         direction_sq: |D_1|^2.
     """
-    size, length = cast(Any, params_sq) ** 0.5, cast(Any, direction_sq) ** 0.5
+    size, length = _root(params_sq), _root(direction_sq)
     far = (size > 0) & _finite(length) & (alpha * length > AUTO_FIRST * size)
     less = _clip(AUTO_FIRST * size / (length + (length == 0)), control.min_lr, control.max_lr)
     return _where(far, less, alpha)
@@ -292,7 +292,7 @@ def _propose(
         known = downhill != 0  # a gradient of zero tells nothing
         if isinstance(known, Tensor):
             known = known.to(downhill.dtype)
-        ratio: Any = _where(_finite(h - downhill), -h / (downhill + 1e-30), RATIO_RANGE[0])
+        ratio: Any = _where(_finite(h - downhill), -h / (downhill + (downhill == 0)), RATIO_RANGE[0])
         count: Any = state["ratio_count"] + known
         x = known * (_clip(ratio, *RATIO_RANGE) + control.tolerance / (1.0 + count / AUTO_STEPS))
         total: Any = cast(Any, state["ratio_sq"]) + x * x
@@ -349,6 +349,11 @@ def _exp(x: Scalar) -> Scalar:
         return math.exp(x)
     except OverflowError:
         return math.inf
+
+
+def _root(x: Any) -> Any:
+    """Return the square root, whose gradient at 0 is 0."""
+    return _where(x > 0, (x + (x == 0)) ** 0.5, 0.0)
 
 
 def _clip(x: Scalar, low: Scalar | None, high: Scalar | None) -> Scalar:
