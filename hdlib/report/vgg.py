@@ -22,6 +22,7 @@ _PEAKS = (
 )
 STEPS = -(-IMAGES // 128)  # of an epoch of it
 STILL = 0.05  # relative change of alpha over a run up to which it has hardly moved
+_STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
 ORDERINGS = (  # quantity, the method that ends lower, the other
@@ -203,7 +204,7 @@ def published() -> str:
     return (
         f"The two disagree with each other. The paper's runs are of {lengths[0]} epochs, the authors' of {lengths[1]}, "
         f"and still the paper's end at training losses that are {significant(ratios['train_end'].min(), 2)} to "
-        f"{significant(ratios['train_end'].max(), 2)} times as large, and at validation losses so many times as large: "
+        f"{significant(ratios['train_end'].max(), 2)} times as large, and at validation losses larger by these factors: "
         f"{told}."
     )
 
@@ -439,32 +440,38 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
 def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Sequence[Record]) -> str:
     """Say in which networks longer runs failed with the experiment's beta, though it is below the critical one.
 
-    A run fails if it diverges, or loses again what it had learnt.
+    A run fails if it diverges, or loses again what it had learnt. Where its network starts otherwise, or its numbers
+    are of another precision, than when the critical beta was measured, that is said.
+
+    Args:
+        measured: what `critical.measured_boundaries` returns for `critical.vgg_boundaries`: of networks whose batch
+            normalisation starts at ones.
+        betas: of the experiment, by method.
+        known: all runs that there are.
     """
     told = []
+    limits = f"a start at ones in {several(measured.attrs['runs']['precision'])}"
     for (model, method), runs in measured.groupby(["model", "method"], sort=False):
         variant, factor = model.split()
         same = dict(model="vgg", variant=variant, width_factor=float(factor), method=method, beta=betas[method])
-        longer = [
-            r
-            for r in known
-            if all(getattr(r.spec, name) == value for name, value in same.items())
-            and (r.spec.rule, r.spec.alpha0, r.spec.max_iterations) == ("additive", 1e-3, None)
-        ]
-        at = sorted(r.iterations for r in longer if r.outcome == "diverged")
-        forgot = sorted(relapse.epoch_of(r) for r in relapse.relapsed(longer))
-        if not (at or forgot) or betas[method] >= runs["critical"].median():
-            continue
-        how = [f"diverged in {len(at)}, at iteration {several(at, '{:,}'.format)}"] if at else []
-        how += [f"lost what it had learnt in {len(forgot)}, in epoch {several(forgot)}"] if forgot else []
-        over = rounded(runs["critical"].median() / betas[method])
-        told.append(
-            f"of {counted(len(longer), 'run')} of {LABELS[method]} as in {_network(model)}, with a β {over} times "
-            f"below, it {' and '.join(how)}"
-        )
+        same |= dict(rule="additive", alpha0=1e-3, max_iterations=None)
+        longer = [r for r in known if all(getattr(r.spec, name) == value for name, value in same.items())]
+        over = runs["critical"].median() / betas[method]
+        for (start, precision), own in _groups(longer, "norm_start", "precision"):
+            at = sorted(r.iterations for r in own if r.outcome == "diverged")
+            forgot = sorted(relapse.epoch_of(r) for r in relapse.relapsed(own))
+            if not (at or forgot) or not 1 < over < np.inf:
+                continue
+            how = [f"diverged in {_which(at, own)}, at iteration {several(at, '{:,}'.format)}"] if at else []
+            how += [f"lost what it had learnt in {_which(forgot, own)}, in epoch {several(forgot)}"] if forgot else []
+            text = f"- {LABELS[method]} as in {_network(model)}, {' and '.join(how)}."
+            text += f" The β is {rounded(over)} times below the critical one"
+            if (ours := f"{_STARTS[start]} in {precision}") != limits:
+                text += f" of {limits}; that of these runs, {ours}, was not measured"
+            told.append(f"{text}.")
     if not told:
         return ""
-    return f"That is no bound for longer runs. With the experiment's β, {'; '.join(told)}."
+    return "\n".join(["That is no bound for longer runs. With the experiment's β:", "", *told])
 
 
 def throughput(store: str) -> str:
@@ -546,9 +553,13 @@ def _lost(records: Sequence[Record]) -> list[str]:
     for (method,), group in _groups(records, "method"):
         at = sorted(r.iterations for r in group if r.outcome == "diverged")
         if at:
-            runs = "its one run" if len(group) == 1 else f"{len(at)} of its {len(group)} runs"
-            told.append(f"{LABELS[method]} diverged in {runs}, at iteration {several(at, '{:,}'.format)}.")
+            told.append(f"{LABELS[method]} diverged in {_which(at, group)}, at iteration {several(at, '{:,}'.format)}.")
     return told
+
+
+def _which(some: Sequence, records: Sequence[Record]) -> str:
+    """Return "2 of its 3 runs"."""
+    return "its one run" if len(records) == 1 else f"{len(some)} of its {len(records)} runs"
 
 
 def _still(records: Sequence[Record]) -> list[str]:

@@ -24,6 +24,14 @@ def record(method, train=None, valid=0.5, **fields):
 
 
 ALL = [record(method) for method in METHODS]
+RELAPSE = pd.DataFrame([[i, i, loss, 1e-3, 2.3, 0.1] for i, loss in enumerate((2.3, 1, 2))], columns=EPOCH_COLUMNS)
+
+
+def limits(row):
+    """Return a measured critical beta, as `measured_boundaries` gives it."""
+    measured = pd.DataFrame([row])
+    measured.attrs["runs"] = dict(precision=["float32"])
+    return measured
 
 
 def test_a_smaller_experiment_says_that_the_papers_was_not_run():
@@ -171,20 +179,32 @@ def test_the_experiments_beta_is_set_against_the_critical_one_of_the_widest_netw
 
 
 def test_longer_runs_that_diverge_below_the_critical_beta_are_told():
-    measured = pd.DataFrame([dict(model="paper 0.125", method="sgdn_hd", critical=0.05)])
+    measured = limits(dict(model="paper 0.125", method="sgdn_hd", critical=0.05))
     same = dict(variant="paper", width_factor=0.125, epochs=20)
     runs = [record("sgdn_hd", seed=seed, **same) for seed in range(3)]
     assert vgg.later_failures(measured, dict(sgdn_hd=1e-3), runs) == ""
     lost = [replace(run, outcome="diverged", iterations=240 + run.spec.seed) for run in runs[:2]]
     said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), lost + runs[2:])
-    assert (
-        "of 3 runs of SGDN-HD as in the paper's text, 1/8 of the channels, with a β 50 times below, it diverged in 2, "
-        "at iteration 240 and 241." in said
-    )
-    epochs = pd.DataFrame([[i, i, loss, 1e-3, 2.3, 0.1] for i, loss in enumerate((2.3, 1, 2))], columns=EPOCH_COLUMNS)
-    forgot = [replace(runs[0], epochs=epochs), *runs[1:]]
-    assert "lost what it had learnt in 1, in epoch 2." in vgg.later_failures(measured, dict(sgdn_hd=1e-3), forgot)
+    assert said.splitlines()[2:] == [
+        "- SGDN-HD as in the paper's text, 1/8 of the channels, diverged in 2 of its 3 runs, at iteration 240 and 241. "
+        "The β is 50 times below the critical one."
+    ]
+    forgot = [replace(runs[0], epochs=RELAPSE), *runs[1:]]
+    said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), forgot)
+    assert "lost what it had learnt in 1 of its 3 runs, in epoch 2." in said
     assert vgg.later_failures(measured.assign(critical=1e-4), dict(sgdn_hd=1e-3), lost) == ""
+
+
+def test_a_lost_run_that_started_otherwise_than_the_critical_beta_was_measured_is_said_to_have():
+    measured = limits(dict(model="authors 0.125", method="sgdn_hd", critical=0.72))
+    runs = [record("sgdn_hd", seed=seed, width_factor=0.125, epochs=200) for seed in range(2)]
+    other = runs[0].spec.with_(norm_start="uniform", precision="bf16")
+    said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), [*runs, replace(runs[0], spec=other, epochs=RELAPSE)])
+    assert said.splitlines()[2:] == [
+        "- SGDN-HD as in the authors' code, 1/8 of the channels, lost what it had learnt in its one run, in epoch 2. "
+        "The β is 720 times below the critical one of a start at ones in float32; that of these runs, a uniform "
+        "start in bf16, was not measured."
+    ]
 
 
 def test_a_critical_beta_that_was_not_found_is_no_measurement():
