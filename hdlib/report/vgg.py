@@ -161,38 +161,58 @@ def agreement(records: Sequence[Record]) -> Table:
 
 
 def agreement_sentence(records: Sequence[Record]) -> str:
-    """Say which orderings of the published runs hold in ours, for each network, and which do not."""
+    """Say which orderings of the published runs hold in ours, for each network, which do not, and which are chance."""
     published = _published().set_index(["source", "method"])
     lines = []
     for (name,), group in _groups(records, "network"):
         lines.append(f"As in {name}:")
-        lines += [f"- {said}" for said in (*_lost(group), *relapse.sentences(group), *_still(group))]
+        lines += [f"- {said}" for said in (*_lost(group), *relapse.sentences(group))]
+        alike: dict[str, list[str]] = {}
         for source, label in SOURCES.items():
-            kept, everywhere, lost, seeds = 0, 0, [], 1
-            for quantity, first, second in ORDERINGS:
-                theirs = published.loc[(source, first), quantity] < published.loc[(source, second), quantity]
-                pairs = _pairs(group, quantity, first, second)
-                if not pairs:
-                    continue
-                seeds = max(seeds, len(pairs))
-                a, b = np.mean(pairs, axis=0)
-                if (a < b) == theirs:
-                    kept += 1
-                    everywhere += all((x < y) == theirs for x, y in pairs)
-                else:
-                    lower, higher = (first, second) if theirs else (second, first)
-                    lost.append(f"{LABELS[lower]} below {LABELS[higher]} in {ENDS[quantity]}")
-            said = f"{label}: {kept} of {kept + len(lost)} orderings are the same"
-            if seeds > 1:
-                said += f" in the means over seeds, {everywhere} of them in every seed"
-            lines.append(f"- {said}{'; not ' + ', '.join(lost) if lost else ''}.")
+            alike.setdefault(_orderings(group, published.loc[source]), []).append(f"the {label}")
+        lines += [f"- Beside {', and '.join(labels)}: {said}." for said, labels in alike.items()]
         lines.append(
             "- What does not hold in every seed is not decided."
-            if seeds > 1
+            if max(len(_pairs(group, *ordering)) for ordering in ORDERINGS) > 1
             else "- With one seed, a small difference may be chance."
         )
         lines.append("")
     return "\n".join(lines)
+
+
+def _orderings(records: Sequence[Record], published: pd.DataFrame) -> str:
+    """Say how many orderings of published runs ours have, which not, and of which methods they are undecided."""
+    still, same, everywhere, lost, seeds = _still(records), 0, 0, [], 1
+    counts = dict.fromkeys(BASELINE, 0)
+    for quantity, first, second in ORDERINGS:
+        pairs, adapts = _pairs(records, quantity, first, second), first if first in BASELINE else second
+        counts[adapts] += bool(pairs)
+        if not pairs or adapts in still:
+            continue
+        seeds = max(seeds, len(pairs))
+        theirs = published.loc[first, quantity] < published.loc[second, quantity]
+        a, b = np.mean(pairs, axis=0)
+        if (a < b) == theirs:
+            same += 1
+            everywhere += all((x < y) == theirs for x, y in pairs)
+        else:
+            lower, higher = (first, second) if theirs else (second, first)
+            lost.append(f"{LABELS[lower]} below {LABELS[higher]} in {ENDS[quantity]}")
+    told = []
+    if same or lost:
+        decided = several([LABELS[BASELINE[method]] for method, n in counts.items() if n and method not in still])
+        told.append(
+            f"{f'{same} of' if lost else 'all'} {same + len(lost)} orderings{f' of {decided}' if still else ''} are the "
+            f"same{f' in the means over seeds, {everywhere} of them in every seed' if seeds > 1 else ''}"
+        )
+        told += [f"not {', '.join(lost)}"] if lost else []
+    told += [
+        f"the {counts[method]} of {LABELS[method]} are undecided, since its α is at most "
+        f"{significant(100 * moved, 2)} % from α₀ in the last epoch"
+        for method, moved in still.items()
+        if counts[method]
+    ]
+    return "; ".join(told)
 
 
 def published() -> str:
@@ -562,17 +582,14 @@ def _which(some: Sequence, records: Sequence[Record]) -> str:
     return "its one run" if len(records) == 1 else f"{len(some)} of its {len(records)} runs"
 
 
-def _still(records: Sequence[Record]) -> list[str]:
-    """Return a sentence for each hypergradient method whose alpha hardly moved: what it does then is not the method."""
-    told = []
+def _still(records: Sequence[Record]) -> dict[str, float]:
+    """Return the hypergradient methods whose alpha hardly moved, each with the most by which it did, relative."""
+    found = {}
     for (method,), group in _groups(records, "method"):
-        ends = [r.epochs["alpha"].iloc[-1] / r.spec.alpha0 - 1 for r in group if r.outcome != "diverged"]
-        if method in BASELINE and ends and max(map(abs, ends)) < STILL:
-            told.append(
-                f"The α of {LABELS[method]} is at most {significant(100 * max(map(abs, ends)), 2)} % from α₀ in the "
-                "last epoch: how it stands to its baseline is chance so far, and not its doing."
-            )
-    return told
+        moved = [abs(r.epochs["alpha"].iloc[-1] / r.spec.alpha0 - 1) for r in group if r.outcome != "diverged"]
+        if method in BASELINE and moved and max(moved) < STILL:
+            found[method] = max(moved)
+    return found
 
 
 def _peak(record: Record) -> float:
