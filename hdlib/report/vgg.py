@@ -15,12 +15,12 @@ from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.critical import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
-_PEAKS = (
-    "Of: of how many iterations. Of ours the early ones and log-spaced later ones are traced: α may be larger between. "
-    "Negative: at which share of the traced ones. Of the last epoch: the mean over it; of the published runs the last "
-    "that they show."
-)
 STEPS = -(-IMAGES // 128)  # of an epoch of it
+AUTHORS = {  # of the authors' runs: the iteration of the largest alpha, and the share of iterations with a negative one
+    "sgd_hd": (13_568, 0.153),
+    "sgdn_hd": (1_357, 0.086),
+    "adam_hd": (20, 0.0),
+}
 STILL = 0.05  # relative change of alpha over a run up to which it has hardly moved
 _STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
@@ -62,11 +62,15 @@ def scale(records: Sequence[Record]) -> str:
     some = f"{several(images, '{:,}'.format)} of CIFAR-10's {IMAGES:,}" if images != [IMAGES] else f"all {IMAGES:,}"
     shorter = sorted({spec.epochs for spec in specs})
     lengths = f"{several(shorter)} of the paper's {EPOCHS} epochs"
+    if images != [IMAGES]:
+        lengths = f"{several(shorter)} epochs of these"
+    elif shorter == [EPOCHS]:
+        lengths = f"all {EPOCHS} epochs of the paper"
     least, most = frames.seeds(records)
     methods = len({spec.method for spec in specs})
     text = (
         f"**Run here:** VGG-16 as in {networks}, {widths} of the channels, {some} training images, "
-        f"{f'all {EPOCHS} epochs of the paper' if shorter == [EPOCHS] else lengths}, {counted(methods, 'method')}, "
+        f"{lengths}, {counted(methods, 'method')}, "
         f"{'' if least == most else 'up to '}{counted(most, 'seed')} each, "
         f"in {several(sorted({spec.precision for spec in specs}))}, on "
         f"{several(sorted({r.provenance['device'] for r in records}))}. "
@@ -138,9 +142,11 @@ def levels(records: Sequence[Record]) -> Table:
         )
     table = pd.DataFrame(rows).sort_values("method", key=lambda names: names.map(METHODS.index), kind="stable")
     table = table.assign(method=table["method"].map(LABELS))
+    epoch = steps(records)
+    lengths = "" if epoch == STEPS else f" An epoch of theirs has {STEPS} iterations, of ours {epoch}."
     return Table(
         table,
-        f"Ours: {frames.note(records)}{frames.spread_note(records)} The published runs have one seed each.",
+        f"Ours: {frames.note(records)}{frames.spread_note(records)} The published runs have one seed each.{lengths}",
     )
 
 
@@ -202,8 +208,8 @@ def _orderings(records: Sequence[Record], published: pd.DataFrame) -> str:
     if same or lost:
         decided = several([LABELS[BASELINE[method]] for method, n in counts.items() if n and method not in still])
         told.append(
-            f"{f'{same} of' if lost else 'all'} {same + len(lost)} orderings{f' of {decided}' if still else ''} are the "
-            f"same{f' in the means over seeds, {everywhere} of them in every seed' if seeds > 1 else ''}"
+            f"{f'{same} of' if lost else 'all'} {same + len(lost)} orderings{f' of {decided}' if still else ''} "
+            f"are the same{f' in the means over seeds, {everywhere} of them in every seed' if seeds > 1 else ''}"
         )
         told += [f"not {', '.join(lost)}"] if lost else []
     told += [
@@ -215,6 +221,26 @@ def _orderings(records: Sequence[Record], published: pd.DataFrame) -> str:
     return "; ".join(told)
 
 
+def caption(records: Sequence[Record]) -> str:
+    """Return the caption of the figure of a network's runs; it says how the paper's curves stand to the axes."""
+    longest = max(r.spec.epochs for r in records)
+    theirs = paper.figure3()
+    theirs = theirs[(theirs["model"] == "vgg") & (theirs["epoch"] <= longest)].groupby("quantity")["value"]
+    epoch = "" if steps(records) == STEPS else f", of ours {steps(records)}"
+    lines = (
+        "Lines are medians over seeds, after a divergence over those that are left; bands reach from the lowest to "
+        "the highest seed. "
+    )
+    return (
+        f"VGG-16 as in {network(records[0])}, all methods from α₀ = {records[0].spec.alpha0:g}; baselines dashed, "
+        f"hypergradient methods solid. {lines if frames.seeds(records)[1] > 1 else ''}The pale lines are the paper's "
+        f"curves, digitised; an epoch of theirs is of all images and has {STEPS} iterations{epoch}. The axes are made "
+        f"for our losses and cut the paper's off where they go further: its training losses fall to "
+        f"{significant(theirs.min()['train_loss'], 2)}, and its validation losses rise to "
+        f"{significant(theirs.max()['valid_loss'], 2)}."
+    )
+
+
 def published() -> str:
     """Say how far the paper's and the authors' published runs are from each other."""
     frame = _published().set_index(["source", "method"])
@@ -224,8 +250,8 @@ def published() -> str:
     return (
         f"The two disagree with each other. The paper's runs are of {lengths[0]} epochs, the authors' of {lengths[1]}, "
         f"and still the paper's end at training losses that are {significant(ratios['train_end'].min(), 2)} to "
-        f"{significant(ratios['train_end'].max(), 2)} times as large, and at validation losses larger by these factors: "
-        f"{told}."
+        f"{significant(ratios['train_end'].max(), 2)} times as large, and at validation losses larger by these "
+        f"factors: {told}."
     )
 
 
@@ -278,21 +304,46 @@ def rates(records: Sequence[Record]) -> Table:
             if kept:
                 rise = [r for r in kept if _peak(r) > r.spec.alpha0]
                 at = sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in rise)
-                negative = np.mean([(r.trace["alpha"] < 0).mean() for r in kept])
                 row["largest α"] = spread([_peak(r) for r in kept], 4) if rise else "does not rise above α₀"
                 row["at iteration"] = (f"{at[0]:,}" + (f" to {at[-1]:,}" if at[-1] > at[0] else "")) if rise else ""
-                row["of"] = f"{max(r.iterations for r in kept):,}"
+                row["of the first"] = f"{max(r.iterations for r in kept):,}"
                 row["α of the last epoch"] = spread([r.epochs["alpha"].iloc[-1] for r in kept])
-                row["negative"] = f"{significant(100 * negative, 2)} %" if negative else "never"
+                row["below zero"] = _share(np.mean([_negative(r) for r in kept]))
             if 0 < len(kept) < len(group):
                 row["largest α"] += f"; {len(group) - len(kept)} of {len(group)} runs diverged"
             rows.append(row)
-        for source, window in (("paper", "9,000"), ("authors", "all")):
-            told = {"largest α": significant(published.loc[(source, method), "alpha_max"], 4), "of": window}
-            told["α of the last epoch"] = significant(published.loc[(source, method), "alpha_end"])
-            rows.append({"method": LABELS[method], "source": SOURCES[source], **told})
-    columns = ["method", "source", "largest α", "at iteration", "of", "α of the last epoch", "negative"]
-    return Table(pd.DataFrame(rows, columns=columns).fillna(""), _PEAKS)
+        for source, label in SOURCES.items():
+            theirs = published.loc[(source, method)]
+            row = {"method": LABELS[method], "source": label, "largest α": significant(theirs["alpha_max"], 4)}
+            row["of the first"], row["α of the last epoch"] = "9,000", significant(theirs["alpha_end"])
+            if source == "authors":
+                at_most, negative = AUTHORS[method]
+                row["of the first"] = f"{theirs['epochs'] * STEPS:,}"
+                row |= {"at iteration": f"{at_most:,}", "below zero": _share(negative)}
+            rows.append(row)
+    columns = ["method", "source", "largest α", "at iteration", "of the first", "α of the last epoch", "below zero"]
+    many = frames.seeds(records)[1] > 1
+    early = several(sorted({r.spec.early for r in records}), "{:,}".format)
+    return Table(
+        pd.DataFrame(rows, columns=columns).fillna(""),
+        "Of the first: among how many iterations the largest α is sought; in our runs and the authors' among all, in "
+        f"the paper's among those that it shows. Our α is recorded in each of the first {early} iterations and then "
+        "ever more rarely: it may be larger between. α of the last epoch: the mean over it; of the published runs the "
+        "last value that they show. Below zero: in which share of a run's iterations α is negative; ours is taken for "
+        f"constant from one record to the next{', and the share is a mean over seeds' if many else ''}. Blank: not "
+        f"published.{frames.spread_note(records)}",
+    )
+
+
+def _negative(record: Record) -> float:
+    """Return in which share of a run's iterations alpha is negative; it counts as constant between traced ones."""
+    until = np.append(record.trace["iteration"].iloc[1:], record.iterations + 1)
+    return float(np.average(record.trace["alpha"] < 0, weights=until - record.trace["iteration"]))
+
+
+def _share(value: float) -> str:
+    """Return a share in per cent, or "never"."""
+    return f"{significant(100 * value, 2)} %" if value else "never"
 
 
 def times(records: Sequence[Record]) -> Table:
@@ -607,9 +658,10 @@ def _lengths(steps: int, epochs: int) -> str:
     """Say how many iterations an epoch has, here and in the paper, and what all make in its epochs."""
     if steps == STEPS:
         return f"An epoch has {steps} iterations, as in the paper"
+    theirs = significant(steps * epochs / STEPS, 2).removesuffix(".0")
     return (
         f"An epoch here has {counted(steps, 'iteration')}, in the paper {STEPS}: "
-        f"all {steps * epochs:,} are as many as {significant(steps * epochs / STEPS, 2)} of its epochs"
+        f"all {steps * epochs:,} are as many as {theirs} of its epochs"
     )
 
 

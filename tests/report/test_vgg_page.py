@@ -38,8 +38,11 @@ def limits(row):
 def test_a_smaller_experiment_says_that_the_papers_was_not_run():
     small = [record(method, width_factor=1 / 8, train_images=10_000, epochs=20) for method in METHODS]
     text = vgg.scale(small)
-    assert "1/8 of the channels, 10,000 of CIFAR-10's 50,000 training images, 20 of the paper's 200 epochs" in text
-    assert "was not run" in text and "79 iterations" in text
+    assert "1/8 of the channels, 10,000 of CIFAR-10's 50,000 training images, 20 epochs of these" in text
+    assert "was not run" in text and "79 iterations" in text and "as many as 4 of its epochs" in text
+    as_many = [record("sgd", train_images=10_000, epochs=200)]  # but shorter ones
+    assert "An epoch of theirs has 391 iterations, of ours 79." in vgg.levels(as_many).note
+    assert "200 epochs of these" in vgg.scale(as_many) and "all 200 epochs" not in vgg.scale(as_many)
     assert "left open" in vgg.variant(small)
 
 
@@ -83,12 +86,40 @@ def test_a_diverged_seed_is_told_and_not_averaged_away():
     assert ours["training loss, end"] == ours["accuracy, end"] == "1 of 2 diverged"
     told = vgg.rates(runs).data.set_index(["method", "source"])
     assert told.loc[("SGDN-HD", "ours"), "largest α"] == "0.02000; 1 of 2 runs diverged"
-    assert told.loc[("SGDN-HD", "ours"), ["at iteration", "of", "negative"]].tolist() == ["2", "391", "never"]
+    columns = ["at iteration", "of the first", "below zero"]
+    assert told.loc[("SGDN-HD", "ours"), columns].tolist() == ["2", "391", "never"]
     assert told.loc[("SGD-HD", "authors' repository"), "largest α"] == "0.1333"
     assert told.loc[("Adam-HD", "authors' repository"), "α of the last epoch"] == "0.000160"
     assert vgg.agreement(runs).data.iloc[3, 3] == Noted("in 1 of 2 seeds", "diverged, 0.300")
     best = table.loc[(table["method"] == "SGDN-HD") & table["source"].str.startswith("ours"), "validation loss, best"]
     assert best.tolist() == ["1 of 2 diverged"]
+
+
+def test_the_share_of_negative_rates_is_one_of_training_and_not_of_what_was_recorded():
+    run = record("sgd_hd")
+    rows = [[i, 2.0, alpha, 0.0] for i, alpha in ((1, 1e-3), (2, -1e-3), (3, 1e-3), (193, -1e-3))]
+    run = replace(run, trace=pd.DataFrame(rows, columns=TRACE_COLUMNS))  # 391 iterations, of which 1 + 199 are negative
+    told = vgg.rates([run]).data.set_index("source")
+    assert told.loc["ours", "below zero"] == "51 %"
+    columns = ["at iteration", "of the first", "below zero"]
+    assert told.loc["authors' repository", columns].tolist() == ["13,568", "39,100", "15 %"]
+    assert told.loc["paper, Figure 3", columns].tolist() == ["", "9,000", ""]
+
+
+def test_every_column_of_the_learning_rates_that_needs_it_is_explained():
+    table = vgg.rates([record("sgd_hd"), record("sgd_hd", seed=1)])
+    for column in ("Of the first", "largest α", "α of the last epoch", "Below zero"):
+        assert column in table.note
+    assert "a mean over seeds" in table.note and "over seeds" not in vgg.rates([record("sgd_hd")]).note
+
+
+def test_a_figure_says_that_it_cuts_the_papers_curves_off_and_whose_epochs_are_longer():
+    runs = [record(method, train_images=10_000, epochs=200) for method in METHODS]
+    said = vgg.caption(runs)
+    assert "an epoch of theirs is of all images and has 391 iterations, of ours 79." in said
+    assert "its training losses fall to 0.047, and its validation losses rise to 4.0." in said
+    assert "fall to 0.39" in vgg.caption([record(method, epochs=20) for method in METHODS])
+    assert "Lines are medians" not in said and "Lines are medians" in vgg.caption([*ALL, record("sgd", seed=1)])
 
 
 def test_orderings_of_a_method_whose_rate_hardly_moved_are_undecided_and_not_counted():
@@ -97,8 +128,8 @@ def test_orderings_of_a_method_whose_rate_hardly_moved_are_undecided_and_not_cou
     assert "undecided" not in vgg.agreement_sentence(runs)
     runs[-1] = replace(runs[-1], epochs=runs[-1].epochs.assign(alpha=0.972e-3))
     assert (
-        "all 6 orderings of SGD and SGDN are the same; the 3 of Adam-HD are undecided, since its α is at most 2.8 % from "
-        "α₀ in the last epoch." in vgg.agreement_sentence(runs)
+        "all 6 orderings of SGD and SGDN are the same; the 3 of Adam-HD are undecided, since its α is at most 2.8 % "
+        "from α₀ in the last epoch." in vgg.agreement_sentence(runs)
     )
     still = [replace(r, epochs=r.epochs.assign(alpha=1e-3)) for r in runs]
     assert "are the same" not in vgg.agreement_sentence(still)
