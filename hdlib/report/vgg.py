@@ -248,7 +248,7 @@ def published() -> str:
     ratios = frame.loc["paper", ["train_end", "valid_end"]] / frame.loc["authors", ["train_end", "valid_end"]]
     told = ", ".join(f"{LABELS[method]} {significant(ratios.loc[method, 'valid_end'], 2)}" for method in METHODS)
     return (
-        f"The two disagree with each other. The paper's runs are of {lengths[0]} epochs, the authors' of {lengths[1]}, "
+        f"The published runs disagree, too. The paper's are of {lengths[0]} epochs, the authors' of {lengths[1]}, "
         f"and still the paper's end at training losses that are {significant(ratios['train_end'].min(), 2)} to "
         f"{significant(ratios['train_end'].max(), 2)} times as large, and at validation losses larger by these "
         f"factors: {told}."

@@ -1,14 +1,17 @@
 """What is said of VGG follows from the records: the scale, the orderings, the precisions."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
 from hdlib.report import vgg
+from hdlib.report.pages import read_notebook, read_pages
 from hdlib.report.style import Noted
 from hdlib.runs import BASELINE, METHODS, Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
+ROOT = Path(__file__).parents[2]
 ENDS = dict(sgd=1.4, sgd_hd=0.8, sgdn=0.3, sgdn_hd=0.1, adam=0.2, adam_hd=0.05)  # in the order of the paper's
 
 
@@ -185,6 +188,24 @@ def test_seeds_of_one_method_alone_make_no_comparison_of_several():
     runs = [record(method) for method in METHODS] + [record("sgdn_hd", seed=1)]
     said = vgg.agreement_sentence(runs)
     assert "in the means over seeds" not in said and "With one seed, a small difference may be chance." in said
+
+
+def test_what_the_pages_have_in_common_is_told_on_one_of_them():
+    pages = [page for page in read_pages(ROOT) if page.notebook == "vgg"]
+    assert [page.name for page in pages if not page.parameters.get("told_on")] == ["vgg"]
+    assert {page.parameters.get("told_on", "vgg") for page in pages} == {"vgg"}
+    cells = read_notebook(ROOT / "notebooks" / "vgg.md").cells
+    told = [i for i, cell in enumerate(cells) if cell.source.startswith("if not told_on:")]
+    assert len(told) == 2
+    for i in told:  # a section is left out whose code shows nothing: it begins with its heading, and has no other code
+        assert cells[i - 1].source.startswith("## ")
+        assert i + 1 == len(cells) or cells[i + 1].source.startswith("## ")
+
+
+def test_the_published_runs_are_compared_with_each_other():
+    said = vgg.published()
+    assert "of 200 epochs, the authors' of 100" in said and "1.3 to 2.7 times as large" in said
+    assert "at validation losses larger by these factors: SGD 5.3, SGD-HD 4.0, " in said
 
 
 def test_precisions_are_compared_seed_by_seed():
