@@ -20,20 +20,23 @@ WAYS = ("fixed", "cosine", "HD", "HD, automatic β")  # how a learning rate move
 
 
 def ends(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per family, way and alpha_0: median, lowest and highest of each loss over seeds.
+    """Return a row per family, way and alpha_0: mean, lowest and highest of each loss over seeds.
 
-    Columns: `family`, `way` (of WAYS), `alpha0`, `quantity` (of LOSSES), `median`, `low`, `high`; a diverged run's
-    losses are infinite.
+    Columns: `family`, `way` (of WAYS), `alpha0`, `quantity` (of LOSSES), `mean`, `low`, `high`. A diverged run's losses
+    are infinite, and so is a mean with one.
     """
     rows = frames.finals(records).assign(way=[_way(record) for record in records])
     rows["family"] = [BASELINE.get(method, method) for method in rows["method"]]
     tidy = rows.melt(["family", "way", "alpha0", "seed"], list(LOSSES), var_name="quantity")
     grouped = tidy.groupby(["family", "way", "alpha0", "quantity"], sort=False)["value"]
-    return grouped.agg(median="median", low="min", high="max").reset_index()
+    return grouped.agg(mean="mean", low="min", high="max").reset_index()
 
 
 def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
-    """Draw the last epoch's losses against alpha_0: training above, validation below, a column for each family."""
+    """Draw the last epoch's losses against alpha_0: training above, validation below, a column for each family.
+
+    The caption is told what lines, bands and crosses are.
+    """
     data = ends(records)
 
     def draw(theme: Theme) -> plt.Figure:
@@ -53,6 +56,9 @@ def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
             axis.legend(*axis.get_legend_handles_labels(), loc="best")
         return figure
 
+    caption = f"{caption} Lines are means over seeds, bands reach from the lowest to the highest."
+    if np.isinf(data["mean"]).any():
+        caption += " A cross at the top: a run diverged."
     alt = f"Losses of the last epoch against the initial learning rate. {sentences(records)}"
     return Figure(draw, name, alt, data, frames.note(records), caption)
 
@@ -67,7 +73,7 @@ def table(models: Mapping[str, Sequence[Record]]) -> Table:
     for model, records in models.items():
         data = ends(records)
         for family in FAMILIES:
-            lowest = data[data["family"] == family].groupby("quantity")["median"].min()
+            lowest = data[data["family"] == family].groupby("quantity")["mean"].min()
             for way in WAYS:
                 row = {"model": model, "family": LABELS[family], "learning rate": way}
                 for quantity in LOSSES:
@@ -79,8 +85,8 @@ def table(models: Mapping[str, Sequence[Record]]) -> Table:
                 rows.append(row)
     return Table(
         pd.DataFrame(rows),
-        "Medians over seeds. Near: from how many α₀ the loss is at most a tenth above the lowest of the family, "
-        "whichever way it was reached. "
+        "Means over seeds, as in online tuning. Near: from how many α₀ the loss is at most a tenth above the lowest of "
+        "the family, whichever way it was reached. "
         + " ".join(f"{model.capitalize()}: {frames.note(runs)}" for model, runs in models.items()),
     )
 
@@ -111,21 +117,28 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
     Args:
         models: records by a model's name.
     """
-    below, cases, ahead = 0, 0, []
+    near, far, ahead = [], [], []
     for records in models.values():
         data = ends(records)
         for family in FAMILIES:
             cosine, automatic = (_of(data, family, way, "train_loss") for way in ("cosine", "HD, automatic β"))
-            below, cases = below + (automatic < cosine).sum(), cases + len(cosine)
+            decades = np.abs(np.log10(cosine.index / cosine.idxmin()))
+            for distance, lower in zip(decades, automatic < cosine, strict=True):
+                (near if distance < 1 + 1e-6 else far).append(lower)
             ahead.append(automatic.min() / cosine.min())
-    better = sorted(ratio for ratio in ahead if ratio > 1)
+    better = pd.Series([ratio for ratio in ahead if ratio > 1])
     text = (
-        f"From the same α₀ the automatic β ends at a lower training loss than the cosine in {below} of {cases} cases. "
-        f"With the best α₀ for each, the cosine's is lower in {len(better)} of {len(ahead)}"
+        f"From the same α₀ the automatic β ends at a lower training loss than the cosine in {sum(near + far)} of "
+        f"{len(near + far)} cases: in {sum(near)} of {len(near)} where α₀ is the cosine's best or within a decade of "
+        f"it, and in {sum(far)} of {len(far)} where it is further away. With the best of {len(cosine)} α₀ for each, "
+        f"the cosine's is lower in {len(better)} of {len(ahead)}"
     )
-    text += f", by a factor of {significant(better[0])} to {significant(better[-1])}." if better else "."
-    if 2 * below > cases and 2 * len(better) > len(ahead):
-        text += " So a schedule is for those who can look for a good α₀, and the automatic β for those who cannot."
+    text += f", by a factor of {_range(better)}." if len(better) else "."
+    if 2 * sum(far) > len(far) and 2 * len(better) > len(ahead):
+        text += (
+            f" So on {'this model' if len(models) == 1 else f'these {len(models)} models'} the automatic β is safer "
+            "where α₀ may be wrong by more than a decade, and a cosine is better where a good α₀ is known."
+        )
     return text
 
 
@@ -137,9 +150,9 @@ def _way(record: Record) -> str:
 
 
 def _of(data: pd.DataFrame, family: str, way: str, quantity: str) -> pd.Series:
-    """Return the median loss by alpha_0."""
+    """Return the mean loss by alpha_0."""
     own = data[(data["family"] == family) & (data["way"] == way) & (data["quantity"] == quantity)]
-    return own.set_index("alpha0")["median"].sort_index()
+    return own.set_index("alpha0")["mean"].sort_index()
 
 
 def _range(losses: pd.Series) -> str:
@@ -161,8 +174,8 @@ def _style(theme: Theme, family: str, way: str) -> dict:
 
 def _line(axis: plt.Axes, own: pd.DataFrame, way: str, style: dict) -> None:
     own = own.sort_values("alpha0")
-    finite, lost = own[np.isfinite(own["median"])], own[~np.isfinite(own["median"])]
-    axis.plot(finite["alpha0"], finite["median"], label=way, **style)
+    finite, lost = own[np.isfinite(own["mean"])], own[~np.isfinite(own["mean"])]
+    axis.plot(finite["alpha0"], finite["mean"], label=way, **style)
     axis.fill_between(finite["alpha0"], finite["low"], finite["high"], color=style["color"], alpha=0.15, lw=0)
     top = np.full(len(lost), 0.97)
     axis.plot(lost["alpha0"], top, "x", color=style["color"], transform=axis.get_xaxis_transform())
