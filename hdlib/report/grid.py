@@ -8,7 +8,7 @@ told apart from not arriving by the cap: a cell has diverged if at least half of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_DOWN, Context
 
 import matplotlib.pyplot as plt
@@ -21,7 +21,7 @@ from scipy import stats
 
 from hdlib.report import frames, paper
 from hdlib.report.style import LABELS, Figure, Table, Theme, counted, label, power_of_ten, significant
-from hdlib.runs import BASELINE, Record
+from hdlib.runs import BASELINE, Record, steps_per_epoch
 
 CELL = ["method", "decay", "alpha0", "beta"]
 PAPERS_BASELINE = {"sgd_hd": ("sgd", "none"), "sgdn_hd": ("sgdn", "none"), "adam_hd": ("adam", "inv_sqrt")}
@@ -73,6 +73,52 @@ def printed(records: Sequence[Record]) -> bool:
     """Say whether the paper prints numbers for these runs: it does for logistic regression and a minibatch's 0.29."""
     spec = records[0].spec
     return (spec.task, spec.model, spec.target_of, spec.target_loss) == ("mnist", "logreg", "minibatch", 0.29)
+
+
+def opening(records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -> str:
+    """Say what the paper prints and says of these runs' grid, whose loss it most likely means, and what was run.
+
+    Args:
+        others: runs with other criteria of arrival by `target_of`; there may be none.
+    """
+    spec, seeds, cap = records[0].spec, counted(frames.seeds(records)[1], "seed"), _cap(records)
+    if not printed(records):
+        told = "The paper prints numbers for a minibatch's loss of 0.29 on MNIST, and none for these runs."
+        if spec.model == "mlp":
+            told = (
+                "The paper says that what its Figure 4 finds for logistic regression holds for other models, too, and "
+            )
+            told += "prints no number of them."
+        steps = steps_per_epoch(spec.task)
+        length = f"{cap:,} iterations" if cap % steps else counted(cap // steps, "epoch")
+        model = {"logreg": "logistic regression", "mlp": "the perceptron"}.get(spec.model, spec.model)
+        return (
+            f"{told} Here is the grid for {model}: {length} at most, {seeds}, until the loss of "
+            f"{CRITERIA[spec.target_of]} is at {spec.target_loss:g}."
+        )
+    theirs = paper.figure4()
+    betas = sorted(theirs.loc[theirs["beta"] > 0, "beta"])
+    text = (
+        f"For logistic regression and a loss of {spec.target_loss:g} it prints {len(theirs)} numbers of iterations, "
+        f"with β from {power_of_ten(betas[0])} to {power_of_ten(betas[-1])}, one run each. Its reading is that a "
+        "hypergradient method is no slower than its baseline except where α₀ and β are large, and that it hardly minds "
+        f"α₀ once β is good.\n\nThe paper does not say whose loss has to be {spec.target_loss:g}. Most likely that of "
+        f"a single *minibatch* of {spec.batch_size} images: the authors' code stops on it, and {_within(records)} of "
+        f"the paper's {len(theirs)} numbers lie within our {seeds} with this criterion"
+    )
+    if others:
+        most = max(map(_within, others.values()))
+        text += f"; with the other criteria of this page {f'at most {most} do' if most else 'none does'}"
+    return (
+        f"{text}. The lowest loss among many noisy ones comes down long before the loss over the whole training set "
+        f"does, and one lucky minibatch ends the run. So the grid is run with {seeds}"
+        + (", and with other criteria, too." if others else ".")
+    )
+
+
+def _within(records: Sequence[Record]) -> int:
+    """Return how many of the paper's numbers lie within our seeds."""
+    return sum(_place(row, _cap(records)) == "within" for row in cells(reached(records)).itertuples())
 
 
 def heatmap(records: Sequence[Record], name: str) -> Figure:
@@ -204,10 +250,7 @@ def holds(records: Sequence[Record]) -> str:
     """Say where the paper's finding for logistic regression, no slower outside its red outline, holds for a model."""
     frame, outlined = reached(records), paper.outlined()
     seeds = frame["seed"].nunique()
-    told = "The paper says that its findings for logistic regression hold for other models too; it prints no numbers."
-    if records[0].spec.model == "logreg":
-        told = "The paper prints numbers for a minibatch's loss of 0.29 on MNIST, and none for these runs."
-    lines = [f"{told} Here, with {seeds} seed{'s' if seeds > 1 else ''} and up to {_cap(records):,} iterations:\n"]
+    lines = [f"With {counted(seeds, 'seed')} and up to {_cap(records):,} iterations:\n"]
     for method, baseline in PLAIN_BASELINE.items():
         pairs = _pairs(frame, method, baseline)
         pairs["bad"] = pairs["kind"].isin(["slower", "diverged"])

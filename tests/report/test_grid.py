@@ -160,8 +160,28 @@ def test_the_papers_numbers_stand_beside_the_runs_that_it_made_alone(records, ch
     assert grid.printed(records)
     others = [replace(r, spec=r.spec.with_(**changes)) for r in records]
     assert not grid.printed(others) and "paper" not in grid.full_table(others).data
-    told = "its findings for logistic regression hold for other models" if "model" in changes else "none for these runs"
-    assert told in grid.holds(others).splitlines()[0]
+    told = "holds for other models, too, and prints no number" if "model" in changes else "none for these runs"
+    assert told in grid.opening(others, {})
+
+
+def test_a_page_opens_with_what_the_paper_prints_for_its_model_and_with_the_evidence_for_a_minibatch(records, once):
+    said = grid.opening(records, {})
+    assert "a loss of 0.29 it prints 126 numbers of iterations, with β from 10⁻⁶ to 10⁻¹" in said
+    within = grid.beside_the_paper(records).partition("**")[2].partition(" ")[0]
+    assert f"single *minibatch* of 128 images: the authors' code stops on it, and {within} of the paper's 126 " in said
+    assert "lie within our 3 seeds with this criterion." in said and "other criteria" not in said
+    slow = [replace(r, iterations=999) for r in records]
+    said = grid.opening(records, {"epoch": slow})
+    assert "; with the other criteria of this page none does. The lowest loss" in said
+    assert f"this page at most {within} do." in grid.opening(records, {"epoch": slow, "smoothed": records})
+    assert said.endswith("So the grid is run with 3 seeds, and with other criteria, too.")
+    assert grid.opening(once, {}).endswith(
+        "Here is the grid for the perceptron: 1,000 iterations at most, one seed, until the loss of one minibatch is "
+        "at 0.29."
+    )
+    epoch = [replace(r, spec=r.spec.with_(max_iterations=469)) for r in once]
+    assert "logistic regression: one epoch" not in grid.opening(epoch, {})
+    assert "the perceptron: one epoch at most" in grid.opening(epoch, {})
 
 
 def test_criteria_are_compared_over_the_seeds_and_the_cap_that_all_have(records):
@@ -280,7 +300,7 @@ def test_what_there_is_nothing_to_say_of_is_left_out():
 
 def test_a_page_without_printed_numbers_says_where_the_finding_holds(once):
     text = grid.holds(once)
-    assert "Here, with 1 seed and up to 1,000 iterations" in text
+    assert text.startswith("With one seed and up to 1,000 iterations:")
     assert "**SGD-HD** is slower than SGD in 0 and diverged in 0 of the 3 cells outside the red outline" in text
     assert "It is at least as fast from every α₀ with β = 10⁻⁶." in text
     assert "**Adam-HD** is slower than Adam in 0 and diverged in 1 of the 2 cells" in text
