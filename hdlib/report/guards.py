@@ -11,15 +11,18 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.lines import Line2D
 
-from hdlib.optim.control import AUTO_FIRST, AUTO_OVERSHOOT, AUTO_START, AUTO_STEPS
+from hdlib.optim.control import AUTO_FIRST, AUTO_OVERSHOOT, AUTO_START, AUTO_STEPS, BETAS
 from hdlib.report import frames
 from hdlib.report.performance import read
 from hdlib.report.style import LABELS, LARGE, Figure, Table, Theme, between, counted, power_of_ten, scientific
-from hdlib.runs import BASELINE, Record, RunSpec
+from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
+from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
 HD = tuple(BASELINE)
 HALF = 0.5  # accuracy below which a run on the digits is lost
+MULTIPLICATIVE = "multiplicative"
 MODELS = {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}
+Compared = tuple[Sequence[Record], Sequence[Record], Sequence[Record]]  # automatic beta, plain rule, no hypergradients
 
 
 def by_cell(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> pd.DataFrame:
@@ -119,46 +122,88 @@ def _by_method(worst: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], name: str, caption: str) -> Figure:
-    """Draw each guard's worst cell, and that of its best single beta; a cross at the edge where a run diverged.
+def settings(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]]) -> str:
+    """Say which guards' settings are what turned out best, and which may lack the beta that suits them.
 
-    A loss of more than a million times the best fixed rate's is drawn as if the run had diverged.
+    Args:
+        comparisons: of all guards, each the runs by guard and those without hypergradients.
+    """
+    best: dict[str, list[float]] = {}
+    largest: dict[str, list[bool]] = {}
+    betas: set[float] = set()
+    for guarded, unguarded in comparisons:
+        losses = frames.outcomes(unguarded).groupby(["method", "alpha0"])["loss"].median()
+        for method, own in losses.groupby("method"):
+            best.setdefault(method, []).append(own.idxmin()[1])
+        cells = by_cell(guarded, unguarded)
+        tried = cells.groupby("guard")["beta"].agg(["nunique", "max"])
+        betas |= set(cells.loc[cells["guard"] == MULTIPLICATIVE, "beta"])
+        for row in best_single_beta(cells).itertuples():
+            if tried.loc[row.guard, "nunique"] > 1:
+                largest.setdefault(row.guard, []).append(row.beta == tried.loc[row.guard, "max"])
+
+    def hits(method: str, rate: float) -> str:
+        return f"{best[method].count(rate)} of {len(best[method])}"
+
+    bound, final = GUARDS["bounds 0 and 0.1"]["max_lr"], GUARDS["transition to 0.001"]["final_lr"]
+    edge, count = largest.pop(MULTIPLICATIVE), sum(map(len, largest.values()))
+    default = BETAS[MULTIPLICATIVE]
+    missing = f"; the paper's β, {default:g}, was not tried" if default not in betas else ""
+    return (
+        f"The upper bound, {bound:g}, is the best of the fixed rates of SGD in {hits('sgd', bound)} comparisons of all "
+        f"guards, and the rate that *transition* passes over to, {final:g}, that of Adam in {hits('adam', final)}: "
+        f"settings that know the result. With *{MULTIPLICATIVE}* the single β that suits best is the largest that was "
+        f"tried, {power_of_ten(max(betas))}, for {sum(edge)} of {len(edge)} pairs of a method and a comparison (with "
+        f"the other guards for {sum(map(sum, largest.values()))} of {count}), so a larger one may be better{missing}."
+    )
+
+
+def figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], name: str, caption: str) -> Figure:
+    """Draw each guard's worst cell above, and below that of its best single beta, on a logarithmic axis each.
+
+    A cross at the edge is a run that diverged; a loss of more than a million times the best fixed rate's is drawn
+    like one. The symbols are added to the caption.
     """
     cells = by_cell(guarded, unguarded)
-    worst, single = worst_losses(cells), _by_method(best_single_beta(cells), cells)
+    rows = {"any β": worst_losses(cells), "best single β": _by_method(best_single_beta(cells), cells)}
+    guards = list(rows["any β"].index)
 
     def draw(theme: Theme) -> plt.Figure:
-        figure, axes = plt.subplots(1, 3, figsize=(9, 1.7 + 0.22 * len(worst)), sharex=True, sharey=True)
-        finite = np.concatenate([frame.to_numpy()[frame < LARGE] for frame in (worst, single)])
-        low, high = min([0.8, *finite]) / 1.3, max([1.25, *finite])
-        edge = high * (high / low) ** 0.12
-        for axis, method in zip(axes, HD, strict=True):
-            own, one = worst[method].to_numpy(), single[method].to_numpy()
-            kept, lost = np.flatnonzero(own < LARGE), np.flatnonzero(own >= LARGE)
-            ringed = np.flatnonzero(one < LARGE)
-            axis.axvline(1, color=theme.text, lw=1)
-            axis.hlines(kept, one[kept], own[kept], color=theme.color(method), lw=1.2)
-            axis.plot(own[kept], kept, "o", color=theme.color(method), markersize=4)
-            axis.plot(one[ringed], ringed, "o", color=theme.color(method), markersize=7.5, fillstyle="none")
-            if len(lost):  # no points that are not clipped make the layout leave room for them
-                axis.plot([edge] * len(lost), lost, "X", color=theme.text, markersize=6, clip_on=False)
-            axis.set(xscale="log", xlim=(low, edge), title=LABELS[method], xlabel="worst loss ÷ best fixed")
-        axes[0].set_yticks(range(len(worst)), worst.index)
-        axes[0].invert_yaxis()
-        shown = {
-            "with the best single β": dict(marker="o", markersize=7.5, fillstyle="none"),
-            "with any β": dict(marker="o", markersize=4),
-            "with any β: a run diverged": dict(marker="X", markersize=6),
-        }
-        handles = [Line2D([], [], color=theme.text, linestyle="", label=told, **how) for told, how in shown.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure, panels = plt.subplots(
+            2, 3, figsize=(9, 2.6 + 0.4 * len(guards)), sharex="row", sharey=True, gridspec_kw=dict(hspace=0.1)
+        )
+        for axes, (betas, worst), fill in zip(panels, rows.items(), ("full", "none"), strict=True):
+            finite = worst.to_numpy()[worst < LARGE]
+            low, high = min([0.8, *finite]) / 1.1, max([1.25, *finite])
+            edge = high * (high / low) ** 0.12
+            ticks = [tick for tick in ((1, 2, 5, 10, 20) if edge < 50 else 10.0 ** np.arange(7)) if tick < edge]
+            names = [f"{tick:g}" if tick < 1e4 else power_of_ten(tick) for tick in ticks]
+            for axis, method in zip(axes, HD, strict=True):
+                own = worst[method].to_numpy()
+                kept, lost = np.flatnonzero(own < LARGE), np.flatnonzero(own >= LARGE)
+                axis.axvline(1, color=theme.text, lw=1)
+                axis.plot(own[kept], kept, "o", color=theme.color(method), markersize=5, fillstyle=fill)
+                if len(lost):  # no points that are not clipped make the layout leave room for them
+                    axis.plot([edge] * len(lost), lost, "X", color=theme.text, markersize=6, clip_on=False)
+                axis.set(xscale="log", xlim=(low, edge), title=f"{LABELS[method]}, {betas}")
+                axis.set(xticks=ticks, xticklabels=names, xlabel="worst loss ÷ best fixed")
+                axis.minorticks_off()
+            axes[0].set_yticks(range(len(guards)), guards)
+        panels[0][0].invert_yaxis()
         return figure
 
-    told = f"{_sentence(worst)} {_single_beta_sentence(single)}"
+    symbols = "Dots, above: the worst cell with any β. Rings, below: the worst α₀ with the best single β."
+    crosses = [(worst >= LARGE).to_numpy().any() for worst in rows.values()]
+    if any(crosses):
+        symbols += " A cross in place of a dot: a run diverged"
+        symbols += "; in place of a ring: with every β one did" if crosses[1] else ""
+        beyond = any(((worst >= LARGE) & np.isfinite(worst)).to_numpy().any() for worst in rows.values())
+        symbols += f", or ended above {power_of_ten(LARGE)} times the best fixed rate's loss." if beyond else "."
+    told = f"{_sentence(rows['any β'])} {_single_beta_sentence(rows['best single β'])}"
     alt = f"Worst loss of each guard over that of the best fixed learning rate, with any beta and with one. {told}"
     records = [r for own in guarded.values() for r in own]
-    data = pd.concat([worst.assign(betas="any"), single.assign(betas="best single")]).reset_index()
-    return Figure(draw, name, alt, data, frames.note(records), caption)
+    data = pd.concat([worst.assign(betas=betas) for betas, worst in rows.items()]).reset_index()
+    return Figure(draw, name, alt, data, frames.note(records), f"{caption} {symbols}")
 
 
 def sentence(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> str:
@@ -306,26 +351,114 @@ def automatic_sentences(automatic: Sequence[Record], plain: Sequence[Record], un
     return "\n".join(lines)
 
 
-def automatic_in_all(comparisons: Sequence[tuple[Sequence[Record], Sequence[Record], Sequence[Record]]]) -> str:
-    """Say the same of several models together; each comparison is what `automatic_sentences` takes."""
-    counts = [n for comparison in comparisons for n in _counted(*comparison).values()]
-    total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "single", "each", "matched", "rates")}
-    over = pd.concat([n["over_best"] for n in counts])
+def automatic_in_all(kinds: Mapping[str, Sequence[Compared]]) -> str:
+    """Say the same of several comparisons together, in a line for each kind of model.
+
+    Args:
+        kinds: comparisons by the models that they are on; each is what `automatic_sentences` takes.
+    """
+    lines = []
+    for models, comparisons in kinds.items():
+        counts = [n for comparison in comparisons for n in _counted(*comparison).values()]
+        total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "single", "each", "matched", "rates")}
+        over = pd.concat([n["over_best"] for n in counts])
+        lines.append(
+            f"- **{models}**: {total['lost'] or 'none'} of {total['runs']} runs diverged. Of {total['rates']} starts "
+            f"it ended at or below the plain rule with its best single β from {total['single']}, at or below the plain "
+            f"rule with its best β for each start from {total['each']}, and at or below the best fixed rate from "
+            f"{total['matched']}. Its loss is {scientific(over.median())} times that of the best fixed rate in the "
+            f"median, from {between(over)}."
+        )
     return (
-        f"In the comparisons over whole epochs below, {total['lost'] or 'none'} of {total['runs']} runs with the "
-        f"automatic β diverged. Of {total['rates']} starts, each a method, a model and an α₀, it ended at or below the "
-        f"plain rule with its best single β from {total['single']}, at or below the plain rule with its best β for "
-        f"each start from {total['each']}, and at or below the best of six fixed rates from {total['matched']}. All "
-        "these were chosen when everything had been run; the automatic β had nothing to choose. Its loss is "
-        f"{scientific(over.median())} times that of the best fixed rate in the median, from {between(over)}."
-        f"{_coinciding(comparisons)}"
+        "How the automatic β fares in the comparisons over whole epochs below, where a start is a method and an α₀ in "
+        "one of them:\n\n" + "\n".join(lines) + "\n\nThe best β and the best of the fixed rates were chosen when "
+        "everything had been run; the automatic β had nothing to choose."
+        f"{_coinciding([comparison for comparisons in kinds.values() for comparison in comparisons])}"
     )
 
 
-def _coinciding(comparisons: Sequence[tuple[Sequence[Record], Sequence[Record], Sequence[Record]]]) -> str:
+def _coinciding(comparisons: Sequence[Compared]) -> str:
     """Say which runs with the automatic beta are the same run, because their first step is limited alike."""
     told = {frames.coinciding(automatic) for automatic, _, _ in comparisons} - {""}
-    return f" {'; '.join(sorted(told))}: a first step that is limited alike makes one run of them." if told else ""
+    because = ", because the limit on the first step gives them the same α."
+    return f" {'; '.join(sorted(told))}{because}" if told else ""
+
+
+def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
+    """Return the automatic beta's worst start on each model after each number of epochs.
+
+    Args:
+        records: of any runs, such as all that there are; those with the automatic rule as it is and those without
+            hypergradients count, over whole epochs and from the paper's initial learning rates.
+        task: of which the runs are taken.
+
+    Returns:
+        A row for each `model`, `epochs` and `method` that has both: the `alpha0` whose loss after the last epoch is
+        highest, by the median over seeds, and `worst`, that over the loss of the best fixed rate.
+    """
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        spec = record.spec
+        fixed = spec.method not in HD and spec.decay == "none"
+        same = spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | {"width"}
+        base = BASELINE.get(spec.method, spec.method)
+        if same and spec.task == task and spec.alpha0 in PAPER_RATES and (fixed or spec.rule == "auto"):
+            width = spec.width if spec.model == "mlp" else 0
+            groups.setdefault((spec.model, width, spec.epochs, base), []).append(record)
+    rows = []
+    for (model, width, epochs, base), own in sorted(groups.items(), key=lambda item: item[0][:3]):
+        ends = frames.finals(own)
+        ours = ends[ends["method"] != base]
+        fixed = ends[(ends["method"] == base) & ends["seed"].isin(ours["seed"])].groupby("alpha0")["train_loss"]
+        if ours.empty or not len(fixed):
+            continue
+        over = ours.groupby("alpha0")["train_loss"].median() / fixed.median().min()
+        name = f"{MODELS[model]} with hidden layers of {width}" if width else MODELS[model]
+        rows.append((name, epochs, ours["method"].iloc[0], over.idxmax(), over.max()))
+    return pd.DataFrame(rows, columns=["model", "epochs", "method", "alpha0", "worst"])
+
+
+def worst_start_sentences(worst: pd.DataFrame) -> str:
+    """Say for each method the worst start that `worst_starts` found, and on how many models longer runs are worse."""
+    lines = []
+    for method in HD:
+        own = worst[worst["method"] == method]
+        if own.empty:
+            continue
+        at = own.loc[own["worst"].idxmax()]
+        text = (
+            f"- {LABELS[method]}: {_times(at['worst'])} the loss of the best fixed rate, on {at['model']} after "
+            f"{counted(at['epochs'], 'epoch')} from α₀ = {power_of_ten(at['alpha0'])}"
+        )
+        earlier = own[(own["model"] == at["model"]) & (own["epochs"] < at["epochs"])].sort_values("epochs")
+        if len(earlier):
+            text += f", {scientific(earlier['worst'].iloc[0])} times after {earlier['epochs'].iloc[0]}"
+        by_model = [rows.sort_values("epochs")["worst"] for _, rows in own.groupby("model", sort=False)]
+        several = [losses for losses in by_model if len(losses) > 1]
+        if several:
+            grew = sum(losses.iloc[-1] > losses.iloc[0] for losses in several)
+            text += f"; the longest runs were worse than the shortest on {grew} of {len(several)} model"
+            text += "s" if len(several) > 1 else ""
+        lines.append(f"{text}.")
+    return "\n".join(lines)
+
+
+def worst_start_table(worst: pd.DataFrame) -> Table:
+    """Return what `worst_starts` does, a row a model and a number of epochs."""
+    rows = []
+    for (model, epochs), own in worst.groupby(["model", "epochs"], sort=False):
+        told = {r.method: f"{scientific(r.worst)}, α₀ = {power_of_ten(r.alpha0)}" for r in own.itertuples()}
+        row = {"model": model.removeprefix("the "), "epochs": epochs}
+        rows.append(row | {LABELS[method]: told.get(method, "") for method in HD})
+    return Table(
+        pd.DataFrame(rows),
+        "The automatic β's training loss in the last epoch, from the worst α₀, over that of the best fixed rate; by "
+        "medians over seeds, as all numbers of this page. The pages on online tuning tell means.",
+    )
+
+
+def _times(ratio: float) -> str:
+    return f"{scientific(ratio)} times" if np.isfinite(ratio) else "infinitely many times"
 
 
 def _counted(

@@ -1,5 +1,7 @@
 """How the automatic beta is set against the plain rule and no hypergradients follows from the runs."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -61,12 +63,62 @@ def test_what_is_lost_without_noise_is_counted_with_and_without_a_bound():
     assert "automatic β 3 of 6 end" in said and said.endswith("with an upper bound on α, 1 for SGD-HD, none of 2.")
 
 
-def test_several_comparisons_are_counted_together(comparison):
+def test_the_models_that_the_constants_were_chosen_on_are_counted_apart_from_the_one_that_tests_them(comparison):
     lost = ([run(0.1, "sgd_hd", beta="auto", outcome="diverged")], [run(0.5, "sgd_hd", beta=1e-6)], [run(0.6, "sgd")])
-    said = guards.automatic_in_all([comparison, lost])
-    assert "1 of 3 runs with the automatic β diverged. Of 3 starts" in said
-    assert "its best single β from 2" in said and "its best β for each start from 1" in said
-    assert "the best of six fixed rates from 2" in said
+    same = ([run(0.2, alpha0=rate, beta="auto") for rate in (1e-3, 1e-2)], *comparison[1:])
+    said = guards.automatic_in_all({"Chosen on": [comparison, lost], "Test": [same]})
+    chosen, test = (line for line in said.splitlines() if line.startswith("- "))
+    assert chosen.startswith("- **Chosen on**: 1 of 3 runs diverged. Of 3 starts")
+    assert "its best single β from 2" in chosen and "its best β for each start from 1" in chosen
+    assert "at or below the best fixed rate from 2" in chosen
+    assert test.startswith("- **Test**: none of 2 runs diverged. Of 2 starts")
+    assert said.endswith("ends at the same losses, because the limit on the first step gives them the same α.")
+
+
+def test_the_worst_start_is_named_for_each_method_and_length():
+    def runs(ends, epochs, **fields):
+        made = [run(loss, method, alpha0=rate, **fields | how) for method, rate, loss, how in ends]
+        return [replace(r, spec=r.spec.with_(epochs=epochs)) for r in made]
+
+    auto = dict(beta="auto")
+    short = [("sgd", 1e-1, 0.2, {}), ("sgd", 1e-2, 0.3, {}), ("sgd_hd", 1e-1, 0.1, auto), ("sgd_hd", 1e-6, 0.3, auto)]
+    long = [("sgd", 1e-1, 0.1, {}), ("sgd_hd", 1e-1, 0.05, auto), ("sgd_hd", 1e-6, 0.4, auto)]
+    others = [
+        ("sgd_hd", 1e-6, 9.0, auto | dict(overshoot=0.0)),
+        ("sgd_hd", 1e-6, 9.0, dict(beta=1e-3)),
+        ("sgd", 1e-1, 0.001, dict(decay="cosine")),
+        ("adam", 1e-3, 0.1, {}),
+    ]
+    wide = dict(model="mlp", width=1000)
+    records = runs(short, 2, **wide) + runs(long, 10, **wide) + runs(others, 10, **wide)
+    worst = guards.worst_starts([*records, *runs(long, 3, task="digits")], "mnist")
+    assert worst.to_numpy().tolist() == [
+        ["the perceptron with hidden layers of 1000", 2, "sgd_hd", 1e-6, pytest.approx(1.5)],
+        ["the perceptron with hidden layers of 1000", 10, "sgd_hd", 1e-6, pytest.approx(4)],
+    ]
+    assert guards.worst_start_sentences(worst) == (
+        "- SGD-HD: 4.00 times the loss of the best fixed rate, on the perceptron with hidden layers of 1000 after 10 "
+        "epochs from α₀ = 10⁻⁶, 1.50 times after 2; the longest runs were worse than the shortest on 1 of 1 model."
+    )
+    table = guards.worst_start_table(worst).data
+    assert table["SGD-HD"].tolist() == ["1.50, α₀ = 10⁻⁶", "4.00, α₀ = 10⁻⁶"] and set(table["Adam-HD"]) == {""}
+
+
+def test_settings_that_know_the_result_or_lie_at_the_edge_are_owned_up_to():
+    base = [run(0.2, "sgd", alpha0=0.1), run(0.3, "sgd", alpha0=0.01), run(0.2, "adam", alpha0=0.1)]
+    guarded = {
+        "plain": [run(0.3, "sgd_hd", alpha0=0.1, beta=1e-3), run(0.4, "sgd_hd", alpha0=0.1, beta=1e-1)],
+        "multiplicative": [
+            run(0.4, "sgd_hd", alpha0=0.1, beta=1e-3, rule="multiplicative"),
+            run(0.3, "sgd_hd", alpha0=0.1, beta=1e-1, rule="multiplicative"),
+        ],
+        "automatic": [run(0.2, "sgd_hd", alpha0=0.1, beta="auto")],
+    }
+    said = guards.settings([(guarded, base)])
+    assert "0.1, is the best of the fixed rates of SGD in 1 of 1 comparisons" in said
+    assert "0.001, that of Adam in 0 of 1" in said
+    assert "the largest that was tried, 10⁻¹, for 1 of 1 pairs" in said and "other guards for 0 of 1)" in said
+    assert said.endswith("the paper's β, 0.02, was not tried.")
 
 
 def test_the_best_single_beta_loses_runs_from_the_fewest_starts_and_then_has_the_smallest_worst_loss(comparison):
@@ -87,9 +139,16 @@ def test_the_best_single_beta_loses_runs_from_the_fewest_starts_and_then_has_the
     assert best["worst"].tolist() == pytest.approx([1.0, 2.0, float("inf")])
     shown = guards.table(guarded, base).data.set_index("guard")["worst, best single β"]
     assert shown.tolist() == ["1.00, β = 10⁻⁶", "2.00, β = 10⁻⁵", "diverges"]
-    axis = guards.figure(guarded, base, "name", "").draw(LIGHT).axes[list(guards.HD).index("adam_hd")]
-    rings = next(line for line in axis.lines if line.get_fillstyle() == "none")
-    assert list(zip(*rings.get_data(), strict=True)) == [(pytest.approx(1.0), 0), (pytest.approx(2.0), 1)]
+    figure = guards.figure(guarded, base, "name", "Caption.")
+    dots, rings = (figure.draw(LIGHT).axes[row + guards.HD.index("adam_hd")] for row in (0, 3))
+    ring, cross = (next(line for line in rings.lines if line.get_marker() == marker) for marker in "oX")
+    assert ring.get_fillstyle() == "none" and all(line.get_fillstyle() != "none" for line in dots.lines)
+    assert list(zip(*ring.get_data(), strict=True)) == [(pytest.approx(1.0), 0), (pytest.approx(2.0), 1)]
+    assert cross.get_ydata().tolist() == [2] and rings.get_xlim()[1] < 3
+    assert figure.caption == (
+        "Caption. Dots, above: the worst cell with any β. Rings, below: the worst α₀ with the best single β. A cross "
+        "in place of a dot: a run diverged; in place of a ring: with every β one did."
+    )
 
 
 def test_the_verdict_names_a_winner_for_each_method_and_owns_up_where_it_is_not_the_automatic_beta():
