@@ -75,6 +75,56 @@ def test_the_automatic_rule_tolerates_an_overshoot_that_fades():
         assert -2.0 + 50 * alphas[t] == pytest.approx(fraction * 2.0, rel=0.3)
 
 
+def automatic(hypergradients, slopes):
+    """Return alpha after each step of the rule "auto" without an overshoot, from 1."""
+    return follow(hypergradients, slopes, Control(rule="auto", overshoot=0.0), alpha=1.0, beta=1.0)
+
+
+def test_the_automatic_rule_lengthens_steps_only_while_they_are_worth_it():
+    """Without noise a slope does not change over a short step, whether there is still something to gain or not."""
+    downhill = [-1.0] * 1000
+    assert automatic(downhill, downhill)[-1] > 1e20
+    vanishing = [-(0.8**t) for t in range(1000)]
+    alphas = automatic(vanishing, vanishing)
+    assert alphas[-1] < 1e8
+    assert alphas[-1] == pytest.approx(alphas[200], rel=1e-3)
+
+
+def test_after_a_step_that_lost_more_than_steps_gain_the_automatic_rule_goes_to_the_bottom_of_its_parabola():
+    flat = [0.0] * 20  # each step ends at a bottom: it gains half of alpha |s|, and alpha is right
+    assert automatic([*flat, 7.0], [-1.0] * 21)[-1] == pytest.approx(1 / (1 + 7))
+    small = automatic([*flat, 1.9], [-1.0] * 21)[-1]  # lost less than others gain: noise, perhaps
+    assert small == pytest.approx(math.exp(-1 / math.sqrt(11)))
+    assert automatic([*flat, 1e9], [-1.0] * 21)[-1] == pytest.approx(control.AUTO_DROP)
+    # where a slope is small by chance, that of a step with the usual gain says where the bottom is
+    usual = 20 * 0.5 / 21
+    assert automatic([*flat, 7.0], [*[-1.0] * 20, -1e-3])[-1] == pytest.approx(2 * usual / (1e-3 + 7))
+
+
+def test_what_a_step_gains_after_a_great_loss_hardly_counts_for_the_automatic_rule():
+    """It only makes good what was lost: the next loss of some size is met as the first was."""
+    before = [0.0] * 20
+    recovery = automatic([*before, 1e6, 0.0, 50.0], [*[-1.0] * 21, -1e6, -1.0])
+    assert recovery[-1] < 0.5 * recovery[-2]
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam"])
+def test_full_batches_are_not_lost_with_the_automatic_rule(name):
+    """Their gradients have no noise, and classes that can be told apart let the loss go to zero."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 20, generator=rng, dtype=torch.float64)
+    y = (x @ torch.randn(20, 5, generator=rng, dtype=torch.float64)).argmax(1)
+    w = torch.zeros(20, 5, dtype=torch.float64, requires_grad=True)
+    optimizer = make(name, [w], lr=0.1, hypergrad_lr="auto")
+    for _ in range(500):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(x @ w, y)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+    assert optimizer.param_groups[0]["lr"] < 1e5
+
+
 @pytest.mark.parametrize("number", [float, torch.tensor], ids=["float", "tensor"])
 def test_the_first_alpha_is_limited_by_the_size_of_the_parameters(number):
     limited = partial(control.first_alpha, number(0.5), Control(rule="auto"))
