@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.report import claims, paper
-from hdlib.report.claims import CLAIMS, VERDICTS, Claim, judge
+from hdlib.report import claims, paper, verdicts
+from hdlib.report.claims import CLAIMS
 from hdlib.report.style import Noted
+from hdlib.report.verdicts import VERDICTS, Claim, judge
 from hdlib.runs import Record, RunSpec, Store
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -61,14 +62,14 @@ def test_a_case_holds_up_to_what_its_claim_allows():
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
     draws = np.random.default_rng(0).normal(size=(2000, 3))
-    inside = np.mean([low < 0 < high for low, high in map(claims.interval, map(pd.Series, draws))])
+    inside = np.mean([low < 0 < high for low, high in map(verdicts.interval, map(pd.Series, draws))])
     assert inside == pytest.approx(0.95, abs=0.015)
 
 
 def test_the_ledger_shows_the_ratio_itself_and_what_it_is():
     def told(scores, **how):
         claim = Claim("It is so.", "somebody", "below 1", lambda records: scores, **how)
-        return claims.ledger([judge(claim, [])]).data.iloc[0]
+        return verdicts.ledger([judge(claim, [])]).data.iloc[0]
 
     several = told({"a": np.log(pd.Series([1.1, 1.1, 1.1]))}, found="time × {}", at_most=1.2, repeats="rounds")
     assert (several["what was found"], several["seeds"]) == (Noted("time × 1.10", "1.10 to 1.10"), "3 rounds")
@@ -89,7 +90,7 @@ def test_what_is_undecided_is_not_said_to_fail():
     worse = pd.Series([0.5, 0.4, 0.6], index=[0, 1, 2])
     verdict = judge(Claim("It is so.", "x", "y", lambda records: {"a": GOOD, "b": UNSURE, "c": worse}), [])
     assert (verdict.fails, verdict.undecided) == (("b", "c"), ("b",))
-    assert claims.exceptions([verdict]) == "- It is so. Not: c. Undecided: b."
+    assert verdicts.exceptions([verdict]) == "- It is so. Not: c. Undecided: b."
 
 
 def test_a_case_in_which_nothing_differs_is_no_refutation():
@@ -97,10 +98,10 @@ def test_a_case_in_which_nothing_differs_is_no_refutation():
     claim = Claim("It is so.", "x", "y", lambda records: cases, at_most=np.nextafter(1, 0))
     found = judge(claim, [])
     assert (found.verdict, found.holds, found.equal) == ("partly", ("a",), ("b",))
-    assert claims.exceptions([found]) == "- It is so. Not: c. Equal: b."
+    assert verdicts.exceptions([found]) == "- It is so. Not: c. Equal: b."
     without = judge(replace(claim, cases=lambda records: {name: cases[name] for name in "ab"}), [])
     assert (without.verdict, without.equal) == ("nothing against", ("b",))
-    assert claims.exceptions([without]) == "- It is so. Equal: b."
+    assert verdicts.exceptions([without]) == "- It is so. Equal: b."
 
 
 def test_the_papers_losses_at_an_epoch_stand_beside_shorter_runs_alone():
@@ -149,7 +150,7 @@ def arrived(iterations, outcome="reached", **fields):
 def test_seeds_that_a_case_alone_has_do_not_narrow_the_interval():
     """Cases with the same seeds may all be off the same way: their mean is then as unsure as they are."""
     noise, quiet = pd.Series([-0.3, 0.0, 0.3]), pd.Series(np.full(10, -1.0))
-    width = np.ptp(claims.interval(noise))
+    width = np.ptp(verdicts.interval(noise))
     for cases, expected in (([noise] * 3, width), ([noise, noise, quiet], 2 / 3 * width), ([noise, quiet[:1]], width)):
         found = judge(Claim("So.", "x", "y", lambda records, cases=cases: dict(enumerate(cases))), [])
         assert np.log(found.effect) == pytest.approx(np.mean([scores.mean() for scores in cases]))
@@ -234,12 +235,12 @@ def test_a_run_that_diverges_in_the_grid_search_is_slower_than_one_that_is_given
     lost = [arrived(5, "diverged", method="adam_hd", beta=1e-4, seed=seed, **mlp) for seed in range(3)]
     verdict = judge(claim, [*base, *faster, *lost])
     assert (verdict.verdict, verdict.lost) == ("partly", 1)
-    assert claims.exceptions([verdict]).endswith("Not: Adam-HD, β = 10⁻⁴, α₀ = 10⁻⁶.")
+    assert verdicts.exceptions([verdict]).endswith("Not: Adam-HD, β = 10⁻⁴, α₀ = 10⁻⁶.")
 
 
 def test_cases_that_differ_in_their_last_value_alone_are_told_together():
     names = ["SGD-HD, β = 1, α₀ = 1", "SGD-HD, β = 1, α₀ = 2", "Adam-HD, 3 epochs", "β = 1, 5 epochs"]
-    assert claims._together(names) == "SGD-HD, β = 1, α₀ = 1, 2; Adam-HD, 3 epochs; β = 1, 5 epochs"
+    assert verdicts._together(names) == "SGD-HD, β = 1, α₀ = 1, 2; Adam-HD, 3 epochs; β = 1, 5 epochs"
 
 
 def test_a_transition_widens_the_range_where_more_cells_train_with_it_than_without():
@@ -347,11 +348,11 @@ def test_the_red_region_is_the_papers():
 
 
 def test_every_claim_has_a_verdict_from_the_recorded_runs_and_the_tally_counts_them():
-    found = claims.verdicts(Store(RESULTS).all())
+    found = claims.judged(Store(RESULTS).all())
     assert {v.verdict for v in found} <= set(VERDICTS) and len({v.claim.text for v in found}) == len(found)
-    told = [int(number) for number in re.findall(r"\d+", claims.tally(found))]
+    told = [int(number) for number in re.findall(r"\d+", verdicts.tally(found))]
     assert told == [len(found), *(Counter(v.verdict for v in found)[verdict] for verdict in VERDICTS)]
-    assert len(claims.ledger(found).data) == len(found)
+    assert len(verdicts.ledger(found).data) == len(found)
 
 
 def test_the_cost_is_judged_by_the_benchmark(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hdlib.report import claims, frames, summary
+from hdlib.report import claims, frames, summary, verdicts
 from hdlib.runs import Store
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -41,7 +41,7 @@ def test_a_users_own_runs_do_not_change_what_the_book_says_of_the_papers(recorde
     assert "cosine" not in {r.spec.decay for r in summary.online_tuning(recorded, "logreg", 50)}
     extra = replace(one, spec=one.spec.with_(alpha0=0.5))
     assert told([*recorded, extra]) == told(recorded)
-    assert claims.tally(claims.verdicts([*recorded, extra])) == claims.tally(claims.verdicts(recorded))
+    assert verdicts.tally(claims.judged([*recorded, extra])) == verdicts.tally(claims.judged(recorded))
 
 
 def test_both_sides_of_a_comparison_have_the_same_seeds(recorded):

@@ -1,0 +1,185 @@
+"""How a claim is judged, and how verdicts are told.
+
+A claim has a source, a criterion, and a function that turns records into *cases*: for each configuration a score per
+seed, the logarithm of a ratio. A case holds if the 95 % interval of its mean over seeds does not pass the logarithm of
+what the claim allows (with one or two seeds: if no score does). The verdict follows: reproduced if every case holds,
+not reproduced if none does; otherwise partly, or "nothing against" where the others are undecided or equal; and not
+tested where there are no runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hdlib.report.style import Noted, Table, significant
+from hdlib.runs import Record
+
+Cases = dict[str, pd.Series]  # of scores, indexed by seed
+VERDICTS = ("reproduced", "nothing against", "partly", "not reproduced", "not tested")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What somebody says, and how it is judged.
+
+    Attributes:
+        text: the claim.
+        source: who says so, and where.
+        criterion: what it would take to agree.
+        cases: the scores that runs come to.
+        found: what the ratio is, with a place for it; empty where scores only say on which side runs are.
+        at_most: the ratio with which the claim just holds.
+        repeats: what the scores of a case are, besides seeds.
+    """
+
+    text: str
+    source: str
+    criterion: str
+    cases: Callable[[Sequence[Record]], Cases]
+    found: str = "training loss × {}"
+    at_most: float = 1.0
+    repeats: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say to a claim.
+
+    Attributes:
+        effect: the geometric mean of the claim's ratio over cases that are finite.
+        low: the lower end of its 95 % interval over seeds, NaN where no case has two.
+        high: the upper end.
+        holds: the cases that hold.
+        fails: all others.
+        seeds: the most that a case has.
+        lost: the cases in which a run diverged that the claim speaks for.
+        undecided: those of `fails` whose interval includes the limit.
+        equal: those of the others with a ratio of exactly one.
+    """
+
+    claim: Claim
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    holds: tuple[str, ...]
+    fails: tuple[str, ...]
+    seeds: int
+    lost: int = 0
+    undecided: tuple[str, ...] = ()
+    equal: tuple[str, ...] = ()
+
+
+def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
+    """Return the verdict on a claim."""
+    cases = {name: scores for name, scores in claim.cases(records).items() if len(scores)}
+    if not cases:
+        return Verdict(claim, "not tested", np.nan, np.nan, np.nan, (), (), 0)
+    holds = tuple(name for name, scores in cases.items() if interval(scores)[1] <= np.log(claim.at_most))
+    fails = tuple(name for name in cases if name not in holds)
+    undecided = tuple(name for name in fails if interval(cases[name])[0] <= np.log(claim.at_most))
+    more_than_none = claim.at_most == np.nextafter(1, 0)
+    equal = tuple(n for n in fails if n not in undecided and (cases[n] == 0).all() and more_than_none)
+    finite = [scores for scores in cases.values() if np.isfinite(scores).all()]
+    mean = np.mean([scores.mean() for scores in finite]) if finite else np.nan
+    # the mean of the cases' own: wide enough however they depend on each other, and whatever their seeds
+    halves = [np.ptp(interval(scores)) / 2 for scores in finite if len(scores) > 1]
+    half = np.mean(halves) if halves else np.nan
+    against = len(fails) - len(undecided) - len(equal)
+    verdict = "not reproduced" if not holds else "partly" if against else "nothing against" if fails else "reproduced"
+    seeds = max(len(scores) for scores in cases.values())
+    lost = sum(bool(np.isposinf(scores).any()) for scores in cases.values())
+    effect = (float(np.exp(v)) for v in (mean, mean - half, mean + half))
+    return Verdict(claim, verdict, *effect, holds, fails, seeds, lost, undecided, equal)
+
+
+def interval(scores: pd.Series) -> tuple[float, float]:
+    """Return Student's 95 % interval of the mean over seeds, or where that cannot be had, the range.
+
+    That is of one or two seeds, and where a run diverged with which HD is compared, so that a score is minus infinity.
+    A diverged run of HD itself decides alone.
+    """
+    values = scores.to_numpy(dtype=float)
+    low, high = float(values.min()), float(values.max())
+    if not high < np.inf:
+        return high, high
+    if len(values) < 3 or low == -np.inf:
+        return low, high
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def tally(found: Sequence[Verdict]) -> str:
+    """Return one sentence: how many claims got each verdict."""
+    counts = {verdict: sum(v.verdict == verdict for v in found) for verdict in VERDICTS}
+    return (
+        f"Of {len(found)} claims of the paper, its authors' code and the report: {counts['reproduced']} reproduced; "
+        f"{counts['nothing against']} with some cases for them and none against; {counts['partly']} in part, with "
+        f"cases against them; {counts['not reproduced']} not reproduced; {counts['not tested']} not tested yet."
+    )
+
+
+def ledger(found: Sequence[Verdict]) -> Table:
+    """Return the claims with their sources, criteria, effects and verdicts."""
+    rows = [
+        {
+            "claim": Noted(v.claim.text, f"{v.claim.source}. Criterion: {v.claim.criterion}."),
+            "verdict": v.verdict,
+            "what was found": _effect(v),
+            "holds in": f"{len(v.holds)} of {len(v.holds) + len(v.fails)}" if v.seeds else "",
+            "seeds": f"{v.seeds} {v.claim.repeats}".strip() if v.seeds else "",
+        }
+        for v in found
+    ]
+    return Table(
+        pd.DataFrame(rows),
+        "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
+        "below it its 95 % interval over seeds, Student's on the logarithms, as wide as its cases' intervals in the "
+        "mean, which is enough whatever their correlation; of two seeds their range stands for it. A run that did not "
+        "arrive counts with the iterations after which it was given up. Cases may have fewer seeds than stated, down "
+        "to one, which has no interval.",
+    )
+
+
+def exceptions(found: Sequence[Verdict]) -> str:
+    """Say where the claims that hold only in part do not hold, and where that is undecided."""
+    lines = []
+    for v in (v for v in found if v.verdict in ("nothing against", "partly")):
+        refuted = [name for name in v.fails if name not in v.undecided + v.equal]
+        text = "".join(
+            f" {word}: {_together(names)}."
+            for word, names in (("Not", refuted), ("Equal", v.equal), ("Undecided", v.undecided))
+            if names
+        )
+        lines.append(f"- {v.claim.text}{text}")
+    return "\n".join(lines) or "There are none."
+
+
+def _together(names: Sequence[str]) -> str:
+    """Return cases' names, those that differ in the value at their end alone as one.
+
+    >>> _together(["SGD-HD, α₀ = 1", "SGD-HD, α₀ = 2", "Adam-HD, 3 epochs"])
+    'SGD-HD, α₀ = 1, 2; Adam-HD, 3 epochs'
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        stem, equals, value = name.rpartition(" = ")
+        whole = not equals or "," in value
+        groups.setdefault(name if whole else stem + equals, []).extend([] if whole else [value])
+    return "; ".join(stem + ", ".join(values) for stem, values in groups.items())
+
+
+def _effect(v: Verdict) -> str | Noted:
+    """Return the ratio that was found, with its interval and in how many cases nothing finite was below it."""
+    lost = f"diverged in {v.lost} of {len(v.holds) + len(v.fails)}" if v.lost else ""
+    if not (np.isfinite(v.effect) and v.claim.found):
+        return lost
+    text = v.claim.found.format(significant(v.effect))
+    interval_told = f"{significant(v.low)} to {significant(v.high)}" if np.isfinite([v.low, v.high]).all() else ""
+    remark = "; ".join(filter(None, (interval_told, lost)))
+    return Noted(text, remark) if remark else text
