@@ -105,7 +105,7 @@ def note(records: Sequence[Record]) -> str:
     data = sources(records)
     precisions = sorted({spec.precision for spec in specs})
     return (
-        f"{len(records)} run{'s' if len(records) > 1 else ''}, "
+        f"{len(records):,} run{'s' if len(records) > 1 else ''}, "
         f"{'' if least == most else 'up to '}{most} seed{'s' if most > 1 else ''}, "
         f"{_lengths(specs)}, "
         f"{' and '.join(precisions)}, {', '.join(devices)}. Data: {'; '.join(data)}."

@@ -202,7 +202,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 def counted(n: int, noun: str) -> str:
     """Return "one run" or "3 runs"."""
-    return f"one {noun}" if n == 1 else f"{n} {noun}s"
+    return f"one {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def significant(value: float, digits: int = 3) -> str:
