@@ -1,10 +1,11 @@
 """How a claim is judged, and how verdicts are told.
 
 A claim has a source, a criterion, and a function that turns records into *cases*: for each configuration a score per
-seed, the logarithm of a ratio. A case holds if the 95 % interval of its mean over seeds does not pass the logarithm of
-what the claim allows (with one or two seeds: if no score does). The verdict follows: reproduced if every case holds,
-not reproduced if none does; otherwise partly, or "nothing against" where the others are undecided or equal; and not
-tested where there are no runs.
+seed, the logarithm of a ratio. A case holds if no seed's score passes the logarithm of what the claim allows, or if the 95 %
+interval of their mean does not; it is against the claim if all scores pass it, or the interval does; else it is
+undecided. The verdict follows: reproduced if every case holds, not reproduced if none does. Otherwise "nothing against"
+where the other cases are undecided or equal, "partly" where no more are against than hold, and "mostly not" where more
+are. And not tested where there are no runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hdlib.report.style import Noted, Table, significant
 from hdlib.runs import Record
 
 Cases = dict[str, pd.Series]  # of scores, indexed by seed
-VERDICTS = ("reproduced", "nothing against", "partly", "not reproduced", "not tested")
+VERDICTS = ("reproduced", "nothing against", "partly", "mostly not", "not reproduced", "not tested")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Verdict:
         fails: all others.
         seeds: the most that a case has.
         lost: the cases in which a run diverged that the claim speaks for.
-        undecided: those of `fails` whose interval includes the limit.
+        undecided: those of `fails` that are not against the claim either.
         equal: those of the others with a ratio of exactly one.
     """
 
@@ -80,9 +81,10 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     cases = {name: scores for name, scores in claim.cases(records).items() if len(scores)}
     if not cases:
         return Verdict(claim, "not tested", np.nan, np.nan, np.nan, (), (), 0)
-    holds = tuple(name for name, scores in cases.items() if interval(scores)[1] <= np.log(claim.at_most))
+    limit = np.log(claim.at_most)
+    holds = tuple(n for n, scores in cases.items() if min(scores.max(), interval(scores)[1]) <= limit)
     fails = tuple(name for name in cases if name not in holds)
-    undecided = tuple(name for name in fails if interval(cases[name])[0] <= np.log(claim.at_most))
+    undecided = tuple(n for n in fails if max(cases[n].min(), interval(cases[n])[0]) <= limit)
     more_than_none = claim.at_most == np.nextafter(1, 0)
     equal = tuple(n for n in fails if n not in undecided and (cases[n] == 0).all() and more_than_none)
     finite = [scores for scores in cases.values() if np.isfinite(scores).all()]
@@ -91,7 +93,8 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     halves = [np.ptp(interval(scores)) / 2 for scores in finite if len(scores) > 1]
     half = np.mean(halves) if halves else np.nan
     against = len(fails) - len(undecided) - len(equal)
-    verdict = "not reproduced" if not holds else "partly" if against else "nothing against" if fails else "reproduced"
+    mixed = "mostly not" if against > len(holds) else "partly" if against else "nothing against"
+    verdict = "not reproduced" if not holds else mixed if fails else "reproduced"
     seeds = max(len(scores) for scores in cases.values())
     lost = sum(bool(np.isposinf(scores).any()) for scores in cases.values())
     effect = (float(np.exp(v)) for v in (mean, mean - half, mean + half))
@@ -120,7 +123,8 @@ def tally(found: Sequence[Verdict]) -> str:
     return (
         f"Of {len(found)} claims of the paper, its authors' code and the report: {counts['reproduced']} reproduced; "
         f"{counts['nothing against']} with some cases for them and none against; {counts['partly']} in part, with "
-        f"cases against them; {counts['not reproduced']} not reproduced; {counts['not tested']} not tested yet."
+        f"cases against them; {counts['mostly not']} mostly not; {counts['not reproduced']} not reproduced; "
+        f"{counts['not tested']} not tested yet."
     )
 
 
@@ -149,7 +153,7 @@ def ledger(found: Sequence[Verdict]) -> Table:
 def exceptions(found: Sequence[Verdict]) -> str:
     """Say where the claims that hold only in part do not hold, and where that is undecided."""
     lines = []
-    for v in (v for v in found if v.verdict in ("nothing against", "partly")):
+    for v in (v for v in found if v.verdict in ("nothing against", "partly", "mostly not")):
         refuted = [name for name in v.fails if name not in v.undecided + v.equal]
         text = "".join(
             f" {word}: {_together(names)}."
