@@ -99,9 +99,11 @@ def _where_alpha_goes(records: Sequence[Record], best: float) -> str:
 def overview(records: Sequence[Record]) -> dict[str, str]:
     """Return what was run, and where each hypergradient method ends with its best baseline in brackets.
 
-    That is the training loss under the name of the baseline, "sgd", and the validation loss under "sgd_valid".
+    That is the training loss under the name of the baseline, "sgd", and the validation loss under "sgd_valid". Under
+    "decayed" is the best training loss of an Adam that decays, as the paper's does.
     """
     finals = frames.finals(records)
+    decayed = finals[(finals["method"] == "adam") & (finals["decay"] == "inv_sqrt")].groupby("alpha0")["train_loss"]
     finals = finals[(finals["rule"] != "multiplicative") & (finals["decay"] == "none")]
     epochs = records[0].spec.epochs
     found = {"runs": f"{epochs} epoch{'s' if epochs > 1 else ''}, {_seeds(finals)}"}
@@ -110,6 +112,8 @@ def overview(records: Sequence[Record]) -> dict[str, str]:
             ours, theirs = (finals[finals["method"] == m].groupby("alpha0")[column].mean() for m in (method, base))
             if len(ours):
                 found[name] = f"{_between(ours)} ({_loss(theirs.min())})"
+    if len(decayed):
+        found["decayed"] = _loss(decayed.mean().min())
     return found
 
 

@@ -40,6 +40,13 @@ def test_the_overview_has_validation_losses_too(online):
     }
 
 
+def test_the_overview_names_the_best_decayed_adam(online):
+    falling = [
+        run([2, end], [1e-3, 1e-4], method="adam", decay="inv_sqrt", alpha0=a) for end, a in ((0.3, 0.1), (0.4, 1))
+    ]
+    assert findings.overview([*online[1:], *falling])["decayed"] == "0.300"
+
+
 def test_a_learning_rate_that_falls_from_the_start_is_told_as_a_schedule():
     common = dict(alpha0=1e-3)
     adam = run([2, 0.5, 0.4], [1e-3] * 3, method="adam", **common)
