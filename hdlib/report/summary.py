@@ -49,8 +49,8 @@ def one_minute(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
     lines = [
         f"**Reproduced.** On logistic regression it hardly matters where α starts. From {_rates(logreg)}, "
         f"{_levels(logreg, as_stated)} ({_scale(fixed[0])}). {_validation(logreg, as_stated)}",
-        f"**Not reproduced.** The paper states β = {power_of_ten(STATED)} for all of its Figure 2. With it Adam-HD does "
-        f"not train the perceptron at all: {number} {len(stated)} runs diverge"
+        f"**Not reproduced.** The paper states β = {power_of_ten(STATED)} for all of its Figure 2. With it Adam-HD "
+        f"does not train the perceptron at all: {number} {len(stated)} runs diverge"
         + (f", after {min(lost)} to {max(lost)} iterations" if lost else "")
         + f". The paper's own curves of it fit {power_of_ten(IMPLIED['adam_hd'])} better, and those of SGD-HD "
         f"{power_of_ten(IMPLIED['sgd_hd'])}.",
@@ -173,7 +173,8 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
     return (
         f"From the paper's six α₀, {lost or 'none'} of its {len(runs)} runs diverged ({'; '.join(scales)}). It ends at "
         f"a lower training loss than the plain method from the same α₀ in {lower} of {total} cases, the paper's rule "
-        f"in {plain}, with {power_of_ten(STATED)} and on the perceptron the two β that the curves imply.{best} Where gradients carry no noise an "
+        f"in {plain}, with {power_of_ten(STATED)} and on the perceptron the two β that the curves imply.{best} Where "
+        "gradients carry no noise an "
         "[upper bound on α](guards.ipynb#gradients-without-noise) makes it safer."
     )
 

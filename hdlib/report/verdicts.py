@@ -1,8 +1,8 @@
 """How a claim is judged, and how verdicts are told.
 
 A claim has a source, a criterion, and a function that turns records into *cases*: for each configuration a score per
-seed, the logarithm of a ratio. A case holds if no seed's score passes the logarithm of what the claim allows, or if the 95 %
-interval of their mean does not; it is against the claim if all scores pass it, or the interval does; else it is
+seed, the logarithm of a ratio. A case holds if no seed's score passes the logarithm of what the claim allows, or if the
+95 % interval of their mean does not; it is against the claim if all scores pass it, or the interval does; else it is
 undecided. The verdict follows: reproduced if every case holds, not reproduced if none does. Otherwise "nothing against"
 where the other cases are undecided or equal, "partly" where no more are against than hold, and "mostly not" where more
 are. And not tested where there are no runs.
