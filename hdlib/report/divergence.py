@@ -223,12 +223,15 @@ def summary(
         measured: critical betas, of which those of the perceptron, named `model`, count.
         fitted: what `fits` returns.
     """
-    times = rounded(_first_kappa(adam) / _first_kappa(sgd))
+    times = _first_kappa(adam) / _first_kappa(sgd)
     text = (
         f"On the perceptron, Adam's first direction has {parameters:,} entries of a size of about 1, and its κ is "
-        f"{times} times that of SGD."
+        f"{rounded(times)} times that of SGD."
     )
-    limit = measured.loc[(measured["model"] == model) & (measured["method"] == "adam_hd"), "critical"].median()
+    limits = measured[measured["model"] == model].groupby("method")["critical"].median()
+    limit, other = limits.get("adam_hd", np.nan), limits.get("sgd_hd", np.nan)
+    if limit > 0 and 1 < other / limit < times:
+        text += f" Their measured limits are only {rounded(other / limit)} times apart, since SGD's κ grows on the way."
     if 0 < limit < np.inf:
         text += (
             f" From α₀ = 0.001 training with Adam-HD fails there, within {measured['iterations'].max()} iterations, "
@@ -322,7 +325,7 @@ def _boundary_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> st
         f"From α₀ = {ALPHA0:g}, a dot is the measured critical β, and a tick the one that is predicted below, {named}"
     )
     missing = [LABELS[method] for method, models in drawn.items() if not models]
-    text += f"; {' and '.join(missing)} has none" if missing else ""
+    text += f"; for {' and '.join(missing)} neither was determined" if missing else ""
     for model, own in cells.items():
         ends = _ends(sorted(own["beta"].unique()))
         for method, marks in boundaries.get(model, {}).items():

@@ -59,7 +59,7 @@ def stacked(r: dict) -> Table | str:
             {
                 "what": label,
                 "model-iterations a second": f"{r[f'{model} per second']:,.0f}",
-                "floor": f"{r[f'{model} floor per second']:,.0f}",
+                "rate at the floor": f"{r[f'{model} floor per second']:,.0f}",
                 "share of the floor": _percent(r, f"{model} share of floor"),
                 "against a plain loop": _ratio(r, f"{model} over loop"),
                 "against the authors' way": _ratio(r, f"{model} over authors") if f"{model} over authors" in r else "",
@@ -118,8 +118,8 @@ def scaling(r: dict) -> str:
     return (
         f"A run alone in a stack costs {1e6 * table['each'].iloc[0]:.0f} µs an iteration, a run of the plain loop "
         f"{1e6 * serial:.0f} µs. In a stack the cost of each falls to {1e6 * best['each']:.0f} µs at K = "
-        f"{int(best['k'])} and is {1e6 * last['each']:.0f} µs at K = {int(last['k'])}, where a stack no longer fits "
-        "the cache."
+        f"{int(best['k'])}, and rises again to {1e6 * last['each']:.0f} µs at K = {int(last['k'])}, where a stack no "
+        "longer fits the cache."
     )
 
 

@@ -79,7 +79,8 @@ def sentences(rings: pd.DataFrame) -> str:
         for above, where in ((True, "above the grid too"), (False, "on the grid")):
             models = silent.loc[(silent["limit"] > silent["top"]) == above, "model"]
             if len(models):
-                text += f". On no β of the grid α turns negative in {' and '.join(models)}: 2 / largest κ lies {where}"
+                named = " and ".join(models)
+                text += f". At no β of the grid does α turn negative in {named}: 2 / largest κ lies {where}"
         lines.append(f"{text}.")
     return "\n".join(lines)
 

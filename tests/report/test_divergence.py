@@ -102,6 +102,7 @@ def test_the_page_is_summed_up_in_numbers(steps, measured):
     fitted = pd.DataFrame([("mlp", "adam_hd", "β = 10⁻⁷")], columns=["model", "method", "candidate"])
     said = chapter.summary(steps, sgd, 1_796_010, measured, "2 layers of 1000 (the paper's)", fitted)
     assert "1,796,010 entries" in said and "200,000 times that of SGD" in said
+    assert "limits are only 10,000 times apart" in said
     assert "from a β of about 1.0 × 10⁻⁵ on" in said and "fit β = 10⁻⁷ best" in said
 
 
@@ -211,7 +212,7 @@ def test_a_phase_diagram_marks_critical_betas_where_they_were_measured_and_says_
         }
     }
     drawn = chapter.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.")
-    assert "for SGD-HD by largest κ and for Adam-HD by growth; SGDN-HD has none" in drawn.caption
+    assert "for SGD-HD by largest κ and for Adam-HD by growth; for SGDN-HD neither was determined" in drawn.caption
     assert "the measured and the predicted one of SGD-HD with a lie outside" in drawn.caption
     panels = drawn.draw(LIGHT).axes
     found = [[(*line.get_xdata(), *line.get_ydata()) for line in panel.lines[1:]] for panel in panels]
