@@ -39,14 +39,14 @@ SKIPS = get_args(Skip)
 
 AUTO_GAIN = 1.0  # beta of the rule "auto"
 BETAS = {"multiplicative": 0.02, "curvature": 0.5, "auto": AUTO_GAIN}  # where none is given; a beta without a unit
-AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by a factor of 1.5
+AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by 1.5 with its own beta and overshoot
 AUTO_OVERSHOOT = 0.3  # of a method whose direction is the gradient; `default_overshoot` says what of others
 AUTO_STEPS = 300.0  # after which its overshoot has halved
 AUTO_FIRST = 0.3  # of their norm, by which its first step moves the parameters at most
 AUTO_MEMORY = 0.9  # of the fading mean of what its steps gain
 AUTO_JUMP = 10.0  # times that, which a gain counts at most: after a loss the next one is only recovery
 AUTO_DROP = 0.1  # of alpha, to which one step that lost lowers it at most
-AUTO_WORTH = 1e-3  # of what a step usually gains; one that gains less lengthens the next in proportion
+AUTO_WORTH = 1e-3  # of what a step usually gains; one that gains or loses less moves alpha in proportion
 RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio; without noise 1: the slope did not change, -1: the edge of stability
 CURVATURE_MEMORY = 0.9
 SCALING_BETAS = (0.9, 0.999)
@@ -70,15 +70,16 @@ class Control:
                                   the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
                 "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(10 + x_1^2 + ... + x_t^2),
                                   x_t = clip(r_t, -1, 1) + overshoot / (1 + t / 300),
-                                  times min(1, 1000 f_t / F_t) where that is positive, and after a step that lost
-                                  more than others gain, f_t < -F_t, at most max(a_{t-1} |s_{t-1}|, 2 F_t) over
-                                  |s_{t-1}| + h_t, but not below a_{t-1} / 10
+                                  times min(1, 1000 |f_t| / F_t); and after a step that lost more than others gain,
+                                  f_t < -F_t, at most max(a_{t-1} |s_{t-1}|, 2 F_t) over |s_{t-1}| + h_t, but not
+                                  below a_{t-1} / 10
 
-            Where both slopes are zero, as with a loss that is switched off, nothing is known and alpha stays.
-            ``f_t = a_{t-1} (|s_{t-1}| - h_t) / 2`` is what the last step gained by the trapezoid rule, and F_t what
-            steps usually gain: the mean of max(f, 0) over all of them, or over about the last ten where that is more;
-            a single f counts as 10 F at most. So alpha does not grow without end where gradients have no noise and
-            the loss goes to zero, and after a step that lost much the next one goes to the bottom of its parabola.
+            Where s_{t-1} is zero, as with a loss that is switched off, nothing is known and alpha stays.
+            ``f_t = a_{t-1} (|s_{t-1}| - h_t) / 2`` is what the last step gained by the trapezoid rule, if it was
+            downhill, and F_t what steps usually gain: the mean of max(f, 0) over all of them, or over about the last
+            ten where that is more; a single f counts as 10 F at most. So where gradients have no noise and the loss
+            goes to zero alpha does not grow without end, and after a step that lost much the next one goes to the
+            bottom of its parabola. With a beta below 1 that drop is its power beta.
             "auto" is beta = c_t / kappa with the curvature ``|s| / alpha`` that would make the last step exactly
             right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model. Its
             first alpha is at most ``0.3 |theta_0| / |D_1|`` (`first_alpha`), unless theta_0 is zero.
@@ -322,27 +323,29 @@ def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, do
     known = downhill != 0  # a gradient of zero tells nothing
     if isinstance(known, Tensor):
         known = known.to(downhill.dtype)
-    gained = known * alpha * (downhill - h) / 2
+    taken: Any = alpha if control.final_lr is None else state["step_size"]
+    gained = known * taken * (downhill - h) / 2
     gained = _where(_finite(gained), gained, 0.0)
     usual = _usual_gain(state)
-    limit = _where(usual > 0, AUTO_JUMP * usual, math.inf)
+    limit = _where(usual > 0, AUTO_JUMP * usual, abs(taken) * downhill)
     gain: Any = _where(gained < limit, _clip(gained, 0.0, None), limit)
     state["ratio_count"] = count = cast(Any, state["ratio_count"]) + known
     state["gain_sum"] = state["gain_sum"] + gain
     state["gain_mean"] = state["gain_mean"] + known * (1 - AUTO_MEMORY) * (gain - state["gain_mean"])
     usual = _usual_gain(state)
 
-    ratio: Any = _where(_finite(h - downhill), -h / (downhill + 1e-30), RATIO_RANGE[0])
+    ratio: Any = _where(_finite(h - downhill), -h / (downhill + (downhill == 0)), RATIO_RANGE[0])
     x = known * (_clip(ratio, *RATIO_RANGE) + control.tolerance / (1.0 + count / AUTO_STEPS))
-    worth = _clip(gained / (AUTO_WORTH * usual + (usual == 0)), None, 1.0)
-    x = _where(x > 0, worth * x, x)  # a positive x means that the step gained
+    x = x * _where(usual > 0, _clip(abs(gained) / (usual + (usual == 0)) / AUTO_WORTH, None, 1.0), 1.0)
     state["ratio_sq"] = total = cast(Any, state["ratio_sq"]) + x * x
     proposed = alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
 
-    size = _where(alpha * downhill > 2 * usual, alpha * downhill, 2 * usual)
-    bottom = size / (downhill + abs(h) + (downhill == 0))
-    bottom = _where(bottom > AUTO_DROP * alpha, bottom, AUTO_DROP * alpha)
-    return _where((gained < -usual) & (bottom < proposed), bottom, proposed)
+    size = _where(abs(taken) * downhill > 2 * usual, abs(taken) * downhill, 2 * usual)
+    length = abs(taken) * (downhill + abs(h))
+    share = size / (length + (length == 0))  # of the last step, that ends at the bottom
+    share = _where(share > AUTO_DROP, share, AUTO_DROP) ** _clip(beta, None, 1.0)
+    lost = (gained < -usual) | (h == math.inf)
+    return _where(lost & (share * alpha < proposed), share * alpha, proposed)
 
 
 def _usual_gain(state: State) -> Any:
