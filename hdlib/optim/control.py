@@ -46,7 +46,7 @@ AUTO_FIRST = 0.3  # of their norm, by which its first step moves the parameters 
 AUTO_MEMORY = 0.9  # of the fading mean of what its steps gain
 AUTO_JUMP = 10.0  # times that, which a gain counts at most: after a loss the next one is only recovery
 AUTO_DROP = 0.1  # of alpha, to which one step that lost lowers it at most
-AUTO_WORTH = 1e-3  # of what a step usually gains; one that gains or loses less moves alpha in proportion
+AUTO_WORTH = 1e-3  # of what a step usually gains; one that had less to gain or lose moves alpha in proportion
 RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio; without noise 1: the slope did not change, -1: the edge of stability
 CURVATURE_MEMORY = 0.9
 SCALING_BETAS = (0.9, 0.999)
@@ -70,9 +70,9 @@ class Control:
                                   the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
                 "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(10 + x_1^2 + ... + x_t^2),
                                   x_t = clip(r_t, -1, 1) + overshoot / (1 + t / 300),
-                                  times min(1, 1000 |f_t| / F_t); and after a step that lost more than others gain,
-                                  f_t < -F_t, at most max(a_{t-1} |s_{t-1}|, 2 F_t) over |s_{t-1}| + h_t, but not
-                                  below a_{t-1} / 10
+                                  times min(1, 1000 max(a_{t-1} |s_{t-1}|, -f_t) / F_t); and after a step that lost
+                                  more than others gain, f_t < -F_t, at most max(a_{t-1} |s_{t-1}|, 2 F_t) over
+                                  |s_{t-1}| + h_t, but not below a_{t-1} / 10
 
             Where s_{t-1} is zero, as with a loss that is switched off, nothing is known and alpha stays.
             ``f_t = a_{t-1} (|s_{t-1}| - h_t) / 2`` is what the last step gained by the trapezoid rule, if it was
@@ -272,7 +272,7 @@ def first_alpha(alpha: Scalar, control: Control, params_sq: Scalar, direction_sq
         params_sq: |theta_0|^2.
         direction_sq: |D_1|^2.
     """
-    size, length = cast(Any, params_sq) ** 0.5, cast(Any, direction_sq) ** 0.5
+    size, length = _root(params_sq), _root(direction_sq)
     far = (size > 0) & _finite(length) & (alpha * length > AUTO_FIRST * size)
     less = _clip(AUTO_FIRST * size / (length + (length == 0)), control.min_lr, control.max_lr)
     return _where(far, less, alpha)
@@ -336,7 +336,8 @@ def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, do
 
     ratio: Any = _where(_finite(h - downhill), -h / (downhill + (downhill == 0)), RATIO_RANGE[0])
     x = known * (_clip(ratio, *RATIO_RANGE) + control.tolerance / (1.0 + count / AUTO_STEPS))
-    x = x * _where(usual > 0, _clip(abs(gained) / (usual + (usual == 0)) / AUTO_WORTH, None, 1.0), 1.0)
+    stake = _where(-gained > abs(taken) * downhill, -gained, abs(taken) * downhill)
+    x = x * _where(stake < AUTO_WORTH * usual, stake / (usual + (usual == 0)) / AUTO_WORTH, 1.0)
     state["ratio_sq"] = total = cast(Any, state["ratio_sq"]) + x * x
     proposed = alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
 
@@ -390,6 +391,11 @@ def _exp(x: Scalar) -> Scalar:
         return math.exp(x)
     except OverflowError:
         return math.inf
+
+
+def _root(x: Any) -> Any:
+    """Return the square root, whose gradient at 0 is 0."""
+    return _where(x > 0, (x + (x == 0)) ** 0.5, 0.0)
 
 
 def _clip(x: Scalar, low: Scalar | None, high: Scalar | None) -> Scalar:
