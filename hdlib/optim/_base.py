@@ -21,6 +21,7 @@ from hdlib.optim._group import (
     check_shared,
     gradient,
     in_range,
+    kept,
     l2_of,
     needs_norms,
     options_of,
@@ -267,8 +268,14 @@ class HypergradientOptimizer(Optimizer):
 
     def _settle(self, group: Group) -> None:
         """Take in what was written into a group since its last step."""
-        if isinstance(group["hypergrad_lr"], str):
+        beta = group["hypergrad_lr"]
+        if isinstance(beta, str):
             self._resolve_auto(group)
+        elif beta is None:
+            group |= self._resolved(group)
+        elif not isinstance(beta, (int, float, Tensor)):
+            check_number("hypergrad_lr", beta)
+            group["hypergrad_lr"] = float(beta)  # NumPy's single precision would round alpha
         alpha, slope = group["lr"], group["slope"]
         if not isinstance(alpha, (float, Tensor)):
             check_number("lr", alpha)
@@ -329,9 +336,10 @@ class HypergradientOptimizer(Optimizer):
             finally:
                 group["lr"] = alpha
         remember(groups, {name: state[name] for name in control.initial_state(options)})
-        if adapts and options.needs_slope:
-            slopes = [self._slope(group, some, gamma) for group, some in zip(groups, parts, strict=True)]
-            remember(groups, {"slope": sum_up(slopes)})
+        if options.needs_slope:
+            pairs = zip(groups, parts, strict=True) if adapts else ()  # while alpha rests nobody looks at slopes
+            slopes = [self._slope(group, some, gamma) for group, some in pairs]
+            remember(groups, {"slope": sum_up(slopes) if slopes else 0.0})
 
     def _accelerator_graph_capture_health_check(self) -> None:
         check = getattr(
@@ -479,7 +487,7 @@ class HypergradientOptimizer(Optimizer):
         for group, some in zip(groups, parts, strict=True):
             for part in some:
                 for p, g in zip(part.params, part.grads, strict=True):
-                    g, p = rules.precise(gradient(group, g, p, l2_of(group))), rules.precise(p)
+                    g, p = rules.precise(gradient(group, g, p, l2_of(group))), rules.precise(kept(group, p))
                     d = self._first_direction(group, g, p)
                     found.append((part.mesh, [total([rules.dot(p, p)]), total([rules.dot(d, d)])]))
         alpha = groups[0]["lr"]
@@ -503,7 +511,7 @@ class HypergradientOptimizer(Optimizer):
                 d = cast(Tensor, d)
                 along: Number = -rules.dot(g, d) if group["maximize"] else rules.dot(g, d)
                 if l2 != 0:
-                    along = along + l2 * (rules.dot(p, d) + gamma * rules.dot(d, d))
+                    along = along + l2 * (rules.dot(kept(group, p), d) + gamma * rules.dot(d, d))
                 found.append((part.mesh, [along]))
         return 0.0 - self._rescaled(group, over_meshes(found, 1))[0]
 

@@ -122,3 +122,8 @@ def gradient(group: Group, g: Tensor, p: Tensor, decay: float) -> Tensor:
     if group["maximize"]:
         g = g.neg()
     return g.add(p, alpha=decay) if decay != 0 else g
+
+
+def kept(group: Group, p: Tensor) -> Tensor:
+    """Return a parameter as autograd may keep it: a differentiable step changes the tensor itself."""
+    return p.clone() if group["differentiable"] else p

@@ -234,14 +234,26 @@ class TestDifferentiable:
         assert torch.autograd.gradcheck(step, inputs)
 
     @pytest.mark.parametrize("cls", [SGDHD, AdamHD, AdamWHD])
-    def test_the_learning_rate_gets_a_gradient_through_several_steps(self, cls):
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"hypergrad_lr": 1e-3},
+            {"hypergrad_lr": 1e-3, "overshoot": 0.1, "weight_decay": 0.1},
+            {"hypergrad_lr": 0.1, "rule": "curvature"},
+            {"hypergrad_lr": "auto"},
+            {"hypergrad_lr": "auto", "weight_decay": 0.1},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("start", [0.0, 1.0])
+    def test_the_learning_rate_gets_a_gradient_through_several_steps(self, cls, options, start):
         lr = torch.tensor(0.01, requires_grad=True)
-        p = torch.ones(3, requires_grad=True)
+        p = torch.full((3,), start, requires_grad=True)
         moving = p.clone()
-        optimizer = cls([moving], lr=lr, hypergrad_lr=1e-3, differentiable=True)
+        optimizer = cls([moving], lr=lr, differentiable=True, **options)
         for _ in range(3):
             now = moving.clone()  # the step changes `moving` in place, as torch's differentiable steps do
-            moving.grad = torch.autograd.grad((now**2).sum(), now, create_graph=True)[0]
+            moving.grad = torch.autograd.grad(((now - 2) ** 2).sum(), now, create_graph=True)[0]
             optimizer.step()
-        (gradient,) = torch.autograd.grad((moving**2).sum(), lr)
+        (gradient,) = torch.autograd.grad(((moving - 2) ** 2).sum(), lr)
         assert gradient < 0

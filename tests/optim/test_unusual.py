@@ -98,6 +98,53 @@ def test_the_parts_of_a_complex_number_go_down_their_gradient(cls, settings, way
     assert b > 1 and a < 1
 
 
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD])
+def test_a_slope_of_before_a_pause_is_not_taken_for_that_of_the_last_step(cls):
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = cls([p], lr=1e-2, hypergrad_lr="auto")
+
+    def step(target):
+        optimizer.zero_grad()
+        ((p - target) ** 2).sum().backward()
+        optimizer.step()
+
+    step(100.0)
+    step(100.0)
+    [group] = optimizer.param_groups
+    group["hypergrad_lr"] = 0.0
+    step(100.0)
+    group["hypergrad_lr"] = "auto"
+    before = group["lr"]
+    step(0.0)
+    assert group["lr"] == before  # nothing is known yet of the step in between
+    step(0.0)
+    assert group["lr"] != before
+
+
+@pytest.mark.parametrize(
+    ("beta", "kept"), [(None, 1e-8), (np.float32(1e-4), float(np.float32(1e-4))), (np.int64(0), 0.0)]
+)
+def test_a_beta_that_is_written_is_a_number_in_full_precision(beta, kept):
+    optimizer = AdamHD([p := torch.nn.Parameter(torch.ones(3))], lr=1e-3)
+    optimizer.param_groups[0]["hypergrad_lr"] = beta
+    for _ in range(3):
+        p.grad = torch.ones(3)
+        optimizer.step()
+    assert optimizer.param_groups[0]["hypergrad_lr"] == kept
+    assert type(optimizer.param_groups[0]["lr"]) is float
+
+
+@pytest.mark.parametrize("lr", [5e-324, 1e-322, 1e-320])
+def test_auto_trains_from_the_smallest_numbers_that_there_are(lr):
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = SGDHD([p], lr=lr, hypergrad_lr="auto")
+    for _ in range(20):
+        optimizer.zero_grad()
+        (p**2).sum().backward()
+        optimizer.step()
+    assert lr <= optimizer.param_groups[0]["lr"] < 1e-300
+
+
 def test_auto_that_was_written_survives_a_copy_and_a_checkpoint():
     p = ones(3)
     optimizer = SGDHD([p])
