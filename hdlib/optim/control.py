@@ -39,10 +39,14 @@ SKIPS = get_args(Skip)
 
 AUTO_GAIN = 1.0  # beta of the rule "auto"
 BETAS = {"multiplicative": 0.02, "curvature": 0.5, "auto": AUTO_GAIN}  # where none is given; a beta without a unit
-AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by a factor of 1.5
+AUTO_START = 10.0  # what its sum of squares begins with: no step raises alpha by 1.5 with its own beta and overshoot
 AUTO_OVERSHOOT = 0.3  # of a method whose direction is the gradient; `default_overshoot` says what of others
 AUTO_STEPS = 300.0  # after which its overshoot has halved
 AUTO_FIRST = 0.3  # of their norm, by which its first step moves the parameters at most
+AUTO_MEMORY = 0.9  # of the fading mean of what its steps gain
+AUTO_JUMP = 10.0  # times that, which a gain counts at most: after a loss the next one is only recovery
+AUTO_DROP = 0.1  # of alpha, to which one step that lost lowers it at most
+AUTO_WORTH = 1e-3  # of what a step usually gains; one that had less to gain or lose moves alpha in proportion
 RATIO_RANGE = (-1.0, 1.0)  # of the slope ratio; without noise 1: the slope did not change, -1: the edge of stability
 CURVATURE_MEMORY = 0.9
 SCALING_BETAS = (0.9, 0.999)
@@ -65,9 +69,17 @@ class Control:
                 "curvature"       a_t = a_{t-1} - (beta / kappa) h_t, kappa from successive hypergradients:
                                   the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
                 "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(10 + x_1^2 + ... + x_t^2),
-                                  x_t = clip(r_t, -1, 1) + overshoot / (1 + t / 300)
+                                  x_t = clip(r_t, -1, 1) + overshoot / (1 + t / 300),
+                                  times min(1, 1000 max(a_{t-1} |s_{t-1}|, -f_t) / F_t); and after a step that lost
+                                  more than others gain, f_t < -F_t, at most max(a_{t-1} |s_{t-1}|, 2 F_t) over
+                                  |s_{t-1}| + h_t, but not below a_{t-1} / 10
 
             Where s_{t-1} is zero, as with a loss that is switched off, nothing is known and alpha stays.
+            ``f_t = a_{t-1} (|s_{t-1}| - h_t) / 2`` is what the last step gained by the trapezoid rule, if it was
+            downhill, and F_t what steps usually gain: the mean of max(f, 0) over all of them, or over about the last
+            ten where that is more; a single f counts as 10 F at most. So where gradients have no noise and the loss
+            goes to zero alpha does not grow without end, and after a step that lost much the next one goes to the
+            bottom of its parabola. With a beta below 1 that drop is its power beta.
             "auto" is beta = c_t / kappa with the curvature ``|s| / alpha`` that would make the last step exactly
             right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model. Its
             first alpha is at most ``0.3 |theta_0| / |D_1|`` (`first_alpha`), unless theta_0 is zero.
@@ -206,7 +218,7 @@ def initial_state(control: Control) -> State:
     if control.rule == "curvature":
         names += ["curvature_rise", "curvature_run"]
     if control.rule == "auto":
-        names += ["ratio_sq", "ratio_count"]
+        names += ["ratio_sq", "ratio_count", "gain_sum", "gain_mean"]
     if control.final_lr is not None:
         names += ["transition_step", "step_size"]
     return dict.fromkeys(names, 0.0)
@@ -289,15 +301,7 @@ def _propose(
 ) -> Any:
     """Return alpha by the rule alone, and update the state in place."""
     if control.rule == "auto":
-        known = downhill != 0  # a gradient of zero tells nothing
-        if isinstance(known, Tensor):
-            known = known.to(downhill.dtype)
-        ratio: Any = _where(_finite(h - downhill), -h / (downhill + (downhill == 0)), RATIO_RANGE[0])
-        count: Any = state["ratio_count"] + known
-        x = known * (_clip(ratio, *RATIO_RANGE) + control.tolerance / (1.0 + count / AUTO_STEPS))
-        total: Any = cast(Any, state["ratio_sq"]) + x * x
-        state["ratio_sq"], state["ratio_count"] = total, count
-        return alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
+        return _automatic(alpha, h, beta, control, state, downhill)
     target = h - control.tolerance * downhill if control.tolerance > 0 else h
     if control.rule == "curvature":
         size = abs(h) + downhill  # zero where the gradients were, which tells nothing
@@ -312,6 +316,44 @@ def _propose(
     if control.rule == "multiplicative":
         return rules.next_alpha(alpha, target, beta, "multiplicative", grad_sq**0.5, direction_sq**0.5)
     return rules.next_alpha(alpha, target, beta)
+
+
+def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, downhill: Any) -> Any:
+    """Return alpha by the rule "auto", and update the state in place."""
+    known = downhill != 0  # a gradient of zero tells nothing
+    if isinstance(known, Tensor):
+        known = known.to(downhill.dtype)
+    taken: Any = alpha if control.final_lr is None else state["step_size"]
+    gained = known * taken * (downhill - h) / 2
+    gained = _where(_finite(gained), gained, 0.0)
+    usual = _usual_gain(state)
+    limit = _where(usual > 0, AUTO_JUMP * usual, abs(taken) * downhill)
+    gain: Any = _where(gained < limit, _clip(gained, 0.0, None), limit)
+    state["ratio_count"] = count = cast(Any, state["ratio_count"]) + known
+    state["gain_sum"] = state["gain_sum"] + gain
+    state["gain_mean"] = state["gain_mean"] + known * (1 - AUTO_MEMORY) * (gain - state["gain_mean"])
+    usual = _usual_gain(state)
+
+    ratio: Any = _where(_finite(h - downhill), -h / (downhill + (downhill == 0)), RATIO_RANGE[0])
+    x = known * (_clip(ratio, *RATIO_RANGE) + control.tolerance / (1.0 + count / AUTO_STEPS))
+    stake = _where(-gained > abs(taken) * downhill, -gained, abs(taken) * downhill)
+    x = x * _where(stake < AUTO_WORTH * usual, stake / (usual + (usual == 0)) / AUTO_WORTH, 1.0)
+    state["ratio_sq"] = total = cast(Any, state["ratio_sq"]) + x * x
+    proposed = alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
+
+    size = _where(abs(taken) * downhill > 2 * usual, abs(taken) * downhill, 2 * usual)
+    length = abs(taken) * (downhill + abs(h))
+    share = size / (length + (length == 0))  # of the last step, that ends at the bottom
+    share = _where(share > AUTO_DROP, share, AUTO_DROP) ** _clip(beta, None, 1.0)
+    lost = (gained < -usual) | (h == math.inf)
+    return _where(lost & (share * alpha < proposed), share * alpha, proposed)
+
+
+def _usual_gain(state: State) -> Any:
+    """Return F of the rule "auto": a mean of the gains since the start, or of the last ones where that is more."""
+    count: Any = state["ratio_count"]
+    mean: Any = state["gain_sum"] / (count + (count == 0))
+    return _where(state["gain_mean"] > mean, state["gain_mean"], mean)
 
 
 def _scaled(h: Any, control: Control, state: State) -> Any:

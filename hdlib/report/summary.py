@@ -174,8 +174,8 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
         f"From the paper's six α₀, {lost or 'none'} of its {len(runs)} runs diverged ({'; '.join(scales)}). It ends at "
         f"a lower training loss than the plain method from the same α₀ in {lower} of {total} cases, the paper's rule "
         f"in {plain}, with {power_of_ten(STATED)} and on the perceptron the two β that the curves imply.{best} Where "
-        "gradients carry no noise it needs an [upper bound on α]"
-        "(guards.ipynb#where-it-fails-gradients-without-noise), too, or runs are lost."
+        "gradients carry no noise an "
+        "[upper bound on α](guards.ipynb#gradients-without-noise) makes it safer."
     )
 
 

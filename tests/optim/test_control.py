@@ -1,6 +1,7 @@
 """How alpha moves: each rule and guard keeps its promise, for floats, tensors and stacks alike."""
 
 import math
+import random
 from functools import partial
 
 import pytest
@@ -73,6 +74,92 @@ def test_the_automatic_rule_tolerates_an_overshoot_that_fades():
     for t in (400, 10_000):
         fraction = control.AUTO_OVERSHOOT / (1 + t / control.AUTO_STEPS)
         assert -2.0 + 50 * alphas[t] == pytest.approx(fraction * 2.0, rel=0.3)
+
+
+def automatic(hypergradients, slopes):
+    """Return alpha after each step of the rule "auto" without an overshoot, from 1."""
+    return follow(hypergradients, slopes, Control(rule="auto", overshoot=0.0), alpha=1.0, beta=1.0)
+
+
+def test_the_automatic_rule_lengthens_steps_only_while_they_are_worth_it():
+    """Without noise a slope does not change over a short step, whether there is still something to gain or not."""
+    downhill = [-1.0] * 1000
+    assert automatic(downhill, downhill)[-1] > 1e20
+    vanishing = [-(0.8**t) for t in range(1000)]
+    alphas = automatic(vanishing, vanishing)
+    assert alphas[-1] < 1e8
+    assert alphas[-1] == pytest.approx(alphas[200], rel=1e-3)
+
+
+def test_noise_does_not_lower_alpha_alone_where_steps_gain_little():
+    """After a first step that gained more than all others, thousands that gain and lose a little leave alpha be."""
+    rng = random.Random(0)
+    noise = [rng.uniform(-1.5, 1.5) for _ in range(3000)]
+    alphas = automatic([-1e8, *noise], [-1e8, *[-1.0] * 3000])
+    assert 0.2 * alphas[0] < alphas[-1] < 5 * alphas[0]
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-20, 1e20, 1e150])
+def test_the_automatic_rule_does_not_see_the_scale_of_the_loss(scale):
+    rng = random.Random(1)
+    h, s = ([rng.uniform(-2.0, high) for _ in range(300)] for high in (3.0, 0.0))
+    alphas = automatic(h, s)
+    assert automatic([scale * x for x in h], [scale * x for x in s]) == pytest.approx(alphas, rel=1e-9)
+    assert min(alphas) < 0.5 * max(alphas)
+
+
+def test_a_small_beta_softens_what_a_step_that_lost_does():
+    soft = follow([*[0.0] * 20, 7.0], [-1.0] * 21, Control(rule="auto", overshoot=0.0), alpha=1.0, beta=0.5)
+    assert soft[-1] == pytest.approx((1 / 8) ** 0.5)
+
+
+def test_the_gain_of_a_step_that_passed_over_to_a_fixed_rate_is_that_of_the_rate_it_took():
+    """Of alpha and the final rate, the one that does not move the parameters does not count."""
+    options = Control(rule="auto", overshoot=0.0, final_lr=0.01, transition=1.0)
+    state, alpha = control.initial_state(options), 1.0
+    for _ in range(3):
+        gamma, state = step_size(alpha, options, state)
+        alpha, state = next_alpha(alpha, 0.0, 1.0, options, state, slope=-2.0)
+    assert gamma < 0.5 * alpha
+    before = state["gain_sum"]
+    gamma, state = step_size(alpha, options, state)
+    _, state = next_alpha(alpha, 0.0, 1.0, options, state, slope=-2.0)
+    assert state["gain_sum"] - before == pytest.approx(gamma * 2.0 / 2)
+
+
+def test_after_a_step_that_lost_more_than_steps_gain_the_automatic_rule_goes_to_the_bottom_of_its_parabola():
+    flat = [0.0] * 20  # each step ends at a bottom: it gains half of alpha |s|, and alpha is right
+    assert automatic([*flat, 7.0], [-1.0] * 21)[-1] == pytest.approx(1 / (1 + 7))
+    small = automatic([*flat, 1.9], [-1.0] * 21)[-1]  # lost less than others gain: noise, perhaps
+    assert small == pytest.approx(math.exp(-1 / math.sqrt(11)))
+    assert automatic([*flat, 1e9], [-1.0] * 21)[-1] == pytest.approx(control.AUTO_DROP)
+    # where a slope is small by chance, that of a step with the usual gain says where the bottom is
+    usual = 20 * 0.5 / 21
+    assert automatic([*flat, 7.0], [*[-1.0] * 20, -1e-3])[-1] == pytest.approx(2 * usual / (1e-3 + 7))
+
+
+def test_what_a_step_gains_after_a_great_loss_hardly_counts_for_the_automatic_rule():
+    """It only makes good what was lost: the next loss of some size is met as the first was."""
+    before = [0.0] * 20
+    recovery = automatic([*before, 1e6, 0.0, 50.0], [*[-1.0] * 21, -1e6, -1.0])
+    assert recovery[-1] < 0.5 * recovery[-2]
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam"])
+def test_full_batches_are_not_lost_with_the_automatic_rule(name):
+    """Their gradients have no noise, and classes that can be told apart let the loss go to zero."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 20, generator=rng, dtype=torch.float64)
+    y = (x @ torch.randn(20, 5, generator=rng, dtype=torch.float64)).argmax(1)
+    w = torch.zeros(20, 5, dtype=torch.float64, requires_grad=True)
+    optimizer = make(name, [w], lr=0.1, hypergrad_lr="auto")
+    for _ in range(500):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(x @ w, y)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+    assert optimizer.param_groups[0]["lr"] < 1e5
 
 
 @pytest.mark.parametrize("number", [float, torch.tensor], ids=["float", "tensor"])
@@ -185,6 +272,8 @@ BOUNDED = [
 @pytest.mark.parametrize("options", BOUNDED, ids=str)
 def test_guarded_alpha_stays_finite_and_positive_whatever_it_meets(options):
     alphas = follow(HOSTILE, [-1.0, -2.0, -1e20, -1.0, -INF, -1.0, 0.0, 0.0, -1.0], options)
+    if options.rule == "auto":  # that looks at more than h
+        alphas += follow(HOSTILE, [-1e-300, NAN, -1.0, -1e300, 1.0, 0.0, -INF, NAN, -1e-320], options)
     assert all(math.isfinite(a) and a >= 0 for a in alphas), alphas
 
 
