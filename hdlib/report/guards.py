@@ -437,8 +437,7 @@ def worst_start_sentences(worst: pd.DataFrame) -> str:
         several = [losses for losses in by_model if len(losses) > 1]
         if several:
             grew = sum(losses.iloc[-1] > losses.iloc[0] for losses in several)
-            text += f"; the longest runs were worse than the shortest on {grew} of {len(several)} model"
-            text += "s" if len(several) > 1 else ""
+            text += f"; the longest runs were worse than the shortest on {grew or 'none'} of {counted(len(several), 'model')}"
         lines.append(f"{text}.")
     return "\n".join(lines)
 
