@@ -117,6 +117,35 @@ def overview(records: Sequence[Record]) -> dict[str, str]:
     return found
 
 
+def beside_paper(records: Sequence[Record]) -> str:
+    """Say how many times our losses of the last epoch those of the paper's curves are, over the alpha_0 of both.
+
+    Adam of logistic regression is the one that decays, as the paper's does. Empty for another data set than the
+    paper's, and without its rule.
+    """
+    spec = records[0].spec
+    finals = frames.finals([r for r in records if r.spec.rule == "additive"])
+    if spec.task != paper.TASKS.get(spec.model):
+        return ""
+    curves = paper.figure2()
+    curves = curves[(curves["model"] == spec.model) & (curves["rule"] == "additive") & (curves["epoch"] == spec.epochs)]
+    lines = []
+    for method in METHODS:
+        own = finals[finals["method"] == method]
+        decay = "inv_sqrt" if (own["decay"] == "inv_sqrt").any() else "none"
+        own = own[(own["decay"] == decay) & np.isfinite(own["train_loss"])]
+        told = []
+        for column, name in (("train_loss", "training"), ("valid_loss", "validation")):
+            theirs = curves[(curves["method"] == method) & (curves["quantity"] == column)].set_index("alpha0")["value"]
+            ratios = (theirs / own.groupby("alpha0")[column].mean()).dropna()
+            if len(ratios):
+                told.append(f"{name} losses {between(ratios)} times ours")
+        if told:
+            lines.append(f"- {label(method, decay)}: {' and '.join(told)}.")
+    intro = f"In epoch {spec.epochs} the paper's curves, digitised, are at:"
+    return "\n".join([intro, "", *lines]) if lines else ""
+
+
 def glue(texts: dict[str, str]) -> None:
     """Store texts in a notebook by name, for `{glue:text}` of Jupyter Book, which need not be there to run it."""
     for name, text in texts.items():

@@ -446,9 +446,8 @@ def worst_start_sentences(worst: pd.DataFrame) -> str:
         by_model = [rows.sort_values("epochs")["worst"] for _, rows in own.groupby("model", sort=False)]
         several = [losses for losses in by_model if len(losses) > 1]
         if several:
-            grew = sum(losses.iloc[-1] > losses.iloc[0] for losses in several)
-            text += f"; the longest runs were worse than the shortest on {grew} of {len(several)} model"
-            text += "s" if len(several) > 1 else ""
+            grew = sum(losses.iloc[-1] > losses.iloc[0] for losses in several) or "none"
+            text += f"; the longest runs were worse than the shortest on {grew} of {counted(len(several), 'model')}"
         lines.append(f"{text}.")
     return "\n".join(lines)
 

@@ -84,7 +84,8 @@ def _handicap(records: Sequence[Record]) -> list[str]:
     return [
         "**An uneven comparison.** On logistic regression the paper's Adam decays as α₀/√t, by its own curves, and its "
         f"Adam-HD does not. From α₀ = {power_of_ten(alpha0)}, after {epochs} epochs, Adam-HD ends at {ends[0]}, such "
-        f"an Adam at {ends[1]}, and one that does not decay at {ends[2]} ({_scale(adapted)})."
+        f"an Adam at {ends[1]}, and one that does not decay at {ends[2]} "
+        f"({counted(frames.seeds(adapted)[1], 'seed')})."
     ]
 
 

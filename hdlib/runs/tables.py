@@ -23,7 +23,7 @@ from hdlib.tasks import load_data
 def measured(
     what: str, asked: list, task: str, folder: str | Path, measure: Callable[[], pd.DataFrame], device: str = "cpu"
 ) -> pd.DataFrame:
-    """Return a table, measured where it is not kept; one without rows is not kept. `attrs["made"]` says what made it.
+    """Return a table, measured where it is not kept; one without rows is not kept.
 
     Its `attrs["made"]` says what made it: device, threads, seconds, data, date and more, as a record's provenance.
 

@@ -40,6 +40,25 @@ def test_the_overview_has_validation_losses_too(online):
     }
 
 
+def test_the_papers_losses_are_told_over_ours(monkeypatch):
+    columns = ["model", "method", "alpha0", "quantity", "epoch", "value", "rule"]
+    rows = [
+        ("mlp", "sgd", 0.1, "train_loss", 1, 0.02, "additive"),
+        ("mlp", "sgd", 1e-3, "train_loss", 1, 0.9, "additive"),
+        ("mlp", "sgd", 0.1, "train_loss", 2, 9.0, "additive"),
+        ("mlp", "sgd", 0.1, "valid_loss", 1, 0.55, "additive"),
+        ("mlp", "sgd_hd", 0.1, "train_loss", 1, 9.0, "multiplicative"),
+        ("logreg", "sgd", 0.1, "train_loss", 1, 9.0, "additive"),
+    ]
+    monkeypatch.setattr(findings.paper, "figure2", lambda: pd.DataFrame(rows, columns=columns))
+    fixed = [run([2, loss], [rate] * 2, method="sgd", alpha0=rate) for rate, loss in ((0.1, 0.01), (1e-3, 1.0))]
+    assert findings.beside_paper(fixed) == (
+        "In epoch 1 the paper's curves, digitised, are at:\n\n"
+        "- SGD: training losses 0.900 to 2.00 times ours and validation losses 1.10 times ours."
+    )
+    assert findings.beside_paper([run([2, 1], [0.1] * 2, method="sgd", alpha0=0.1, task="digits")]) == ""
+
+
 def test_the_overview_names_the_best_decayed_adam(online):
     falling = [
         run([2, end], [1e-3, 1e-4], method="adam", decay="inv_sqrt", alpha0=a) for end, a in ((0.3, 0.1), (0.4, 1))

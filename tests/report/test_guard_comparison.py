@@ -98,7 +98,7 @@ def test_the_worst_start_is_named_for_each_method_and_length():
     ]
     assert guards.worst_start_sentences(worst) == (
         "- SGD-HD: 4.00 times the loss of the best fixed rate, on the perceptron with hidden layers of 1000 after 10 "
-        "epochs from α₀ = 10⁻⁶, 1.50 times after 2; the longest runs were worse than the shortest on 1 of 1 model."
+        "epochs from α₀ = 10⁻⁶, 1.50 times after 2; the longest runs were worse than the shortest on 1 of one model."
     )
     table = guards.worst_start_table(worst).data
     assert table["SGD-HD"].tolist() == ["1.50, α₀ = 10⁻⁶", "4.00, α₀ = 10⁻⁶"] and set(table["Adam-HD"]) == {""}
