@@ -16,11 +16,6 @@ from hdlib.runs.critical import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
 STEPS = -(-IMAGES // 128)  # of an epoch of it
-AUTHORS = {  # of the authors' runs: the iteration of the largest alpha, and the share of iterations with a negative one
-    "sgd_hd": (13_568, 0.153),
-    "sgdn_hd": (1_357, 0.086),
-    "adam_hd": (20, 0.0),
-}
 STILL = 0.05  # relative change of alpha over a run up to which it has hardly moved
 _STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
@@ -317,9 +312,8 @@ def rates(records: Sequence[Record]) -> Table:
             row = {"method": LABELS[method], "source": label, "largest α": significant(theirs["alpha_max"], 4)}
             row["of the first"], row["α of the last epoch"] = "9,000", significant(theirs["alpha_end"])
             if source == "authors":
-                at_most, negative = AUTHORS[method]
                 row["of the first"] = f"{theirs['epochs'] * STEPS:,}"
-                row |= {"at iteration": f"{at_most:,}", "below zero": _share(negative)}
+                row |= {"at iteration": f"{theirs['alpha_max_at']:,.0f}", "below zero": _share(theirs["negative"])}
             rows.append(row)
     columns = ["method", "source", "largest α", "at iteration", "of the first", "α of the last epoch", "below zero"]
     many = frames.seeds(records)[1] > 1

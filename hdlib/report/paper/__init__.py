@@ -3,9 +3,10 @@
 `figure2.csv` and `figure3.csv` are digitised from the vector figures of Baydin et al., ICLR 2018 (arXiv 1703.04782
 v3), epoch values good to about 1 %. `tuning.csv` holds the largest alpha of Figure 3, over its first 9,000 iterations,
 and of the runs that the authors published with their PyTorch code (gbaydin/hypergradient-descent) their final and best
-losses, the largest alpha, the training losses at the start and of the first epoch, of VGG the validation losses too,
-and the seconds that they took; there, the training losses of the MLP's Adam-HD are read from their plot. `figure4.csv`
-holds the numbers that are printed in Figure 4.
+losses, the largest alpha, the training losses at the start and of the first epoch, and the seconds that they took; of
+VGG also the validation losses, the iteration of the largest alpha and the share of iterations with a negative one;
+the training losses of the MLP's Adam-HD are read from their plot. `figure4.csv` holds the numbers that are printed in
+Figure 4.
 """
 
 from __future__ import annotations
