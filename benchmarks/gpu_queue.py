@@ -78,11 +78,8 @@ TINY_DIVERGENCE = dict(
     longer=[["logistic regression", 1, 1]],
     logreg_iterations=10,
     mlp_iterations=10,
-    fit_epochs=1,
-    mlp_fit_epochs=1,
 )
 TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, wide_seeds=1, iterations=10, long_epochs=2)
-TINY_GUARDS |= dict(noiseless_epochs=3, noiseless_seeds=1)
 JOBS = [
     Job("checks", "tests", seconds=75),
     Job("vgg-speed", "vgg.py", {}, {"quick": True, "width-factor": 0.03125}, 90),

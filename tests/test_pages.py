@@ -41,6 +41,7 @@ print(steps * 2, 1 // steps)
 """
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.md"))
 TINY = {
+    "automatic.md": {"task": "digits", "epochs": 1, "seeds": 1, "width": 8, "noiseless_epochs": 3, "noiseless_seeds": 1},
     "claims.md": {},
     "divergence.md": gpu_queue.TINY_DIVERGENCE,
     "grid_search.md": {"task": "digits", "cap": 30, "seeds": 2, "other_cap": 24, "other_seeds": 2, "betas": [1e-3]},
@@ -48,6 +49,7 @@ TINY = {
     "introduction.md": {},
     "method.md": {"steps": 3},
     "online_tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
+    "papers_beta.md": {"task": "digits", "width": 8, "epochs": 1, "mlp_epochs": 1},
     "performance.md": {},
     "schedules.md": {"task": "digits", "logreg_epochs": 2, "logreg_seeds": 2, "mlp_epochs": 1, "mlp_seeds": 1},
     "status.md": {},

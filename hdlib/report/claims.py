@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import fits, paper, performance, vgg
-from hdlib.report.style import LABELS, counted, power_of_ten
+from hdlib.report.style import LABELS, MODELS, counted, power_of_ten
 from hdlib.report.verdicts import Cases, Claim, Verdict, judge
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, VGG_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
@@ -178,7 +178,7 @@ def earlier(records: Sequence[Record]) -> Cases:
             lengths = _lengths(records, task="mnist", model=model, method=method, alpha0=1e-3, beta=1e-3)
             runs = lengths[-1] if lengths else []  # those with the most seeds
             at[method] = by_seed(runs, lambda r: r.trace["iteration"][r.trace["alpha"].idxmax()])
-        found[_model(model)] = log_ratio(at["sgdn_hd"], at["sgd_hd"])
+        found[MODELS[model]] = log_ratio(at["sgdn_hd"], at["sgd_hd"])
     return found
 
 
@@ -196,7 +196,7 @@ def insensitive(records: Sequence[Record]) -> Cases:
         epochs = max((n for n, rates in lengths.items() if len(rates) > 2), default=0)
         if epochs:
             table = pd.concat(lengths[epochs].values(), axis=1)
-            name = f"{LABELS[method]} on {_model(model)}, {epochs} epochs"
+            name = f"{LABELS[method]} on {MODELS[model]}, {epochs} epochs"
             found[name] = np.log(table.max(axis=1) / table.min(axis=1))
     return found
 
@@ -266,7 +266,7 @@ def transition(records: Sequence[Record]) -> Cases:
         cells = pd.DataFrame({moved: pd.Series(runs.get(moved, {}), dtype=object) for moved in (False, True)}).dropna()
         of_seed = [(seed, own.astype(bool)) for seed, own in cells.groupby(level=0) if not own[False].all()]
         length = f"{cap:,} iterations" if cap else counted(epochs, "epoch")
-        of = _model(model) + (f" with layers of {width}" if model == "mlp" else "")
+        of = MODELS[model] + (f" with layers of {width}" if model == "mlp" else "")
         found[f"{LABELS[method]} on {of}, {length}"] = pd.Series(
             {seed: np.log(own[False].sum() / own[True].sum()) for seed, own in of_seed}, dtype=float
         )
@@ -316,7 +316,7 @@ def faster_when_multiplicative(records: Sequence[Record]) -> Cases:
             )
         )
         for name, scores in untuned(ours, theirs, fixed).items():
-            found[f"{LABELS[method]} on {_model(model)}, {name}"] = scores
+            found[f"{LABELS[method]} on {MODELS[model]}, {name}"] = scores
     return found
 
 
@@ -335,7 +335,7 @@ def same_beta(records: Sequence[Record]) -> Cases:
                 if len(own):
                     off = np.inf if r.outcome == "diverged" else fits.error(r, own)[0]
                     scores.setdefault(r.spec.seed, []).append(np.log(off))
-            found[f"{LABELS[method]} on {_model(model)}"] = pd.Series({s: np.median(v) for s, v in scores.items()})
+            found[f"{LABELS[method]} on {MODELS[model]}"] = pd.Series({s: np.median(v) for s, v in scores.items()})
     return found
 
 
@@ -347,7 +347,7 @@ def cost(store: str) -> Claim:
         found = {}
         for name, ratios in measured.items():
             method, model = name.split(", ")
-            found[f"{method} on {_model(model)}"] = np.log(pd.Series(ratios, dtype=float))
+            found[f"{method} on {MODELS[model]}"] = np.log(pd.Series(ratios, dtype=float))
         return found
 
     return Claim(
@@ -371,7 +371,7 @@ def _setting(runs: Sequence[Record]) -> str:
     """Say on which model the runs of a case are, and how long."""
     spec = runs[0].spec
     network = f" as in {vgg.network(runs[0])}, {spec.precision}" if spec.model == "vgg" else ""
-    return f"{_model(spec.model)}{network}, {_told(runs)}"
+    return f"{MODELS[spec.model]}{network}, {_told(runs)}"
 
 
 def _tuned(method: str, model: dict) -> float:
@@ -379,16 +379,12 @@ def _tuned(method: str, model: dict) -> float:
     return {"adam_hd": 1e-8 if model["model"] == "vgg" else 1e-7}.get(method, 1e-3)
 
 
-def _model(name: str) -> str:
-    return {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}[name]
-
-
 SMALL = [dict(task="mnist", model=model) for model in ("logreg", "mlp")]
 PAPER, REPORT, README = "paper", "student report", "authors' repository"
 CLAIMS = (
     *(
         Claim(
-            f"{LABELS[method]} brings the loss closer to the tuned curve from every α₀: {_model(model)}, "
+            f"{LABELS[method]} brings the loss closer to the tuned curve from every α₀: {MODELS[model]}, "
             f"β = {power_of_ten(beta)}.",
             source,
             "final training loss, HD over no HD, below 1 from each α₀ but the best fixed one",

@@ -212,16 +212,13 @@ def _condition(ratio: float) -> str:
     return f"{'breaks' if ratio > 1 else 'meets'} the condition: it is {against(ratio, 'that')}"
 
 
-def summary(
-    adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, measured: pd.DataFrame, model: str, fitted: pd.DataFrame
-) -> str:
-    """Say how large Adam's curvature is, from which beta on Adam-HD fails, and which beta the paper's curves fit.
+def summary(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, measured: pd.DataFrame, model: str) -> str:
+    """Say how large Adam's curvature is, and from which beta on Adam-HD fails.
 
     Args:
         adam, sgd: first steps of the perceptron.
         parameters: how many it has.
         measured: critical betas, of which those of the perceptron, named `model`, count.
-        fitted: what `fits` returns.
     """
     times = _first_kappa(adam) / _first_kappa(sgd)
     text = (
@@ -239,9 +236,6 @@ def summary(
         text += (
             f"from a β of about {scientific(limit)} on; [the phase diagram](#where-the-phase-diagram) shows other α₀."
         )
-    best = fitted.loc[(fitted["model"] == "mlp") & (fitted["method"] == "adam_hd"), "candidate"]
-    if len(best):
-        text += f" The learning rates that the paper shows for it fit {best.iloc[0]} best."
     return text
 
 

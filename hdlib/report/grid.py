@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, Figure, Table, Theme, counted, label, power_of_ten, significant
+from hdlib.report.style import LABELS, MODELS, Figure, Table, Theme, counted, label, power_of_ten, significant
 from hdlib.runs import BASELINE, Record, steps_per_epoch
 
 CELL = ["method", "decay", "alpha0", "beta"]
@@ -91,7 +91,7 @@ def opening(records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -
             told += "prints no number of them."
         steps = steps_per_epoch(spec.task)
         length = f"{cap:,} iterations" if cap % steps else counted(cap // steps, "epoch")
-        model = {"logreg": "logistic regression", "mlp": "the perceptron"}.get(spec.model, spec.model)
+        model = MODELS.get(spec.model, spec.model)
         return (
             f"{told} Here is the grid for {model}: {length} at most, {seeds}, until the loss of "
             f"{CRITERIA[spec.target_of]} is at {spec.target_loss:g}."

@@ -11,27 +11,15 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.lines import Line2D
 
-from hdlib.optim.control import (
-    AUTO_DROP,
-    AUTO_FIRST,
-    AUTO_JUMP,
-    AUTO_MEMORY,
-    AUTO_OVERSHOOT,
-    AUTO_START,
-    AUTO_STEPS,
-    AUTO_WORTH,
-    BETAS,
-)
+from hdlib.optim.control import BETAS
 from hdlib.report import frames
 from hdlib.report.performance import read
-from hdlib.report.style import LABELS, LARGE, Figure, Table, Theme, between, counted, power_of_ten, scientific
-from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
+from hdlib.report.style import LABELS, LARGE, MODELS, Figure, Table, Theme, between, counted, power_of_ten, scientific
+from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
 from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
 HD = tuple(BASELINE)
-HALF = 0.5  # accuracy below which a run on the digits is lost
 MULTIPLICATIVE = "multiplicative"
-MODELS = {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}
 Compared = tuple[Sequence[Record], Sequence[Record], Sequence[Record]]  # automatic beta, plain rule, no hypergradients
 
 
@@ -505,53 +493,6 @@ def _counted(
     return found
 
 
-def slope_ratios(measured: pd.DataFrame, specs: Sequence[RunSpec]) -> str:
-    """Say what the ratio of slopes is where the parameters do not move.
-
-    Args:
-        measured: a row for each ratio, with the `model`, the `epochs` that it was trained and the `ratio`.
-        specs: the runs of SGD that it was measured on.
-    """
-    mean = measured.groupby(["model", "epochs"])["ratio"].mean().unstack()
-    seeds, trained = counted(len({spec.seed for spec in specs}), "seed"), counted(specs[0].epochs, "epoch")
-    told = [f"{mean.loc[model, 0]:.2f} and {mean.loc[model].iloc[-1]:.2f} for {MODELS[model]}" for model in mean.index]
-    return (
-        f"For SGD the mean *r*, before training and after {trained} at α = {power_of_ten(specs[0].alpha0)}, is "
-        f"{'; '.join(told)} ({seeds}, {len(measured):,} pairs of successive minibatches, {specs[0].precision})."
-    )
-
-
-def scope(records: Sequence[Record]) -> str:
-    """Say on which runs the constants of the automatic beta rest: minibatches, and the longest of them."""
-    runs = [r for r in records if r.spec.rule == "auto"]
-    if not runs:
-        return ""
-    batches = " and ".join(map(str, sorted({r.spec.batch_size for r in runs})))
-    longest = max(runs, key=lambda r: r.iterations)
-    return (
-        f"All recorded runs with the automatic β have minibatches of {batches}, start from new weights, and take at "
-        f"most {longest.iterations:,} iterations, those of {MODELS.get(longest.spec.model, longest.spec.model)}. Its "
-        f"constants, {AUTO_START:g}, {AUTO_STEPS:g} steps, {AUTO_OVERSHOOT:g} and {AUTO_FIRST:g} of the norm, are "
-        "absolute, and the noise in *r* depends on the minibatch. Whether they suit other minibatches, longer runs, or "
-        f"weights that are trained already, was not tested. Those of its look at what steps gain, {AUTO_WORTH:g}, "
-        f"{AUTO_JUMP:g}, {AUTO_MEMORY:g} and {AUTO_DROP:g}, were chosen on the digits, in batches of 16 to all of "
-        "them, and on small models of other kinds that are not shown, and kept because they changed next to nothing on "
-        "logistic regression and the narrow perceptron with batches of 128."
-    )
-
-
-def tolerances() -> str:
-    """Say which overshoot the automatic rule tolerates with each method."""
-    common = dict(alpha0=1e-3, beta=1.0, rule="auto", epochs=1)
-    of = {method: RunSpec(method=method, **common).control().tolerance for method in HD}
-    worth = {method: f"{of['sgd_hd'] / value:.1f} for {LABELS[method]}" for method, value in of.items()}
-    chosen = ", ".join(f"{value:.2g} for {LABELS[method]}" for method, value in of.items())
-    return (
-        f"The factor is {', '.join(worth.values())}, and so *c* is {chosen}. The one number behind the three, that of "
-        "SGD-HD, was chosen: on the runs of logistic regression and of the small perceptron."
-    )
-
-
 def costs(store: str) -> Table | Markdown:
     """Return what a step takes with each guard over a step of the plain rule, as the benchmark measured it."""
     found = (read(store, "optimizer_step") or {}).get("guards")
@@ -562,54 +503,4 @@ def costs(store: str) -> Table | Markdown:
         pd.DataFrame(rows),
         "The time of the optimiser's step alone, without the forward and backward pass, over that of the plain rule in "
         "the same round, median; the parameters of the paper's perceptron, on a CPU, steps as they come.",
-    )
-
-
-def noiseless(groups: Mapping[str, Sequence[Record]]) -> Table:
-    """Return how the automatic beta ends where gradients have no noise, beside the best fixed rate of each method.
-
-    Args:
-        groups: the records of `divergence.noiseless`, by how their learning rate moves.
-    """
-    rows = []
-    for base, method in (("sgd", "sgd_hd"), ("sgdn", "sgdn_hd"), ("adam", "adam_hd")):
-        fixed = frames.finals([r for r in groups["no HD"] if r.spec.method == base])
-        best = fixed.groupby("alpha0")["train_loss"].median().idxmin()
-        found = {f"{LABELS[base]}, α = {power_of_ten(best)}": fixed[fixed["alpha0"] == best].assign(largest=best)}
-        for way, records in groups.items():
-            own = [r for r in records if r.spec.method == method]
-            if own:
-                largest = [r.trace["alpha"].max() for r in own]
-                found[f"{LABELS[method]}, {way}"] = frames.finals(own).assign(largest=largest)
-        for name, runs in found.items():
-            accuracy = 100 * runs["valid_accuracy"]
-            rows.append(
-                {
-                    "method": name,
-                    "runs lost": f"{(accuracy < 100 * HALF).sum()} of {len(runs)}",
-                    "training loss": between(runs["train_loss"]),
-                    "accuracy": f"{accuracy.min():.0f} to {accuracy.max():.0f} %",
-                    "largest α": between(runs["largest"]),
-                }
-            )
-    note = frames.note([record for records in groups.values() for record in records])
-    return Table(pd.DataFrame(rows), f"A run is lost that ends at an accuracy below {100 * HALF:.0f} %. {note}")
-
-
-def noiseless_sentence(groups: Mapping[str, Sequence[Record]]) -> str:
-    """Say how many runs with the automatic beta are lost without noise, without a bound on alpha and with one."""
-
-    def lost(records: Sequence[Record]) -> str:
-        accuracy = frames.finals(records)["valid_accuracy"]
-        return f"{(accuracy < HALF).sum() or 'none'} of {len(accuracy)}"
-
-    bounded = [record for records in groups.values() for record in records if record.spec.max_lr is not None]
-    bounds: dict[float, list[str]] = {}
-    for spec in (record.spec for record in bounded):
-        names = bounds.setdefault(spec.max_lr or 0.0, [])
-        names += [LABELS[spec.method]] if LABELS[spec.method] not in names else []
-    told = " and ".join(f"{bound:g} for {' and '.join(names)}" for bound, names in bounds.items())
-    return (
-        f"Of the runs with the automatic β {lost(groups['automatic'])} end at an accuracy below {100 * HALF:.0f} %; "
-        f"with an upper bound on α, {told}, {lost(bounded)}."
     )

@@ -34,6 +34,7 @@ LABELS = {
     "adam_decayed": "Adam, α/√t",
     "adam_hd": "Adam-HD",
 }
+MODELS = {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}
 QUANTITIES = {
     "train_loss": "training loss",
     "valid_loss": "validation loss",

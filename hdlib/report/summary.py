@@ -176,7 +176,7 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
         f"a lower training loss than the plain method from the same α₀ in {lower} of {total} cases, the paper's rule "
         f"in {plain}, with {power_of_ten(STATED)} and on the perceptron the two β that the curves imply.{best} Where "
         "gradients carry no noise an "
-        "[upper bound on α](guards.ipynb#gradients-without-noise) makes it safer."
+        "[upper bound on α](automatic.ipynb#gradients-without-noise) makes it safer."
     )
 
 

@@ -1,0 +1,60 @@
+"""What the page on the rule with no beta says follows from the runs and from the rule's constants."""
+
+import pandas as pd
+from test_guard_comparison import MADE, run
+
+from hdlib.report import automatic
+from hdlib.runs import Record, RunSpec
+from hdlib.runs.record import TRACE_COLUMNS
+
+
+def test_what_is_lost_without_noise_is_counted_with_and_without_a_bound():
+    def runs(method, *accuracies, **fields):
+        made = [run(1 - accuracy, method, task="digits", seed=i, **fields) for i, accuracy in enumerate(accuracies)]
+        for record, accuracy in zip(made, accuracies, strict=True):
+            record.epochs["valid_accuracy"] = accuracy
+            record.trace.loc[0] = dict.fromkeys(TRACE_COLUMNS, 1) | {"alpha": 1 - accuracy}
+        return made
+
+    groups = {"no HD": [], "automatic": [], "automatic, α at most 1": []}
+    for base in ("sgd", "sgdn", "adam"):
+        groups["no HD"] += runs(base, 0.9, alpha0=0.1) + runs(base, 0.5, alpha0=0.01)
+        groups["automatic"] += runs(f"{base}_hd", 0.1, 0.95, beta="auto")
+    groups["automatic, α at most 1"] += runs("sgd_hd", 0.95, 0.9, beta="auto", max_lr=1.0)
+    table = automatic.noiseless(groups).data.set_index("method")
+    assert table["runs lost"].tolist() == ["0 of 1", "1 of 2", "0 of 2", "0 of 1", "1 of 2", "0 of 1", "1 of 2"]
+    assert table.loc["SGD-HD, automatic", "largest α"] == "0.0500 to 0.900"
+    assert "SGD, α = 10⁻¹" in table.index and "accuracy below 50 %" in automatic.noiseless(groups).note
+    said = automatic.noiseless_sentence(groups)
+    assert "automatic β 3 of 6 end" in said and said.endswith("with an upper bound on α, 1 for SGD-HD, none of 2.")
+
+
+def test_the_ratios_of_slopes_are_told_from_before_training_and_from_its_end():
+    measured = pd.DataFrame(
+        [
+            ("logreg", 0, 0.7),
+            ("logreg", 0, 0.5),
+            ("logreg", 1, 0.3),
+            ("logreg", 2, 0.1),
+            ("mlp", 0, 0.5),
+            ("mlp", 2, 0.2),
+        ],
+        columns=["model", "epochs", "ratio"],
+    )
+    specs = [RunSpec(method="sgd", alpha0=0.01, epochs=2, seed=seed) for seed in range(2)]
+    assert automatic.slope_ratios(measured, specs) == (
+        "For SGD the mean *r*, before training and after 2 epochs at α = 10⁻², is 0.60 and 0.10 for logistic "
+        "regression; 0.50 and 0.20 for the perceptron (2 seeds, 6 pairs of successive minibatches, float32)."
+    )
+
+
+def test_the_scope_of_the_automatic_beta_is_what_was_run():
+    longer = Record(RunSpec(method="sgd_hd", beta="auto", alpha0=0.1, epochs=3), "finished", 1407, *[None] * 2, MADE)
+    said = automatic.scope([run(0.1, beta="auto"), run(0.1, beta=1e-4, batch_size=16), longer])
+    assert "minibatches of 128, " in said and "at most 1,407 iterations, those of logistic regression" in said
+    assert "constants, 10, 300 steps, 0.3 and 0.3 of the norm" in said
+    assert automatic.scope([run(0.1, beta=1e-4)]) == ""
+
+
+def test_no_formula_is_written_where_none_is_rendered():
+    assert "$" not in automatic.tolerances()
