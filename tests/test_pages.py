@@ -41,7 +41,14 @@ print(steps * 2, 1 // steps)
 """
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.md"))
 TINY = {
-    "automatic.md": {"task": "digits", "epochs": 1, "seeds": 1, "width": 8, "noiseless_epochs": 3, "noiseless_seeds": 1},
+    "automatic.md": {
+        "task": "digits",
+        "epochs": 1,
+        "seeds": 1,
+        "width": 8,
+        "noiseless_epochs": 3,
+        "noiseless_seeds": 1,
+    },
     "claims.md": {},
     "divergence.md": gpu_queue.TINY_DIVERGENCE,
     "grid_search.md": {"task": "digits", "cap": 30, "seeds": 2, "other_cap": 24, "other_seeds": 2, "betas": [1e-3]},
