@@ -42,7 +42,8 @@ class SGDHD(HypergradientOptimizer):
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.SGD, bit for bit.
             "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
             try first without tuning, from any lr above 0: the first step is at most 0.3 of the parameters' norm,
-            unless they are all zero. With full batches, or a loss that can go to zero, `max_lr=1` makes it safer.
+            unless they are all zero. With full batches, or a loss that can go to zero, `max_lr=1`, with
+            momentum 0.1, makes it safer.
             Default: 1e-6 with the rule "additive", which changes little on most tasks, 0.02 with "multiplicative", 0.5
             with "curvature", that of "auto" with "auto"; "log" has none.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from hdlib.report import frames, paper
 from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, counted, label, power_of_ten
@@ -219,6 +219,8 @@ def _scales(axis: plt.Axes, quantity: str, data: pd.DataFrame, linear_below: flo
     axis.set_ylabel(QUANTITIES[quantity])
     if _x(data) == "iteration":
         axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if quantity == "alpha":
         narrow = linear_below < 1e-4
         axis.set_yscale("symlog", linthresh=linear_below, linscale=0.4 if narrow else 1)

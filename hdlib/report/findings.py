@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ from hdlib.report.style import (
     spread,
 )
 from hdlib.runs import BASELINE, METHODS, Record
+
+APART = 0.03  # relative difference from which on two readings of the paper's curves are not the same
 
 
 def online_tuning(records: Sequence[Record], family: str) -> str:
@@ -84,16 +87,17 @@ def _where_alpha_goes(records: Sequence[Record], best: float) -> str:
     told = []
     if len(smaller := last[last.index < best]):
         told.append(
-            f"from the smaller α₀ its largest value is {between(top[smaller.index])}, and its mean over the last epoch "
-            f"{between(smaller)}"
+            f"started below it, α rises to at most {between(top[smaller.index])} and averages {between(smaller)} in "
+            "the last epoch"
         )
     if best in last:
-        told.append(f"from {power_of_ten(best)} itself it ends at {scientific(last[best])}")
+        told.append(f"started at it, α averages {scientific(last[best])} there")
     if len(larger := last[last.index > best]):
-        told.append(f"from the larger ones at {between(larger)}")
+        told.append(f"started above it, {between(larger)}")
     if not told:
         return ""
-    return f"The best fixed rate is {power_of_ten(best)}. What α does: {'; '.join(told)} (means over seeds)."
+    told[0] = told[0][0].upper() + told[0][1:]
+    return f"The best fixed rate is {power_of_ten(best)}. {'; '.join(told)} (means over seeds)."
 
 
 def overview(records: Sequence[Record]) -> dict[str, str]:
@@ -121,29 +125,75 @@ def beside_paper(records: Sequence[Record]) -> str:
     """Say how many times our losses of the last epoch those of the paper's curves are, over the alpha_0 of both.
 
     Adam of logistic regression is the one that decays, as the paper's does. Empty for another data set than the
-    paper's, and without its rule.
+    paper's.
     """
     spec = records[0].spec
-    finals = frames.finals([r for r in records if r.spec.rule == "additive"])
+    finals = frames.finals(records)
     if spec.task != paper.TASKS.get(spec.model):
         return ""
     curves = paper.figure2()
-    curves = curves[(curves["model"] == spec.model) & (curves["rule"] == "additive") & (curves["epoch"] == spec.epochs)]
+    curves = curves[(curves["model"] == spec.model) & (curves["epoch"] == spec.epochs)]
     lines = []
-    for method in METHODS:
-        own = finals[finals["method"] == method]
+    for method, rule in itertools.product(METHODS, ("additive", "multiplicative")):
+        own = finals[(finals["method"] == method) & (finals["rule"] == rule)]
         decay = "inv_sqrt" if (own["decay"] == "inv_sqrt").any() else "none"
         own = own[(own["decay"] == decay) & np.isfinite(own["train_loss"])]
+        same = curves[(curves["method"] == method) & (curves["rule"] == rule)]
         told = []
         for column, name in (("train_loss", "training"), ("valid_loss", "validation")):
-            theirs = curves[(curves["method"] == method) & (curves["quantity"] == column)].set_index("alpha0")["value"]
+            theirs = same[same["quantity"] == column].set_index("alpha0")["value"]
             ratios = (theirs / own.groupby("alpha0")[column].mean()).dropna()
             if len(ratios):
                 told.append(f"{name} losses {between(ratios)} times ours")
         if told:
-            lines.append(f"- {label(method, decay)}: {' and '.join(told)}.")
+            lines.append(f"- {label(method, decay, rule)}: {' and '.join(told)}.")
     intro = f"In epoch {spec.epochs} the paper's curves, digitised, are at:"
-    return "\n".join([intro, "", *lines]) if lines else ""
+    note = "Each is a range over α₀, without runs of ours that diverged."
+    return "\n".join([intro, "", *lines, "", f"{note}{_shown_twice(records)}"]) if lines else ""
+
+
+def _shown_twice(records: Sequence[Record]) -> str:
+    """Say what the paper's Figures 2 and 3 have for the same run of SGD, and what ours has."""
+    own = [r for r in records if (r.spec.method, r.spec.decay, r.spec.alpha0) == ("sgd", "none", paper.TUNED_FROM)]
+    if not own or own[0].spec.epochs < 2:
+        return ""
+    model, third = own[0].spec.model, paper.figure3()
+    epoch = min(own[0].spec.epochs, int(third.loc[third["model"] == model, "epoch"].max()))
+    second = paper.figure2()
+    second = second[(second["model"] == model) & (second["method"] == "sgd") & (second["epoch"] == epoch)]
+    second = second[np.isclose(second["alpha0"], paper.TUNED_FROM)].set_index("quantity")["value"]
+    [third] = [row for row in paper.figure3_at(model, epoch).itertuples() if row.method == "sgd"]
+    ours = pd.concat([r.epochs[r.epochs["epoch"] == epoch] for r in own])
+    if not {"train_loss", "valid_loss"} <= set(second.index) or ours.empty:
+        return ""
+    apart = abs(np.log(second["valid_loss"] / third.valid_end))
+    return (
+        f"\n\nThe paper shows SGD from α₀ = {power_of_ten(paper.TUNED_FROM)} twice. After {epoch} epochs its training "
+        f"loss is {significant(second['train_loss'])} in Figure 2, {significant(third.train_end)} in Figure 3 and "
+        f"{significant(ours['train_loss'].mean())} here; its validation loss {significant(second['valid_loss'])}, "
+        f"{significant(third.valid_end)} and {significant(ours['valid_loss'].mean())}."
+        + (" How the two figures differ in validation is not known." if apart > APART else "")
+    )
+
+
+def multiplicative(records: Sequence[Record]) -> str:
+    """Say where the multiplicative rule ends, beside the additive or automatic one and the best fixed rate."""
+    finals = frames.finals([r for r in records if r.spec.decay == "none"])
+    lines = []
+    for method, base in BASELINE.items():
+        own = finals[(finals["method"] == method) & (finals["rule"] == "multiplicative")]
+        if own.empty:
+            continue
+        start, end = own["alpha0"].iloc[0], own["train_loss"].mean()
+        best = finals[finals["method"] == base].groupby("alpha0")["train_loss"].mean().min()
+        other = finals[(finals["method"] == method) & (finals["rule"] != "multiplicative")]
+        same = other.loc[np.isclose(other["alpha0"], start), "train_loss"].mean()
+        lines.append(
+            f"{label(method, 'none', 'multiplicative')} from α₀ = {power_of_ten(start)} ends at a training loss of "
+            f"{_loss(end)}, where {LABELS[method]} with the β of this page ends at {_loss(same)} from there, and the "
+            f"best fixed {LABELS[base]} at {_loss(best)}"
+        )
+    return f"{'; '.join(lines)} (means over seeds)." if lines else ""
 
 
 def glue(texts: dict[str, str]) -> None:

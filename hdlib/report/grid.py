@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from scipy import stats
 
@@ -99,16 +100,20 @@ def opening(records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -
     theirs = paper.figure4()
     betas = sorted(theirs.loc[theirs["beta"] > 0, "beta"])
     text = (
-        f"For logistic regression and a loss of {spec.target_loss:g} it prints {len(theirs)} numbers of iterations, "
-        f"with β from {power_of_ten(betas[0])} to {power_of_ten(betas[-1])}, one run each. Its reading is that a "
-        "hypergradient method is no slower than its baseline except where α₀ and β are large, and that it hardly minds "
+        f"For logistic regression and a loss of {spec.target_loss:g} the paper prints {len(theirs)} numbers of "
+        f"iterations, with β from {power_of_ten(betas[0])} to {power_of_ten(betas[-1])}, one run each. Its reading is that "
+        "a hypergradient method is no slower than its baseline except where α₀ and β are large, and that it hardly minds "
         f"α₀ once β is good.\n\nThe paper does not say whose loss has to be {spec.target_loss:g}. Most likely that of "
         f"a single *minibatch* of {spec.batch_size} images: the authors' code stops on it, and {_within(records)} of "
         f"the paper's {len(theirs)} numbers lie within our {seeds} with this criterion"
     )
     if others:
         most = max(map(_within, others.values()))
-        text += f"; with the other criteria of this page {f'at most {most} do' if most else 'none does'}"
+        fewer = {r.spec.seed for own in others.values() for r in own}
+        some = [r for r in records if r.spec.seed in fewer]
+        text += f", {_within(some)} within {len(fewer)} of them" if len(some) < len(records) else ""
+        text += f"; with the other criteria of this page, {counted(len(fewer), 'seed')} each, "
+        text += f"at most {most} do" if most else "none does"
     return (
         f"{text}. The lowest loss among many noisy ones comes down long before the loss over the whole training set "
         f"does, and one lucky minibatch ends the run. So the grid is run with {seeds}"
@@ -348,6 +353,8 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
     """Draw the iterations against alpha_0, a line for each beta beside the baseline: flat is insensitive."""
     table = cells(reached(records))
     cap = _cap(records)
+    known = sorted(table.loc[table["method"].isin(BASELINE), "beta"].unique())
+    betas = dict(zip(known, np.linspace(0.3, 1, len(known)), strict=True))  # and how strong their lines are
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9, 4.2), sharey=True)
@@ -355,11 +362,9 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
             for baseline, decay in [(b, d) for _, (b, d) in _baselines(method)]:
                 own = table[(table["method"] == baseline) & (table["decay"] == decay)]
                 _spread(axis, own, cap, theme.line(baseline, "additive", decay) | {"color": theme.text})
-            betas = sorted(table.loc[table["method"] == method, "beta"].unique())
-            for i, beta in enumerate(betas):
+            for i, (beta, strength) in enumerate(betas.items()):
                 own = table[(table["method"] == method) & (table["beta"] == beta)]
-                strength = 0.3 + 0.7 * i / max(1, len(betas) - 1)
-                style = theme.line(method, strength=strength) | {"label": f"β = {power_of_ten(beta)}"}
+                style = theme.line(method, strength=strength)
                 _spread(axis, own, cap, style)
                 lost = own.loc[own["diverged"], "alpha0"]
                 axis.scatter(lost, np.full(len(lost), cap * 1.2 ** (i + 1)), marker="x", s=14, color=style["color"])
@@ -367,9 +372,14 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
             axis.axhline(cap, color=theme.grid, linewidth=1, zorder=0)
             axis.update_datalim([(table["alpha0"].min(), cap / 10)])  # a scale, even where nothing arrives
         axes[0].set_ylabel("iterations")
-        handles, labels = axes[2].get_legend_handles_labels()
-        handles = [handle for handle, label in zip(handles, labels, strict=True) if label.startswith("β")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=6)
+        figure.legend(
+            handles=[
+                Line2D([], [], label=f"β = {power_of_ten(beta)}", color=theme.text, alpha=s, marker="o", ms=3)
+                for beta, s in betas.items()
+            ],
+            loc="outside lower center",
+            ncols=6,
+        )
         return figure
 
     alt = (
@@ -727,4 +737,4 @@ def _spread(axis: plt.Axes, own: pd.DataFrame, cap: int, style: dict) -> None:
     own = own.sort_values("alpha0")
     middle, low, high = (own[name].clip(upper=cap).mask(own["diverged"]) for name in ("median", "low", "high"))
     axis.plot(own["alpha0"], middle, marker="o", markersize=3, **style)
-    axis.fill_between(own["alpha0"], low, high, color=style["color"], alpha=0.15, lw=0)
+    axis.fill_between(own["alpha0"], low, high, color=style["color"], alpha=0.1, lw=0)

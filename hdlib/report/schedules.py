@@ -96,16 +96,13 @@ def sentences(records: Sequence[Record]) -> str:
     data, lines = ends(records), []
     for family in FAMILIES:
         own = {way: _of(data, family, way, "train_loss") for way in WAYS}
-        held = {way: _of(data, family, way, "valid_loss") for way in WAYS}
         best = {way: power_of_ten(own[way].idxmin()) for way in ("fixed", "cosine")}
         automatic, same = own["HD, automatic β"], own["cosine"]
         lines.append(
             f"- {LABELS[family]}, training loss: {significant(same.min())} with the best cosine, from α₀ = "
             f"{best['cosine']}; {significant(own['fixed'].min())} with the best fixed α, {best['fixed']}; "
             f"{_range(automatic)} from all α₀ with the automatic β, which is below the cosine from the same α₀ in "
-            f"{(automatic < same).sum()} of {len(same)} cases; {_range(own['HD'])} with the β named above. Validation "
-            f"loss, in the same order: {', '.join(significant(held[w].min()) for w in ('cosine', 'fixed'))}; "
-            f"{'; '.join(_range(held[w]) for w in ('HD, automatic β', 'HD'))}."
+            f"{(automatic < same).sum()} of {len(same)} cases; {_range(own['HD'])} with the β named above."
             + (" A cosine from a larger α₀ than was tried may end lower." if same.idxmin() == same.index.max() else "")
         )
     return "\n".join(lines)

@@ -143,8 +143,8 @@ def ledger(found: Sequence[Verdict]) -> Table:
     return Table(
         pd.DataFrame(rows),
         "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
-        "below it its 95 % interval over seeds, Student's on the logarithms, as wide as its cases' intervals in the "
-        "mean, which is enough whatever their correlation; of two seeds their range stands for it. A run that did not "
+        "below it its 95 % interval over seeds, Student's on the logarithms, as wide as its cases' intervals are in "
+        "the mean, which is safe however they correlate; of two seeds the range is shown instead. A run that did not "
         "arrive counts with the iterations after which it was given up. Cases may have fewer seeds than stated, down "
         "to one, which has no interval.",
     )

@@ -271,7 +271,8 @@ def caption(records: Sequence[Record]) -> str:
     )
     return (
         f"VGG-16 as in {network(records[0])}, all methods from α₀ = {records[0].spec.alpha0:g}; baselines dashed, "
-        f"hypergradient methods solid. {lines if frames.seeds(records)[1] > 1 else ''}The pale lines are the paper's "
+        f"hypergradient methods solid. The axes of α are linear between −10⁻³ and 10⁻³. "
+        f"{lines if frames.seeds(records)[1] > 1 else ''}The pale lines are the paper's "
         f"curves, digitised; an epoch of theirs is of all images and has {STEPS} iterations{epoch}. The axes are made "
         f"for our losses and cut the paper's off where they go further: its training losses fall to "
         f"{significant(theirs.min()['train_loss'], 2)}, and its validation losses rise to "
@@ -579,7 +580,9 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
             told.append(f"{text}.")
     if not told:
         return ""
-    return "\n".join(["That is no bound for longer runs. With the experiment's β:", "", *told])
+    return "\n".join(
+        ["That is no bound for longer runs. Of all that are recorded, with the experiment's β:", "", *told]
+    )
 
 
 def throughput(store: str) -> str:

@@ -1,5 +1,8 @@
 """What the pages on online tuning and tuning say in words follows from the runs that they are given."""
 
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -27,8 +30,8 @@ def online():
 def test_the_page_says_where_alpha_goes_beside_the_best_fixed_rate(online):
     told = findings.online_tuning(online, "sgd").split("\n\n")[-1]
     assert told == (
-        "The best fixed rate is 10⁻¹. What α does: from the smaller α₀ its largest value is 0.0200, and its mean over "
-        "the last epoch 0.00400; from 10⁻¹ itself it ends at 0.0960 (means over seeds)."
+        "The best fixed rate is 10⁻¹. Started below it, α rises to at most 0.0200 and averages 0.00400 in the last "
+        "epoch; started at it, α averages 0.0960 there (means over seeds)."
     )
 
 
@@ -54,9 +57,31 @@ def test_the_papers_losses_are_told_over_ours(monkeypatch):
     fixed = [run([2, loss], [rate] * 2, method="sgd", alpha0=rate) for rate, loss in ((0.1, 0.01), (1e-3, 1.0))]
     assert findings.beside_paper(fixed) == (
         "In epoch 1 the paper's curves, digitised, are at:\n\n"
-        "- SGD: training losses 0.900 to 2.00 times ours and validation losses 1.10 times ours."
+        "- SGD: training losses 0.900 to 2.00 times ours and validation losses 1.10 times ours.\n\n"
+        "Each is a range over α₀, without runs of ours that diverged."
     )
+    growing = run([2, 3], [0.1] * 2, method="sgd_hd", rule="multiplicative", beta=0.02, alpha0=0.1)
+    assert "- SGD-HD, multiplicative: training losses 3.00 times ours." in findings.beside_paper([*fixed, growing])
     assert findings.beside_paper([run([2, 1], [0.1] * 2, method="sgd", alpha0=0.1, task="digits")]) == ""
+
+
+def test_what_the_paper_shows_twice_is_told_from_both_figures_at_one_epoch():
+    losses = [2.3, *np.linspace(0.5, 0.345, 50)]
+    said = findings.beside_paper([run(losses, [1e-3] * 51, model="logreg", method="sgd", alpha0=1e-3)])
+    [after] = re.findall(r"After 20 epochs its training loss is ([\d.]+) in Figure 2, ([\d.]+) in Figure 3 and", said)
+    assert np.allclose([float(loss) for loss in after], [0.345, 0.349], atol=0.001)
+    assert f" and {losses[20]:.3f} here; its validation loss 0.354, 0.330 and 0.500. How the two figures differ" in said
+    perceptron = findings.beside_paper([run(losses[:11], [1e-3] * 11, method="sgd", alpha0=1e-3)])
+    assert "After 10 epochs" in perceptron and "How the two" not in perceptron  # where both have the same
+
+
+def test_the_multiplicative_rule_is_told_beside_the_other_one_and_the_best_fixed_rate(online):
+    grown = run([2, 1, 0.5], [0.1] * 3, method="sgd_hd", rule="multiplicative", beta=0.02, alpha0=0.1)
+    assert findings.multiplicative([*online, grown]) == (
+        "SGD-HD, multiplicative from α₀ = 10⁻¹ ends at a training loss of 0.500, where SGD-HD with the β of this page "
+        "ends at 0.0100 from there, and the best fixed SGD at 0.0100 (means over seeds)."
+    )
+    assert findings.multiplicative(online) == ""
 
 
 def test_the_overview_names_the_best_decayed_adam(online):
