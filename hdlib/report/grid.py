@@ -101,11 +101,11 @@ def opening(records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -
     betas = sorted(theirs.loc[theirs["beta"] > 0, "beta"])
     text = (
         f"For logistic regression and a loss of {spec.target_loss:g} the paper prints {len(theirs)} numbers of "
-        f"iterations, with β from {power_of_ten(betas[0])} to {power_of_ten(betas[-1])}, one run each. Its reading is that "
-        "a hypergradient method is no slower than its baseline except where α₀ and β are large, and that it hardly minds "
-        f"α₀ once β is good.\n\nThe paper does not say whose loss has to be {spec.target_loss:g}. Most likely that of "
-        f"a single *minibatch* of {spec.batch_size} images: the authors' code stops on it, and {_within(records)} of "
-        f"the paper's {len(theirs)} numbers lie within our {seeds} with this criterion"
+        f"iterations, with β from {power_of_ten(betas[0])} to {power_of_ten(betas[-1])}, one run each. Its reading is "
+        "that a hypergradient method is no slower than its baseline except where α₀ and β are large, and that it "
+        f"hardly minds α₀ once β is good.\n\nThe paper does not say whose loss has to be {spec.target_loss:g}. Most "
+        f"likely that of a single *minibatch* of {spec.batch_size} images: the authors' code stops on it, and "
+        f"{_within(records)} of the paper's {len(theirs)} numbers lie within our {seeds} with this criterion"
     )
     if others:
         most = max(map(_within, others.values()))
