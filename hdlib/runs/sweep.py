@@ -44,7 +44,7 @@ Name = TypeVar("Name", bound=Hashable)  # of a group of runs
 
 
 class SweepError(RuntimeError):
-    """Not all runs of a sweep could be trained; those that were are recorded."""
+    """Not all runs of a sweep could be trained, or their records were removed meanwhile; the others are recorded."""
 
 
 def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
@@ -108,7 +108,7 @@ def sweep(
         SpecError: the device is not on this machine or lacks a run's precision, or the store cannot be written, found
             out before any training.
         DataNotFoundError: a data set is missing, found out before any training.
-        SweepError: a training process was killed, or could not start.
+        SweepError: a training process was killed, or could not start, or something else removed records meanwhile.
     """
     store = store if isinstance(store, Store) else Store(store)
     device = resolve_device(device)
@@ -128,7 +128,13 @@ def sweep(
         if jobs is None:
             jobs = usable_cores() if sum(map(_work, missing)) > PROCESSES_FROM else 1
         _train_missing(missing, store, device, jobs, memory, progress)
-    return store.get(specs)
+    records = store.get(specs)
+    if len(records) < len(specs):
+        raise SweepError(
+            f"{len(specs) - len(records)} of {len(specs)} runs were recorded in {str(store.folder)!r} and are not "
+            "there any more: something else removed their files. The same sweep trains them again."
+        )
+    return records
 
 
 def sweep_groups(

@@ -26,7 +26,7 @@ import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.record import code_version
-from hdlib.runs.sweep import _Recorder, resolve_device
+from hdlib.runs.sweep import SweepError, _Recorder, resolve_device
 from hdlib.tasks.data import DataNotFoundError
 
 LONG = 300_000  # epochs on the digits: minutes, and not yet enough for compiling to pay, which takes half of one
@@ -78,6 +78,21 @@ def test_a_second_sweep_trains_nothing(tmp_path):
     assert [r.provenance["date"] for r in first] == [r.provenance["date"] for r in second]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert [r.spec for r in second] == specs()
+
+
+def test_a_sweep_whose_records_are_removed_meanwhile_does_not_return_without_them(tmp_path, monkeypatch):
+    def put_and_remove(self, records):
+        paths = put(self, records)
+        shutil.rmtree(tmp_path / "store")
+        return paths
+
+    put = Store.put
+    monkeypatch.setattr(Store, "put", put_and_remove)
+    with (
+        pytest.warns(UserWarning, match="could not be merged"),
+        pytest.raises(SweepError, match=r"^2 of 2 runs were recorded in '.*store' and are not there any more"),
+    ):
+        sweep(specs(2), tmp_path / "store", jobs=1)
 
 
 def test_a_sweep_takes_its_runs_from_whatever_gives_them(tmp_path):
