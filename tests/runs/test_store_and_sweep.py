@@ -25,7 +25,7 @@ import pytest
 import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
-from hdlib.runs.record import code_version
+from hdlib.runs.record import _commit, code_version
 from hdlib.runs.sweep import SweepError, _Recorder, resolve_device
 from hdlib.tasks.data import DataNotFoundError
 
@@ -58,6 +58,22 @@ def test_a_record_says_what_made_it(tiny):
     made = train(tiny).provenance
     assert {"code", "torch", "device", "threads", "seconds", "date", "data", "python", "hdlib"} <= set(made)
     assert "digits" in made["data"] and made["seconds"] > 0
+
+
+def test_a_record_does_not_name_the_commit_of_a_repository_that_hdlib_is_only_installed_in(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    package = tmp_path / ".venv" / "runs"
+    package.mkdir(parents=True)
+    (package / "record.py").touch()
+    monkeypatch.setattr(sys.modules["hdlib.runs.record"], "__file__", str(package / "record.py"))
+    monkeypatch.setenv("HDLIB_COMMIT", "as told")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of the user's own"], check=True)
+    assert _commit() == "as told"
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "with hdlib"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert _commit() == head[:12]
 
 
 def test_a_record_names_the_code_that_trained_and_not_what_its_files_have_become(tmp_path):
