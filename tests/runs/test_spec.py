@@ -22,6 +22,7 @@ GOOD = dict(method="sgd_hd", alpha0=0.001, beta=1e-4, epochs=1)
         ("epochs", 0),
         ("epochs", 1.5),
         ("seed", -1),
+        ("seed", 2**32),
         ("decay", "steps"),
         ("precision", "float8"),
         ("momentum", 1.0),
