@@ -113,7 +113,7 @@ def sweep(
         SweepError: a training process was killed, or could not start, or something else removed records meanwhile.
     """
     store = store if isinstance(store, Store) else Store(store)
-    device = resolve_device(device)
+    device = resolve_device(str(device))
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs is {jobs}: it must be at least 1.")
     if memory is not None and memory < 1:

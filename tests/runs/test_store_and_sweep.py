@@ -21,6 +21,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
@@ -457,6 +458,7 @@ def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
         (dict(device="cuda"), "no GPU"),
         (dict(device="tpu"), "must be 'auto', 'cpu' or"),
         (dict(device="cudaxyz"), "must be 'auto', 'cpu' or"),
+        (dict(device=None), "device is 'None': it must be 'auto', 'cpu' or"),
         (dict(jobs=0), "jobs is 0"),
     ],
 )
@@ -466,6 +468,10 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message
         sweep(specs(), tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
     assert resolve_device("auto") == "cpu"
+
+
+def test_a_device_may_be_torchs_own(tmp_path):
+    assert len(sweep(specs(1), tmp_path, device=torch.device("cpu"), jobs=1)) == 1
 
 
 def test_a_gpu_beyond_the_last_is_refused(monkeypatch):
