@@ -241,6 +241,40 @@ def test_records_that_cannot_be_merged_are_kept_as_they_are(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
+def test_forgotten_records_are_trained_again_and_the_others_stay_as_they_are(tmp_path):
+    store, gone = Store(tmp_path), specs(5)[:3]
+    store.put([train(spec) for spec in specs(4)])
+    store.put([train(spec) for spec in specs(5)[4:]])
+    others = {record.spec.key: record for record in store.get(specs(5)[3:])}
+    store.forget(spec.key for spec in gone)
+    assert store.keys() == set(others) and len(list(tmp_path.iterdir())) == 2
+    for record in Store(tmp_path).all():
+        assert record.provenance == others[record.spec.key].provenance
+        pd.testing.assert_frame_equal(record.trace, others[record.spec.key].trace)
+    assert [record.spec for record in sweep(specs(5), tmp_path, jobs=1)] == specs(5)
+    store.forget(store.keys())
+    assert not list(tmp_path.iterdir())
+
+
+def test_forgetting_leaves_the_records_of_another_version(tmp_path):
+    Store(tmp_path).put([train(spec) for spec in specs(2)])
+    path = rewritten(next(tmp_path.iterdir()), method="lion_hd")
+    kept = pq.read_table(path).to_pylist()[:1]
+    with pytest.warns(UserWarning, match="another version"):
+        [known] = Store(tmp_path).all()
+    Store(tmp_path).forget([known.spec.key])
+    [path] = tmp_path.iterdir()
+    assert pq.read_table(path).to_pylist() == kept
+
+
+def test_what_cannot_be_written_is_not_forgotten(tmp_path):
+    store = Store(tmp_path)
+    store.put([train(spec) for spec in specs(2)])
+    with files_of_at_most(1000), pytest.raises(SpecError, match="nothing can be written"):
+        store.forget([specs()[0].key])
+    assert len(Store(tmp_path).all()) == 2
+
+
 @pytest.mark.parametrize("name", ["", "/"])
 def test_a_store_without_a_name_is_refused(name):
     with pytest.raises(SpecError, match=f"store is '{name}': name a folder"):
