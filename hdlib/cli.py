@@ -1,10 +1,12 @@
-"""The command line: run a notebook, build the book, check its pages."""
+"""The command line: run a notebook, forget records, build the book, check its pages."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,16 +51,55 @@ def run(
             for name, default in pages.parameters_of(notebook).items():
                 typer.echo(f"{name} = {default.text}  {default.comment}".rstrip())
             return
-        values = {}
-        for text in parameter or []:
-            name, equals, value = text.partition("=")
-            if not equals:
-                raise pages.PageError(f"-p {text!r} has no value: write -p {text}=VALUE.")
-            values[name] = pages.number(value)
+        values = {name: pages.number(value) for name, value in named(parameter or []).items()}
         root = pages.find_root()
         target = output or root / "_build" / "runs" / f"{notebook.stem}.ipynb"
         pages.execute(notebook, target, values, root)
     typer.echo(f"Executed notebook: {target}")
+
+
+@app.command()
+def forget(
+    parameter: Annotated[
+        list[str],
+        typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="which runs; of several, all must hold"),
+    ],
+    store: Annotated[str, typer.Option(help="folder of recorded runs")] = "results",
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Remove the records of some runs, after asking, so that they are trained anew where they are asked for.
+
+    A run is named by its fields, or by what made its record, such as the commit of the code.
+
+    \b
+    hdlib forget -p rule=auto
+    hdlib forget -p model=mlp -p width=30 -p commit=0123456789ab --store my-results
+    """
+    from hdlib.report.pages import PageError, number
+    from hdlib.runs import RunSpec, Store
+
+    with one_sentence_errors():
+        asked, folder = named(parameter), Store(store)
+        fields = {record.spec.key: record.spec.model_dump() | record.provenance for record in folder.all()}
+        known = dict.fromkeys(itertools.chain(RunSpec.model_fields, *fields.values()))
+        for name in asked:
+            if name not in known:
+                raise PageError(f"{name} is not a field of a run or of what made it: these are {', '.join(known)}.")
+        found = {
+            key: own
+            for key, own in fields.items()
+            if all(own.get(name) == number(text) or str(own.get(name)) == text for name, text in asked.items())
+        }
+        if not found:
+            raise PageError(f"No record in {store!r} has {' and '.join(parameter)}.")
+        typer.echo(f"{len(found):,} of {len(fields):,} records in {store!r}, by the commit of the code that trained:")
+        for commit, count in Counter(own.get("commit") for own in found.values()).items():
+            last = max(own.get("date", "") for own in found.values() if own.get("commit") == commit)
+            typer.echo(f"{commit or 'unknown':>12}: {count:,}, the last of {last[:10]}")
+        if not yes:
+            typer.confirm("Forget them?", abort=True)
+        folder.forget(found)
+    typer.echo(f"Forgotten: {len(found):,} records.")
 
 
 @app.command()
@@ -99,14 +140,26 @@ def check() -> None:
     typer.echo(f"{len(listed)} pages are as their notebooks say.")
 
 
+def named(texts: list[str]) -> dict[str, str]:
+    """Return what is given as NAME=VALUE."""
+    from hdlib.report.pages import PageError
+
+    for text in texts:
+        if "=" not in text:
+            raise PageError(f"-p {text!r} has no value: write -p {text}=VALUE.")
+    return dict(text.split("=", 1) for text in texts)
+
+
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """Print refused input, and an interruption, as a sentence without a traceback, and leave with status 2 or 130."""
-    from hdlib.report.pages import PageError
+    from hdlib.report.pages import is_told_in_a_sentence
 
     try:
         yield
-    except PageError as error:
+    except Exception as error:
+        if not is_told_in_a_sentence(type(error).__name__):
+            raise
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:

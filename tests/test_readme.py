@@ -21,6 +21,15 @@ def test_the_readmes_training_loop_runs():
     assert len(body.splitlines()) <= 10
 
 
+def test_the_sweep_from_python_runs(tmp_path):
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "book" / "rerun.md").read_text(), re.DOTALL)
+    (tmp_path / "own.py").write_text(code)
+    done = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2 + 4  # a median for each width and rate
+    assert len(list((tmp_path / "my-results").iterdir())) == 1
+
+
 @pytest.mark.parametrize("page", ["README.md", "book/rerun.md"])
 def test_the_make_targets_that_are_named_exist(page):
     text = (ROOT / page).read_text()

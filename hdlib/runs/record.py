@@ -84,13 +84,14 @@ def code_version() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of this folder; where git cannot tell, what HDLIB_COMMIT says."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    """Return the commit that this file is of; where git cannot tell, what HDLIB_COMMIT says."""
+    here = Path(__file__)  # it may be installed in a folder of another repository, which does not hold it
+    command = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return os.environ.get("HDLIB_COMMIT")
-    return done.stdout.strip() if done.returncode == 0 else os.environ.get("HDLIB_COMMIT")
+    return done.stdout[:12] if done.returncode == 0 else os.environ.get("HDLIB_COMMIT")
 
 
 @lru_cache(maxsize=4)

@@ -75,7 +75,7 @@ class RunSpec(BaseModel):
         "at the end of an epoch",
     )
     validate_every: int = Field(1, ge=0, description="epochs between validations; 0 for none, and no epochs are kept")
-    seed: int = Field(0, ge=0, description="of the initial weights and the order of the minibatches")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights and the order of the minibatches")
     precision: Literal["float32", "float64", "tf32", "bf16"] = Field(
         "float32", description="of the arithmetic; parameters and hypergradients are float32 with tf32 and bf16"
     )

@@ -43,7 +43,8 @@ SHARED = ("task", "model", "width", "depth", "batch_size", "precision", "input_s
 
 def stackable(spec: RunSpec) -> bool:
     """Say whether a run can be trained in a stack."""
-    return spec.model in MODELS and spec.skip_nonfinite != "step"
+    known = spec.model in MODELS and spec.method.removesuffix("_hd") in STATES
+    return known and spec.skip_nonfinite != "step"
 
 
 def stack_key(spec: RunSpec) -> tuple:

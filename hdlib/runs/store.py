@@ -90,13 +90,34 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for batch in _batches(list(records)):
-                content = _parquet(batch)
-                task, model = batch[0].spec.task, batch[0].spec.model
-                paths.append(self.folder / f"{task}-{model}-{_checksum(content)}.parquet")
-                write_whole(paths[-1], content)
+                paths.append(self._write(f"{batch[0].spec.task}-{batch[0].spec.model}", _table(batch)))
         except OSError as error:
             raise self._unwritable(error) from error
         return paths
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove records, while no other process writes: a file's other ones are in a new file before it goes.
+
+        Raises:
+            SpecError: the folder cannot be written into.
+        """
+        unwanted = set(keys)
+        try:
+            for path, held in self._files().items():
+                if unwanted.isdisjoint(held):
+                    continue
+                if not unwanted.issuperset(held):
+                    filters = [("key", "not in", sorted(unwanted))]
+                    self._write(path.stem.rpartition("-")[0], pq.read_table(_content(path), filters=filters))
+                path.unlink()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _write(self, name: str, table: pa.Table) -> Path:
+        content = _parquet(table)
+        path = self.folder / f"{name}-{_checksum(content)}.parquet"
+        write_whole(path, content)
+        return path
 
     def compact(self, paths: Iterable[Path]) -> None:
         """Merge files that this process wrote into few: the merged ones are in place before the old ones go.
@@ -193,7 +214,7 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _parquet(records: list[Record]) -> bytes:
+def _table(records: list[Record]) -> pa.Table:
     columns: dict[str, pa.Array] = {
         "key": pa.array([r.spec.key for r in records]),
         "spec": pa.array([r.spec.canonical() for r in records]),
@@ -207,13 +228,17 @@ def _parquet(records: list[Record]) -> bytes:
             with np.errstate(over="ignore"):
                 lists = [getattr(r, kind)[name].to_numpy().astype(element.to_pandas_dtype()) for r in records]
             columns[f"{kind}.{name}"] = pa.array(lists, pa.list_(element))
+    return pa.table(columns)
+
+
+def _parquet(table: pa.Table) -> bytes:
     # a float's bytes apart from one another, and no dictionary of floats that hardly recur, make half the size
-    floats = [f"{name}.list.element" for name, column in columns.items() if pa.types.is_list(column.type)]
+    floats = [f"{column.name}.list.element" for column in table.schema if pa.types.is_list(column.type)]
     floats = [path for path in floats if path.split(".")[1] not in INTEGERS]
-    texts = [name for name, column in columns.items() if pa.types.is_string(column.type)]
+    texts = [column.name for column in table.schema if pa.types.is_string(column.type)]
     sink = pa.BufferOutputStream()
     pq.write_table(
-        pa.table(columns),
+        table,
         sink,
         compression="zstd",
         compression_level=9,

@@ -39,16 +39,17 @@ VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VG
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
 TERMINAL = "HDLIB_TERMINAL"  # environment variable: the device on which kernels draw bars, or empty for none
 RECORD_EVERY = 5.0  # seconds between the writing of records
+AXES = (list, tuple, range)  # what a grid combines the values of
 PATIENCE = 5.0  # seconds that a process that is to end has for recording what it finished
 Name = TypeVar("Name", bound=Hashable)  # of a group of runs
 
 
 class SweepError(RuntimeError):
-    """Not all runs of a sweep could be trained; those that were are recorded."""
+    """Not all runs of a sweep could be trained, or their records were removed meanwhile; the others are recorded."""
 
 
 def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
-    """Return the specs of a grid: every combination of the fields that are given as lists, tuples or ranges.
+    """Return the specs of a grid: every combination of the fields that are given as lists, tuples, ranges or arrays.
 
     Args:
         seeds: how many seeds each combination runs with: 0, 1, ..., seeds - 1.
@@ -61,8 +62,9 @@ def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
     >>> len(grid(method=["sgd", "adam"], alpha0=[0.1, 0.01], epochs=1, seeds=3))
     12
     """
+    fields, seeds = {name: _plain(value) for name, value in fields.items()}, _plain(seeds)
     for name, value in fields.items():
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, AXES):
             if not value:
                 raise SpecError(f"{name} is {value!r}: give at least one value.")
             twice = [one for i, one in enumerate(value) if one in value[:i]]
@@ -74,7 +76,7 @@ def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
         if "seed" in fields:
             raise SpecError(f"seeds is {seeds} and seed is {fields['seed']!r}: give one of them.")
         fields["seed"] = range(seeds)
-    axes = {name: value for name, value in fields.items() if isinstance(value, (list, tuple, range))}
+    axes = {name: value for name, value in fields.items() if isinstance(value, AXES)}
     fixed = {name: value for name, value in fields.items() if name not in axes}
     return [RunSpec(**fixed, **dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
 
@@ -108,10 +110,10 @@ def sweep(
         SpecError: the device is not on this machine or lacks a run's precision, or the store cannot be written, found
             out before any training.
         DataNotFoundError: a data set is missing, found out before any training.
-        SweepError: a training process was killed, or could not start.
+        SweepError: a training process was killed, or could not start, or something else removed records meanwhile.
     """
     store = store if isinstance(store, Store) else Store(store)
-    device = resolve_device(device)
+    device = resolve_device(str(device))
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs is {jobs}: it must be at least 1.")
     if memory is not None and memory < 1:
@@ -128,7 +130,13 @@ def sweep(
         if jobs is None:
             jobs = usable_cores() if sum(map(_work, missing)) > PROCESSES_FROM else 1
         _train_missing(missing, store, device, jobs, memory, progress)
-    return store.get(specs)
+    records = store.get(specs)
+    if len(records) < len(specs):
+        raise SweepError(
+            f"{len(specs) - len(records)} of {len(specs)} runs were recorded in {str(store.folder)!r} and are not "
+            "there any more: something else removed their files. The same sweep trains them again."
+        )
+    return records
 
 
 def sweep_groups(
@@ -431,6 +439,11 @@ def _end_with_parent() -> None:
     """Wait for the end of the process that started this one, however it comes, and end too."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
+
+
+def _plain(value: Any) -> Any:
+    """Return an array of numpy's or torch's, or a number of theirs, as Python's own."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _iterations(spec: RunSpec) -> int:

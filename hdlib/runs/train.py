@@ -178,7 +178,7 @@ class Training:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        row = loss.detach(), self.group["lr"], self.group["hypergrad"]
+        row = loss.detach(), self.group["lr"], self.group.get("hypergrad", 0.0)
         if self.on_host:
             return tuple(map(float, row))
         return torch.stack([_scalar(value, self.device) for value in row])
@@ -274,7 +274,7 @@ def captured(
 
     The capture itself runs nothing. Steps must have been taken before it, on the current stream.
     """
-    if any(group["skip_nonfinite"] == "step" for group in optimizer.param_groups):
+    if any(group.get("skip_nonfinite") == "step" for group in optimizer.param_groups):
         return None  # whether a step is taken is decided on the host
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     if any(not value.is_cuda for value in states):  # would be captured as the numbers that they are now

@@ -6,11 +6,15 @@ import pty
 import struct
 import sys
 import termios
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from hdlib.cli import app
 from hdlib.report.parameters import ParameterError, assignments, refusal, refuse_fewer, refuse_text, refuse_unknown
+from hdlib.runs import Store, grid, train
 
 NOTEBOOK = """---
 kernelspec: {display_name: Python 3, language: python, name: python3}
@@ -48,6 +52,47 @@ def test_a_run_in_a_terminal_shows_its_bar_there_and_not_in_the_notebook(tmp_pat
     assert b"3 runs" in shown and b"it/s" in shown
     text = (tmp_path / "out.ipynb").read_text()
     assert "it/s" not in text and "stderr" not in text
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A store with four runs of two rules, and a function that gives `hdlib forget` arguments and keys to it."""
+    specs = grid(task="digits", method="sgd_hd", alpha0=0.01, beta=["auto", 1e-3], epochs=1, seeds=2)
+    by = {"commit": "0123456789ab", "date": "2026-01-02T03:04:05+00:00"}
+    Store(tmp_path).put([replace(train(spec), provenance=by) for spec in specs])
+
+    def forget(*arguments, keys=""):
+        arguments = ["forget", "--store", str(tmp_path), *arguments]
+        return CliRunner().invoke(app, arguments, input=keys)
+
+    return Store(tmp_path), forget
+
+
+def test_forgetting_runs_says_how_many_and_whose_and_asks(recorded):
+    store, forget = recorded
+    refused = forget("-p", "rule=auto", keys="n\n")
+    assert refused.exit_code == 1 and len(store.keys()) == 4
+    assert "2 of 4 records" in refused.output and "0123456789ab: 2, the last of 2026-01-02" in refused.output
+    assert forget("-p", "rule=auto", "-p", "commit=0123456789ab", keys="y\n").exit_code == 0
+    assert [record.spec.rule for record in store.all()] == ["additive", "additive"]
+    assert forget("-p", "seed=1", "-p", "beta=1e-3", "--yes").exit_code == 0
+    assert [record.spec.seed for record in store.all()] == [0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "rule"], "-p 'rule' has no value: write -p rule=VALUE."),
+        (["-p", "lr=0.1"], "lr is not a field of a run or of what made it: these are task, model, width"),
+        (["-p", "rule=auto", "-p", "seed=7"], "has rule=auto and seed=7."),
+        (["-p", "rule=auto", "--store", "/"], "store is '/': name a folder."),
+    ],
+)
+def test_a_selection_that_cannot_be_is_refused_in_one_sentence(recorded, arguments, sentence):
+    store, forget = recorded
+    result = forget("--yes", *arguments)
+    assert result.exit_code == 2 and sentence in result.output and len(result.output.splitlines()) == 1
+    assert len(store.keys()) == 4
 
 
 KNOWN = assignments(

@@ -1,6 +1,8 @@
 """A spec is validated, immutable, and has a stable key."""
 
+import numpy as np
 import pytest
+import torch
 
 from hdlib.runs import RunSpec, SpecError, grid
 
@@ -22,6 +24,7 @@ GOOD = dict(method="sgd_hd", alpha0=0.001, beta=1e-4, epochs=1)
         ("epochs", 0),
         ("epochs", 1.5),
         ("seed", -1),
+        ("seed", 2**32),
         ("decay", "steps"),
         ("precision", "float8"),
         ("momentum", 1.0),
@@ -119,11 +122,23 @@ def test_a_wrong_number_of_seeds_is_refused(seeds):
 
 @pytest.mark.parametrize(
     ("rates", "sentence"),
-    [([], r"alpha0 is \[\]: give at least one value"), ([0.1, 1e-2, 1e-1], r"has 0\.1 twice: give each value once")],
+    [
+        ([], r"alpha0 is \[\]: give at least one value"),
+        (range(1, 1), r"alpha0 is range\(1, 1\): give at least one value"),
+        ([0.1, 1e-2, 1e-1], r"has 0\.1 twice: give each value once"),
+    ],
 )
 def test_a_grid_without_values_or_with_one_twice_is_refused(rates, sentence):
     with pytest.raises(SpecError, match=sentence):
         grid(method="sgd", alpha0=rates, epochs=1)
+
+
+def test_a_grid_takes_arrays_as_it_takes_lists():
+    fields = dict(method="sgd", epochs=1)
+    made = grid(alpha0=np.array([0.1, 0.5]), batch_size=torch.tensor([16, 32]), seeds=np.int64(2), **fields)
+    assert made == grid(alpha0=[0.1, 0.5], batch_size=[16, 32], seeds=2, **fields)
+    with pytest.raises(SpecError, match=r"has 0\.1 twice"):
+        grid(alpha0=np.array([0.1, 0.1]), **fields)
 
 
 def test_an_automatic_beta_is_asked_for_as_of_the_optimisers():

@@ -21,12 +21,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
-from hdlib.runs.record import code_version
-from hdlib.runs.sweep import _Recorder, resolve_device
+from hdlib.runs.record import _commit, code_version
+from hdlib.runs.sweep import SweepError, _Recorder, resolve_device
 from hdlib.tasks.data import DataNotFoundError
 
 LONG = 300_000  # epochs on the digits: minutes, and not yet enough for compiling to pay, which takes half of one
@@ -60,6 +61,22 @@ def test_a_record_says_what_made_it(tiny):
     assert "digits" in made["data"] and made["seconds"] > 0
 
 
+def test_a_record_does_not_name_the_commit_of_a_repository_that_hdlib_is_only_installed_in(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    package = tmp_path / ".venv" / "runs"
+    package.mkdir(parents=True)
+    (package / "record.py").touch()
+    monkeypatch.setattr(sys.modules["hdlib.runs.record"], "__file__", str(package / "record.py"))
+    monkeypatch.setenv("HDLIB_COMMIT", "as told")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of the user's own"], check=True)
+    assert _commit() == "as told"
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "with hdlib"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert _commit() == head[:12]
+
+
 def test_a_record_names_the_code_that_trained_and_not_what_its_files_have_become(tmp_path):
     shutil.copytree(Path(hdlib.__file__).parent, tmp_path / "hdlib")
     code = (
@@ -78,6 +95,21 @@ def test_a_second_sweep_trains_nothing(tmp_path):
     assert [r.provenance["date"] for r in first] == [r.provenance["date"] for r in second]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert [r.spec for r in second] == specs()
+
+
+def test_a_sweep_whose_records_are_removed_meanwhile_does_not_return_without_them(tmp_path, monkeypatch):
+    def put_and_remove(self, records):
+        paths = put(self, records)
+        shutil.rmtree(tmp_path / "store")
+        return paths
+
+    put = Store.put
+    monkeypatch.setattr(Store, "put", put_and_remove)
+    with (
+        pytest.warns(UserWarning, match="could not be merged"),
+        pytest.raises(SweepError, match=r"^2 of 2 runs were recorded in '.*store' and are not there any more"),
+    ):
+        sweep(specs(2), tmp_path / "store", jobs=1)
 
 
 def test_a_sweep_takes_its_runs_from_whatever_gives_them(tmp_path):
@@ -207,6 +239,40 @@ def test_records_that_cannot_be_merged_are_kept_as_they_are(tmp_path):
     with files_of_at_most(1000), pytest.warns(UserWarning, match="The records are safe, but"):
         store.compact(paths)
     assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_forgotten_records_are_trained_again_and_the_others_stay_as_they_are(tmp_path):
+    store, gone = Store(tmp_path), specs(5)[:3]
+    store.put([train(spec) for spec in specs(4)])
+    store.put([train(spec) for spec in specs(5)[4:]])
+    others = {record.spec.key: record for record in store.get(specs(5)[3:])}
+    store.forget(spec.key for spec in gone)
+    assert store.keys() == set(others) and len(list(tmp_path.iterdir())) == 2
+    for record in Store(tmp_path).all():
+        assert record.provenance == others[record.spec.key].provenance
+        pd.testing.assert_frame_equal(record.trace, others[record.spec.key].trace)
+    assert [record.spec for record in sweep(specs(5), tmp_path, jobs=1)] == specs(5)
+    store.forget(store.keys())
+    assert not list(tmp_path.iterdir())
+
+
+def test_forgetting_leaves_the_records_of_another_version(tmp_path):
+    Store(tmp_path).put([train(spec) for spec in specs(2)])
+    path = rewritten(next(tmp_path.iterdir()), method="lion_hd")
+    kept = pq.read_table(path).to_pylist()[:1]
+    with pytest.warns(UserWarning, match="another version"):
+        [known] = Store(tmp_path).all()
+    Store(tmp_path).forget([known.spec.key])
+    [path] = tmp_path.iterdir()
+    assert pq.read_table(path).to_pylist() == kept
+
+
+def test_what_cannot_be_written_is_not_forgotten(tmp_path):
+    store = Store(tmp_path)
+    store.put([train(spec) for spec in specs(2)])
+    with files_of_at_most(1000), pytest.raises(SpecError, match="nothing can be written"):
+        store.forget([specs()[0].key])
+    assert len(Store(tmp_path).all()) == 2
 
 
 @pytest.mark.parametrize("name", ["", "/"])
@@ -426,6 +492,7 @@ def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
         (dict(device="cuda"), "no GPU"),
         (dict(device="tpu"), "must be 'auto', 'cpu' or"),
         (dict(device="cudaxyz"), "must be 'auto', 'cpu' or"),
+        (dict(device=None), "device is 'None': it must be 'auto', 'cpu' or"),
         (dict(jobs=0), "jobs is 0"),
     ],
 )
@@ -435,6 +502,10 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message
         sweep(specs(), tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
     assert resolve_device("auto") == "cpu"
+
+
+def test_a_device_may_be_torchs_own(tmp_path):
+    assert len(sweep(specs(1), tmp_path, device=torch.device("cpu"), jobs=1)) == 1
 
 
 def test_a_gpu_beyond_the_last_is_refused(monkeypatch):

@@ -1,6 +1,7 @@
 """A run's history says what happened, the same on every repetition."""
 
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from hdlib.runs import METHODS, RunSpec, train
 from hdlib.runs.history import traced_iterations
+from hdlib.runs.stack import stackable
 from hdlib.runs.train import minibatches
 from hdlib.tasks import build_model, load_data
 
@@ -111,3 +113,13 @@ def test_early_iterations_are_all_traced_and_later_ones_log_spaced():
     assert steps.max() < 0.006 and steps.min() > 0.004
     assert traced_iterations(10, 1000).tolist() == list(range(1, 11))
     assert len(traced_iterations(100, 0)) == 0
+
+
+def test_another_optimiser_is_trained_by_itself(tiny, monkeypatch):
+    spec = RunSpec.model_construct(**(tiny.model_dump() | dict(method="rmsprop", beta=0.0)))
+    made = lambda spec, model: torch.optim.RMSprop(model.parameters(), lr=spec.alpha0)  # noqa: E731
+    monkeypatch.setattr(sys.modules["hdlib.runs.train"], "make_optimizer", made)
+    assert not stackable(spec)
+    record = train(spec)
+    assert record.outcome == "finished" and record.epochs["train_loss"].iloc[-1] < record.epochs["train_loss"].iloc[0]
+    assert (record.trace["alpha"] == spec.alpha0).all() and (record.trace["hypergrad"] == 0).all()
