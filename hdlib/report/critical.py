@@ -17,11 +17,12 @@ SHORT = {"at_start": "first", "largest": "largest", "growth": "growth"}  # the p
 
 
 class Boundary(NamedTuple):
-    """A critical beta: as predicted, by what, and as measured."""
+    """A critical beta: as measured, in so many iterations, and where it is shown as predicted, and by what."""
 
-    predicted: float
-    by: str
     measured: float
+    iterations: int
+    predicted: float | None = None
+    by: str = ""
 
 
 Boundaries = dict[str, dict[str, Boundary]]  # by model and method
@@ -79,13 +80,20 @@ def _probed(made: Sequence[dict]) -> str:
     return f"single steps, float64, {', '.join(sorted({one['device'] for one in made}))}"
 
 
-def boundaries(measured: pd.DataFrame) -> Boundaries:
-    """Return, by model and method, medians: of the predictor that suits the method best, and of what was measured."""
+def boundaries(measured: pd.DataFrame, predicted: bool = True) -> Boundaries:
+    """Return, by model and method, medians: of what was measured, and of the predictor that suits the method best.
+
+    Args:
+        measured: what `hdlib.runs.critical.measured_boundaries` returns.
+        predicted: whether the prediction is to be shown.
+    """
     found: Boundaries = {}
     for (model, method), rows in measured.groupby(["model", "method"]):
-        best = max(PREDICTORS, key=lambda column: within_two(measured, method, column))
-        both = float(rows[best].median()), PREDICTORS[best], float(rows["critical"].median())
-        found.setdefault(model, {})[method] = Boundary(*both)
+        boundary = Boundary(float(rows["critical"].median()), int(rows["iterations"].max()))
+        if predicted:
+            best = max(PREDICTORS, key=lambda column: within_two(measured, method, column))
+            boundary = boundary._replace(predicted=float(rows[best].median()), by=PREDICTORS[best])
+        found.setdefault(model, {})[method] = boundary
     return found
 
 

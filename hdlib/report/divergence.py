@@ -295,7 +295,7 @@ def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries
             axis.set_title(LABELS[method])
         for axis in axes[-1]:
             axis.set_xlabel("initial learning rate α₀")
-        _phase_legend(figure, theme, shown, span, bool(boundaries.keys() & cells.keys()))
+        _phase_legend(figure, theme, shown, span, _marked(cells, boundaries))
         return figure
 
     told = " ".join(f"{model}: {_told(own)}." for model, own in cells.items())
@@ -308,26 +308,41 @@ def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries
 def _boundary_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> str:
     """Say what the marks are, which methods have none, and which are not seen."""
     drawn = {method: [model for model in cells if method in boundaries.get(model, {})] for method in HD}
-    by: dict[str, list[str]] = {}
-    for method, models in drawn.items():
-        if models:
-            by.setdefault(boundaries[models[0]][method].by, []).append(LABELS[method])
-    if not by:
+    firsts = {method: boundaries[models[0]][method] for method, models in drawn.items() if models}
+    if not firsts:
         return "No critical β was measured here."
-    named = " and ".join(f"for {' and '.join(methods)} by {predictor}" for predictor, methods in by.items())
+    shown = _marked(cells, boundaries)
+    iterations = max(mark.iterations for mark in firsts.values())
     text = (
-        f"From α₀ = {ALPHA0:g}, a dot is the measured critical β, and a tick the one that is predicted below, {named}"
+        f"A dot is the measured critical β from α₀ = {ALPHA0:g}: above it a run of {iterations:,} iterations leaves "
+        "the finite numbers or ends with a loss a fifth above its first one, so the dot can lie below the cells that "
+        "diverged"
     )
-    missing = [LABELS[method] for method, models in drawn.items() if not models]
-    text += f"; for {' and '.join(missing)} neither was determined" if missing else ""
+    if "predicted" in shown:
+        by: dict[str, list[str]] = {}
+        for method, mark in firsts.items():
+            by.setdefault(mark.by, []).append(LABELS[method])
+        named = " and ".join(f"for {' and '.join(methods)} by {predictor}" for predictor, methods in by.items())
+        text += f". A tick is the one that is predicted below, {named}"
+    missing = [LABELS[method] for method in HD if method not in firsts]
+    text += f". {' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} no marks" if missing else ""
+    out: dict[str, list[str]] = {}
     for model, own in cells.items():
         ends = _ends(sorted(own["beta"].unique()))
         for method, marks in boundaries.get(model, {}).items():
-            out = [what for what in ("measured", "predicted") if not _seen(getattr(marks, what), ends)]
-            if out:
-                text += f"; the {' and the '.join(out)} one of {LABELS[method]} with {model} "
-                text += f"{'lies' if len(out) == 1 else 'lie'} outside"
+            unseen = [what for what in shown if not _seen(getattr(marks, what), ends)]
+            if unseen:
+                out.setdefault(f"the {' and the '.join(unseen)} one of {LABELS[method]}", []).append(model)
+    text += "".join(f". Outside lies {what} with {' and with '.join(models)}" for what, models in out.items())
     return f"{text}."
+
+
+def _marked(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> tuple[str, ...]:
+    """Return which of a critical beta's two values have marks."""
+    found = [mark for model in cells for mark in boundaries.get(model, {}).values()]
+    if not found:
+        return ()
+    return ("measured", "predicted") if any(mark.predicted is not None for mark in found) else ("measured",)
 
 
 def _seen(beta: float, ends: tuple[float, float]) -> bool:
@@ -357,8 +372,9 @@ def _phase_panel(
     axis.plot(ringing["alpha0"], ringing["beta"], ".", color=theme.background, markersize=2.5)
     if boundary is not None:
         for what in ("predicted", "measured"):
-            if _seen(getattr(boundary, what), _ends(betas)):
-                axis.plot(ALPHA0, getattr(boundary, what), **_mark(what, theme))
+            beta = getattr(boundary, what)
+            if beta is not None and _seen(beta, _ends(betas)):
+                axis.plot(ALPHA0, beta, **_mark(what, theme))
     axis.set(xscale="log", yscale="log", xlim=_ends(rates), ylim=_ends(betas))
     axis.grid(False)
 
@@ -372,7 +388,7 @@ def _mark(what: str, theme: Theme) -> dict[str, Any]:
 
 
 def _phase_legend(
-    figure: plt.Figure, theme: Theme, cells: pd.DataFrame, span: tuple[float, float], marked: bool
+    figure: plt.Figure, theme: Theme, cells: pd.DataFrame, span: tuple[float, float], marked: Sequence[str]
 ) -> None:
     """Name what occurs, in the colours of the cells."""
     handles: list[Any] = []
@@ -389,7 +405,7 @@ def _phase_legend(
         handles.append(Patch(color=_diverged_color(iteration, span, theme)))
         which = " at" if first == last else ", earliest:" if iteration == first else ", latest:"
         labels.append(f"diverged{which} iteration {iteration:.0f}")
-    for what in ("measured", "predicted") if marked else ():
+    for what in marked:
         handles.append(Line2D([], [], **_mark(what, theme)))
         labels.append(f"{what} critical β")
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")

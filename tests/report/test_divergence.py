@@ -169,7 +169,7 @@ def legend(figure):
 
 
 def test_the_legend_of_a_phase_diagram_shows_the_colours_that_occur_and_no_others():
-    marks = {"a": {"adam_hd": critical.Boundary(3e-3, "2 / κ", 2e-3)}}
+    marks = {"a": {"adam_hd": critical.Boundary(2e-3, 100, 3e-3, "2 / κ")}}
     late = phase(beta=1e-3, outcome="diverged", iterations=60)
     lost = late + phase(beta=1e-2, outcome="diverged", iterations=5)[3:]
     diverged = chapter.phase_diagrams({"a": lost}, marks, "name", "Caption.")
@@ -202,20 +202,32 @@ def test_a_cell_in_which_few_seeds_diverged_does_not_shade_the_others():
 def test_a_phase_diagram_marks_critical_betas_where_they_were_measured_and_says_which_are_missing_or_out_of_sight():
     marks = {
         "a": {
-            "sgd_hd": critical.Boundary(9.0, "largest κ", np.inf),
-            "adam_hd": critical.Boundary(3e-3, "growth", 1e-3),
+            "sgd_hd": critical.Boundary(np.inf, 100, 9.0, "largest κ"),
+            "adam_hd": critical.Boundary(1e-3, 100, 3e-3, "growth"),
         }
     }
     drawn = chapter.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.")
-    assert "for SGD-HD by largest κ and for Adam-HD by growth; for SGDN-HD neither was determined" in drawn.caption
-    assert "the measured and the predicted one of SGD-HD with a lie outside" in drawn.caption
+    assert "for SGD-HD by largest κ and for Adam-HD by growth. SGDN-HD has no marks" in drawn.caption
+    assert "Outside lies the measured and the predicted one of SGD-HD with a." in drawn.caption
     panels = drawn.draw(LIGHT).axes
     found = [[(*line.get_xdata(), *line.get_ydata()) for line in panel.lines[1:]] for panel in panels]
     assert found == [[], [], [(1e-3, 3e-3), (1e-3, 1e-3)]]
 
 
+def test_a_phase_diagram_without_predictions_says_what_a_critical_beta_is_and_draws_no_tick(measured):
+    marks = critical.boundaries(measured, predicted=False)
+    drawn = chapter.phase_diagrams({"logistic regression": phase(beta=1e-3)}, marks, "name", "Caption.")
+    assert (
+        "above it a run of 100 iterations leaves the finite numbers or ends with a loss a fifth above" in drawn.caption
+    )
+    assert "predicted" not in drawn.caption
+    figure = drawn.draw(LIGHT)
+    assert [line.get_ydata() for line in figure.axes[2].lines[1:]] == [[8e-4]]
+    assert list(legend(figure))[-1] == "measured critical β"
+
+
 def test_critical_betas_that_are_predicted_alike_are_named_together():
-    marks = {"a": {method: critical.Boundary(1e-3, "growth", 1e-3) for method in ("sgd_hd", "adam_hd")}}
+    marks = {"a": {method: critical.Boundary(1e-3, 100, 1e-3, "growth") for method in ("sgd_hd", "adam_hd")}}
     caption = chapter.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.").caption
     assert "for SGD-HD and Adam-HD by growth" in caption
 
