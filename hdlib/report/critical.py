@@ -1,4 +1,4 @@
-"""Critical betas: from which on training fails, measured beside predicted."""
+"""Critical betas, above which training fails: measured beside predicted."""
 
 from __future__ import annotations
 

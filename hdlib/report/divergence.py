@@ -213,7 +213,7 @@ def _condition(ratio: float) -> str:
 
 
 def summary(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, measured: pd.DataFrame, model: str) -> str:
-    """Say how large Adam's curvature is, and from which beta on Adam-HD fails.
+    """Say how large Adam's curvature is, and above which beta Adam-HD fails.
 
     Args:
         adam, sgd: first steps of the perceptron.
@@ -232,9 +232,7 @@ def summary(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, measured: pd
     if 0 < limit < np.inf:
         text += (
             f" From α₀ = 0.001 training with Adam-HD fails there, within {measured['iterations'].max()} iterations, "
-        )
-        text += (
-            f"from a β of about {scientific(limit)} on; [the phase diagram](#where-the-phase-diagram) shows other α₀."
+            f"above a β of about {scientific(limit)}; [the phase diagram](#where-the-phase-diagram) shows other α₀."
         )
     return text
 
@@ -426,7 +424,7 @@ def phase_sentences(records: Sequence[Record]) -> str:
         lost, ringing = cells[cells["kind"] == "diverged"], cells[cells["kind"] == "ringing"]
         text = (
             f"- {LABELS[method]}: of {counted(len(cells), 'pair')} of α₀ and β, {len(lost) or 'none'} diverged"
-            + (f" (β from {scientific(lost['beta'].min())})" if len(lost) else "")
+            + (f" (the smallest β is {scientific(lost['beta'].min())})" if len(lost) else "")
             + f" and {len(ringing) or 'none'} rang; {int((cells['loss'] < cells['baseline']).sum())} ended below the "
             "baseline from the same α₀, ringing or not."
         )

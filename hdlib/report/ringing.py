@@ -17,7 +17,7 @@ from hdlib.runs.critical import ALPHA0
 
 
 def begin(diagrams: dict[str, Sequence[Record]], measured: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each model and method with a measured critical beta, from which beta of its grid on alpha rings.
+    """Return, for each model and method with a measured critical beta, above which beta of its grid alpha rings.
 
     Columns: `model`; `method`; `alpha0`, that of the grid that is nearest to that of the critical betas; `rings`, the
     smallest beta from there at which alpha was negative, or the run diverged, in half of the seeds, and `how`, which
@@ -54,7 +54,7 @@ def begin(diagrams: dict[str, Sequence[Record]], measured: pd.DataFrame) -> pd.D
 
 
 def sentences(rings: pd.DataFrame) -> str:
-    """Set the beta from which alpha rings against 2 over the largest kappa, and that from which training fails."""
+    """Set the beta above which alpha rings against 2 over the largest kappa, and that above which training fails."""
     step = (rings["rings"] / rings["before"]).max()
     if not np.isfinite(step):
         return "On these grids no β at which α turns negative has a smaller one before it."

@@ -102,7 +102,7 @@ def test_the_page_is_summed_up_in_numbers(steps, measured):
     said = chapter.summary(steps, sgd, 1_796_010, measured, "2 layers of 1000 (the paper's)")
     assert "1,796,010 entries" in said and "200,000 times that of SGD" in said
     assert "limits are only 10,000 times apart" in said
-    assert "from a β of about 1.0 × 10⁻⁵ on" in said
+    assert "fails there, within 100 iterations, above a β of about 1.0 × 10⁻⁵;" in said
 
 
 def test_it_is_counted_where_the_first_curvature_is_not_the_largest(measured):
