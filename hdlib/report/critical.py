@@ -165,7 +165,7 @@ def best_predictor(measured: pd.DataFrame) -> str:
             learnt = rows[rows["model"].isin(early)].groupby("model", sort=False)["learnt"].median()
             named = "; ".join(f"{model}: by {100 * share:.0f} %" for model, share in learnt.items())
             text += (
-                ". Where training fails at a smaller β than predicted, the cautious run that the curvatures are from "
+                ". Where training fails at a smaller β than predicted, the greedy run that the curvatures are from "
                 f"had not got far in its {measured['iterations'].max()} steps (its loss fell in {named}): it may never "
                 "have been where the other one fails"
             )
