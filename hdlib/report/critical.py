@@ -55,7 +55,15 @@ def prediction(measured: pd.DataFrame, name: str, caption: str) -> Figure:
         axes[0, 0].legend()
         return figure
 
-    alt = f"Measured against predicted critical beta. {prediction_sentence(measured)}"
+    shares = {
+        LABELS[method]: max(within_two(measured, method, column) for column in PREDICTORS)
+        for method in dict.fromkeys(measured["method"])
+    }
+    within = " and ".join(f"{100 * share:.0f} % of the runs of {label}" for label, share in shares.items())
+    alt = (
+        "Measured against predicted critical beta, a panel for each of three predictions. The best one is within a "
+        f"factor of two for {within}."
+    )
     return Figure(draw, name, alt, measured, measured_note(measured), caption)
 
 

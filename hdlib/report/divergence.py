@@ -119,10 +119,10 @@ def first_steps_figure(steps: pd.DataFrame, spec: RunSpec, name: str, caption: s
         return figure
 
     end = shown.iloc[-1]
-    signed = ", ".join(f"{alpha:.2g}" for alpha in shown["alpha"])
+    signed = ", ".join(scientific(alpha) for alpha in shown["alpha"])
     alt = (
-        f"Loss, size of gradient and direction, and learning rate over {len(shown)} steps: the loss goes from "
-        f"{shown['loss'].iloc[0]:.3g} to {end['loss']:.3g}, alpha through {signed}."
+        f"Loss, size of gradient and direction, and learning rate over {len(shown)} steps. The loss goes from "
+        f"{scientific(shown['loss'].iloc[0])} to {scientific(end['loss'])}, and alpha through {signed}."
     )
     return Figure(draw, name, alt, finite, probe_note(steps, spec), caption)
 
@@ -169,8 +169,7 @@ def parabola(
     ])  # fmt: skip
     alt = (
         f"The loss as a function of the length of the last step is close to a parabola. With beta {factors[0]:g} over "
-        f"its curvature alpha settles at the bottom; with {factors[1]:g} it jumps from side to side, ever further. "
-        f"Its curvature is {2 * fit[0]:.3g}, that of a Hessian-vector product at the step's end {second['kappa']:.3g}."
+        f"its curvature alpha settles at the bottom; with {factors[1]:g} it jumps from side to side, ever further."
     )
     caption += (
         f" The κ of the titles is that of the parabola, {scientific(2 * fit[0])}; a Hessian-vector product at the end "
@@ -296,10 +295,10 @@ def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries
         _phase_legend(figure, theme, shown, span, _marked(cells, boundaries))
         return figure
 
-    told = " ".join(f"{model}: {_told(own)}." for model, own in cells.items())
     records = [record for own in diagrams.values() for record in own]
     data = pd.concat([own.assign(model=model) for model, own in cells.items()])
-    alt = f"Outcome by alpha_0 and beta, a row a model. {told}"
+    which = next(iter(cells)) if len(cells) == 1 else f"{len(cells)} models"
+    alt = f"What became of runs by alpha_0 and beta, a map for each method, of {which}. {_told(cells)}"
     return Figure(draw, name, alt, data, frames.note(records), f"{caption} {_boundary_note(cells, boundaries)}")
 
 
@@ -409,12 +408,23 @@ def _phase_legend(
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
 
 
-def _told(cells: pd.DataFrame) -> str:
-    counts = cells.groupby(["method", "kind"]).size()
-    return "; ".join(
-        f"{LABELS[method]}: " + ", ".join(f"{counts.get((method, kind), 0)} {KIND_NAMES[kind]}" for kind in KINDS)
+def _told(cells: dict[str, pd.DataFrame]) -> str:
+    """Say in a sentence what a phase diagram shows, for those who do not see it."""
+    if len(cells) > 1:
+        first = {
+            model: own[own["kind"] == "diverged"].groupby("method")["beta"].min().reindex(HD, fill_value=np.inf)
+            for model, own in cells.items()
+        }
+        earlier = sum(betas["adam_hd"] < betas["sgd_hd"] for betas in first.values())
+        return f"Adam-HD diverges at a smaller beta than SGD-HD in {earlier} of {len(cells)} models."
+    [own] = cells.values()
+    counts = own.groupby(["method", "kind"]).size()
+    parts = [
+        f"{counts.get((method, 'diverged'), 0)} diverged and {counts.get((method, 'ringing'), 0)} rang "
+        f"with {LABELS[method]}"
         for method in HD
-    )
+    ]
+    return f"Of {counted(len(own) // len(HD), 'pair')} each, {', '.join(parts[:-1])} and {parts[-1]}."
 
 
 def phase_sentences(records: Sequence[Record]) -> str:

@@ -111,5 +111,10 @@ def figure(rings: pd.DataFrame, records: Sequence[Record], name: str, caption: s
         drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return drawn
 
-    alt = f"Where alpha first turns negative and where training fails, over 2 / largest kappa. {sentences(rings)}"
+    ratio = (rings["rings"] / rings["limit"]).dropna()
+    alt = (
+        "Where alpha first turns negative and where training fails, over 2 / largest kappa, a row for each model. "
+        f"In {int(((ratio > 1 / 3) & (ratio < 3)).sum())} of {len(ratio)} cases alpha first turns negative within a "
+        "factor of three of it."
+    )
     return Figure(draw, name, alt, rings, frames.note(records), caption)
