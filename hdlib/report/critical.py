@@ -122,23 +122,20 @@ def prediction_lead(measured: pd.DataFrame) -> str:
     )
 
 
-def prediction_sentence(measured: pd.DataFrame) -> str:
-    """Say how far each predictor is off: the median factor, its spread, and the share within a factor of two."""
-    parts = []
+def predictors_table(measured: pd.DataFrame) -> Table:
+    """Return how far each predictor is off: the share within a factor of two, the median factor, and its spread."""
+    table = []
     for method, rows in measured.groupby("method"):
         for column, title in PREDICTORS.items():
             ratio = (rows["critical"] / rows[column]).to_numpy()
             ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
             if not len(ratio):
                 continue
-            low, middle, high = np.quantile(ratio, [0.1, 0.5, 0.9])
-            within = within_two(measured, method, column)
-            parts.append(
-                f"- {LABELS[method]}, {title}: {100 * within:.0f} % of {len(rows)} runs are within a factor of two. "
-                f"The measured β is {against(middle)} in the median, from {against(low, 'it')} to "
-                f"{against(high, 'it')} (10 % to 90 %)."
-            )
-    return "\n".join(parts)
+            low, middle, high = (scientific(value) for value in np.quantile(ratio, [0.1, 0.5, 0.9]))
+            row = {"method": LABELS[method], "prediction": title}
+            row["within a factor of two"] = f"{100 * within_two(measured, method, column):.0f} % of {len(rows)} runs"
+            table.append(row | {"median": middle, "10 % to 90 %": f"{low} to {high}"})
+    return Table(pd.DataFrame(table), "The median and the last column are of the measured over the predicted β.")
 
 
 def within_two(measured: pd.DataFrame, method: str, column: str) -> float:

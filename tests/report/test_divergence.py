@@ -135,9 +135,17 @@ def test_a_critical_beta_that_was_not_met_counts_as_one_that_was_not_predicted(m
     [row] = measured.index[measured["method"] == "sgd_hd"]
     lost = pd.concat([measured, measured.loc[[row]].assign(critical=np.inf)])
     share = critical.within_two(lost, "sgd_hd", "at_start")
-    assert share <= 0.5 and f"- SGD-HD, {PREDICTORS['at_start']}: {100 * share:.0f} % of 2 runs" in (
-        critical.prediction_sentence(lost)
-    )
+    table = critical.predictors_table(lost).data.set_index(["method", "prediction"])
+    within = table.loc[("SGD-HD", PREDICTORS["at_start"]), "within a factor of two"]
+    assert share <= 0.5 and within == f"{100 * share:.0f} % of 2 runs"
+
+
+def test_the_table_of_predictors_has_the_measured_over_the_predicted_beta(measured):
+    table = critical.predictors_table(measured).data.set_index(["method", "prediction"])
+    assert list(table.loc[("SGD-HD", PREDICTORS["largest"]), ["median", "10 % to 90 %"]]) == [
+        "0.00250",
+        "0.00250 to 0.00250",
+    ]
 
 
 @pytest.mark.parametrize("beta, said", [(np.inf, "above every β"), (0.0, "below every β")])
