@@ -371,7 +371,7 @@ def _phase_panel(
         for what in ("predicted", "measured"):
             beta = getattr(boundary, what)
             if beta is not None and _seen(beta, _ends(betas)):
-                axis.plot(ALPHA0, beta, **_mark(what, theme))
+                axis.plot(ALPHA0, beta, **_mark(what, theme), clip_on=False)  # whole at the edge, too
     axis.set(xscale="log", yscale="log", xlim=_ends(rates), ylim=_ends(betas))
     axis.grid(False)
 
