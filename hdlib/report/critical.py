@@ -105,6 +105,23 @@ def boundaries(measured: pd.DataFrame, predicted: bool = True) -> Boundaries:
     return found
 
 
+def span(measured: pd.DataFrame) -> str:
+    """Say between which values the critical betas lie."""
+    count = measured["model"].nunique()
+    parts = []
+    for method, rows in measured.groupby("method", sort=False):
+        middles = rows.groupby("model")["critical"].median()
+        found = middles[np.isfinite(middles) & (middles > 0)]
+        if len(found):
+            parts.append(f"{between(found)} for {LABELS[method]}")
+    where = "one model" if count == 1 else f"{count} models"
+    return (
+        f"In {where} the critical β is {' and '.join(parts)}, by medians over seeds."
+        if parts
+        else "No critical β was found."
+    )
+
+
 def prediction_lead(measured: pd.DataFrame) -> str:
     """Say what was measured."""
     names = list(dict.fromkeys(measured["model"]))

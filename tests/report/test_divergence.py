@@ -75,7 +75,7 @@ def test_the_first_steps_are_drawn_as_far_as_one_sees_them_and_alpha_with_its_si
     figure = chapter.first_steps_figure(steps, FIRST, "name", "", last=4)
     axes = figure.draw(LIGHT).axes
     assert axes[2].lines[0].get_ydata().tolist() == [1e-3, 5e-3, -0.05, 6.0]
-    assert "alpha through 0.001, 0.005, -0.05, 6" in figure.alt and len(figure.data) == 5
+    assert "alpha through 0.00100, 0.00500, −0.0500, 6.00" in figure.alt and len(figure.data) == 5
 
 
 def test_each_figure_of_single_steps_says_what_was_run(steps, measured):
@@ -120,6 +120,13 @@ def test_predictors_that_are_equally_good_are_all_named(measured):
     alike = measured.assign(at_start=measured["growth"])
     titles = f"{PREDICTORS['at_start']}: within a factor of two in 100 % of the runs, as is {PREDICTORS['growth']}"
     assert f"For Adam-HD the best of the three is {titles}" in critical.best_predictor(alike)
+
+
+def test_the_page_on_the_critical_beta_begins_with_its_range(measured):
+    assert critical.span(measured) == (
+        "In 2 models the critical β is 1.0 × 10⁻⁵ to 0.000800 for Adam-HD and 0.100 for SGD-HD, by medians over seeds."
+    )
+    assert "no finite value" not in critical.span(measured.assign(critical=np.inf))
 
 
 def test_a_model_that_a_method_was_not_measured_with_is_named(measured):
@@ -220,6 +227,17 @@ def test_a_phase_diagram_marks_critical_betas_where_they_were_measured_and_says_
     panels = drawn.draw(LIGHT).axes
     found = [[(*line.get_xdata(), *line.get_ydata()) for line in panel.lines[1:]] for panel in panels]
     assert found == [[], [], [(1e-3, 3e-3), (1e-3, 1e-3)]]
+
+
+def test_the_text_of_a_phase_diagram_says_in_two_sentences_what_is_seen(measured):
+    lost = phase(beta=1e-3) + phase(beta=1e-2, outcome="diverged", iterations=5)[3:]
+    one = chapter.phase_diagrams({"a": lost}, {}, "name", "").alt
+    each = "1 diverged and 0 rang with"
+    counts = f"{each} SGD-HD, {each} SGDN-HD and {each} Adam-HD"
+    assert one == f"What became of runs by alpha_0 and beta, a map for each method, of a. Of 2 pairs each, {counts}."
+    early = [*phase(beta=1e-3), run(0.5, "adam_hd", beta=1e-4, outcome="diverged", iterations=5)]
+    two = chapter.phase_diagrams({"a": lost, "b": early}, {}, "name", "").alt
+    assert two.endswith("of 2 models. Adam-HD diverges at a smaller beta than SGD-HD in 1 of 2 models.")
 
 
 def test_a_phase_diagram_without_predictions_says_what_a_critical_beta_is_and_draws_no_tick(measured):
