@@ -330,7 +330,7 @@ def _boundary_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> st
             unseen = [what for what in shown if not _seen(getattr(marks, what), ends)]
             if unseen:
                 out.setdefault(f"the {' and the '.join(unseen)} one of {LABELS[method]}", []).append(model)
-    text += "".join(f". Outside lies {what} with {' and with '.join(models)}" for what, models in out.items())
+    text += "".join(f". Not in sight: {what} with {' and with '.join(models)}" for what, models in out.items())
     return f"{text}."
 
 

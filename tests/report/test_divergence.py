@@ -223,7 +223,7 @@ def test_a_phase_diagram_marks_critical_betas_where_they_were_measured_and_says_
     }
     drawn = chapter.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.")
     assert "for SGD-HD by largest κ and for Adam-HD by growth. SGDN-HD has no marks" in drawn.caption
-    assert "Outside lies the measured and the predicted one of SGD-HD with a." in drawn.caption
+    assert "Not in sight: the measured and the predicted one of SGD-HD with a." in drawn.caption
     panels = drawn.draw(LIGHT).axes
     found = [[(*line.get_xdata(), *line.get_ydata()) for line in panel.lines[1:]] for panel in panels]
     assert found == [[], [], [(1e-3, 3e-3), (1e-3, 1e-3)]]
