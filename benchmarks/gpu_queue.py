@@ -69,15 +69,14 @@ TINY_DIVERGENCE = dict(
     seeds=1,
     points=3,
     phase_seeds=1,
-    phase_widths=[30],
-    phase_models=2,
-    models=3,
     critical_seeds=1,
     critical_iterations=20,
     critical_rounds=5,
-    longer=[["logistic regression", 1, 1]],
     logreg_iterations=10,
     mlp_iterations=10,
+)
+TINY_CRITICAL = {name: value for name, value in TINY_DIVERGENCE.items() if name not in ("width", "seeds")} | dict(
+    models=3, phase_models=3, longer=[["logistic regression", 1, 1]]
 )
 TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, wide_seeds=1, iterations=10, long_epochs=2)
 JOBS = [
@@ -95,6 +94,7 @@ JOBS = [
         dict(model="mlp", epochs=50, seeds=5, sgd_beta="auto", adam_beta="auto"), TINY_MNIST, least=180),
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST, least=180),
     Job("divergence", "divergence", dict(points=25), TINY_DIVERGENCE),
+    Job("critical-beta", "critical_beta", dict(points=25), TINY_CRITICAL),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
     Job("guards", "guards", dict(wide_seeds=3, other_wide_seeds=3, long_seeds=3), TINY_GUARDS),
     Job("vgg-seeds", "vgg", AUTHORS | ALONE | dict(seeds=3), TINY_VGG | dict(seeds=2)),

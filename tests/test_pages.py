@@ -50,6 +50,7 @@ TINY = {
         "noiseless_seeds": 1,
     },
     "claims.md": {},
+    "critical_beta.md": gpu_queue.TINY_CRITICAL,
     "divergence.md": gpu_queue.TINY_DIVERGENCE,
     "grid_search.md": {"task": "digits", "cap": 30, "seeds": 2, "other_cap": 24, "other_seeds": 2, "betas": [1e-3]},
     "guards.md": gpu_queue.TINY_GUARDS,
@@ -399,7 +400,12 @@ def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, senten
 
 @pytest.mark.parametrize(
     ("name", "parameter", "value"),
-    [("guards", "long_epochs", 0), ("divergence", "points", 0), ("vgg", "automatic_seeds", 0)],
+    [
+        ("guards", "long_epochs", 0),
+        ("divergence", "points", 0),
+        ("critical_beta", "critical_seeds", 0),
+        ("vgg", "automatic_seeds", 0),
+    ],
 )
 def test_counts_of_what_comes_late_on_a_page_are_refused_before_training(name, parameter, value, tmp_path):
     values = {parameter: value, "store": str(tmp_path / "store")}

@@ -1,4 +1,4 @@
-"""Critical betas: from which on training fails, measured beside predicted."""
+"""Critical betas, above which training fails: measured beside predicted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ SHORT = {"at_start": "first", "largest": "largest", "growth": "growth"}  # the p
 
 
 class Boundary(NamedTuple):
-    """A critical beta: as predicted, by what, and as measured."""
+    """A critical beta: as measured, in so many iterations, and where it is shown as predicted, and by what."""
 
-    predicted: float
-    by: str
     measured: float
+    iterations: int
+    predicted: float | None = None
+    by: str = ""
 
 
 Boundaries = dict[str, dict[str, Boundary]]  # by model and method
@@ -54,7 +55,15 @@ def prediction(measured: pd.DataFrame, name: str, caption: str) -> Figure:
         axes[0, 0].legend()
         return figure
 
-    alt = f"Measured against predicted critical beta. {prediction_sentence(measured)}"
+    shares = {
+        LABELS[method]: max(within_two(measured, method, column) for column in PREDICTORS)
+        for method in dict.fromkeys(measured["method"])
+    }
+    within = " and ".join(f"{100 * share:.0f} % of the runs of {label}" for label, share in shares.items())
+    alt = (
+        "Measured against predicted critical beta, a panel for each of three predictions. The best one is within a "
+        f"factor of two for {within}."
+    )
     return Figure(draw, name, alt, measured, measured_note(measured), caption)
 
 
@@ -79,14 +88,38 @@ def _probed(made: Sequence[dict]) -> str:
     return f"single steps, float64, {', '.join(sorted({one['device'] for one in made}))}"
 
 
-def boundaries(measured: pd.DataFrame) -> Boundaries:
-    """Return, by model and method, medians: of the predictor that suits the method best, and of what was measured."""
+def boundaries(measured: pd.DataFrame, predicted: bool = True) -> Boundaries:
+    """Return, by model and method, medians: of what was measured, and of the predictor that suits the method best.
+
+    Args:
+        measured: what `hdlib.runs.critical.measured_boundaries` returns.
+        predicted: whether the prediction is to be shown.
+    """
     found: Boundaries = {}
     for (model, method), rows in measured.groupby(["model", "method"]):
-        best = max(PREDICTORS, key=lambda column: within_two(measured, method, column))
-        both = float(rows[best].median()), PREDICTORS[best], float(rows["critical"].median())
-        found.setdefault(model, {})[method] = Boundary(*both)
+        boundary = Boundary(float(rows["critical"].median()), int(rows["iterations"].max()))
+        if predicted:
+            best = max(PREDICTORS, key=lambda column: within_two(measured, method, column))
+            boundary = boundary._replace(predicted=float(rows[best].median()), by=PREDICTORS[best])
+        found.setdefault(model, {})[method] = boundary
     return found
+
+
+def span(measured: pd.DataFrame) -> str:
+    """Say between which values the critical betas lie."""
+    count = measured["model"].nunique()
+    parts = []
+    for method, rows in measured.groupby("method", sort=False):
+        middles = rows.groupby("model")["critical"].median()
+        found = middles[np.isfinite(middles) & (middles > 0)]
+        if len(found):
+            parts.append(f"{between(found)} for {LABELS[method]}")
+    where = "one model" if count == 1 else f"{count} models"
+    return (
+        f"In {where} the critical β is {' and '.join(parts)}, by medians over seeds."
+        if parts
+        else "No critical β was found."
+    )
 
 
 def prediction_lead(measured: pd.DataFrame) -> str:
@@ -106,23 +139,20 @@ def prediction_lead(measured: pd.DataFrame) -> str:
     )
 
 
-def prediction_sentence(measured: pd.DataFrame) -> str:
-    """Say how far each predictor is off: the median factor, its spread, and the share within a factor of two."""
-    parts = []
+def predictors_table(measured: pd.DataFrame) -> Table:
+    """Return how far each predictor is off: the share within a factor of two, the median factor, and its spread."""
+    table = []
     for method, rows in measured.groupby("method"):
         for column, title in PREDICTORS.items():
             ratio = (rows["critical"] / rows[column]).to_numpy()
             ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
             if not len(ratio):
                 continue
-            low, middle, high = np.quantile(ratio, [0.1, 0.5, 0.9])
-            within = within_two(measured, method, column)
-            parts.append(
-                f"- {LABELS[method]}, {title}: {100 * within:.0f} % of {len(rows)} runs are within a factor of two. "
-                f"The measured β is {against(middle)} in the median, from {against(low, 'it')} to "
-                f"{against(high, 'it')} (10 % to 90 %)."
-            )
-    return "\n".join(parts)
+            low, middle, high = (scientific(value) for value in np.quantile(ratio, [0.1, 0.5, 0.9]))
+            row = {"method": LABELS[method], "prediction": title}
+            row["within a factor of two"] = f"{100 * within_two(measured, method, column):.0f} % of {len(rows)} runs"
+            table.append(row | {"median": middle, "10 % to 90 %": f"{low} to {high}"})
+    return Table(pd.DataFrame(table), "The median and the last column are of the measured over the predicted β.")
 
 
 def within_two(measured: pd.DataFrame, method: str, column: str) -> float:
@@ -157,7 +187,7 @@ def best_predictor(measured: pd.DataFrame) -> str:
             learnt = rows[rows["model"].isin(early)].groupby("model", sort=False)["learnt"].median()
             named = "; ".join(f"{model}: by {100 * share:.0f} %" for model, share in learnt.items())
             text += (
-                ". Where training fails at a smaller β than predicted, the cautious run that the curvatures are from "
+                ". Where training fails at a smaller β than predicted, the greedy run that the curvatures are from "
                 f"had not got far in its {measured['iterations'].max()} steps (its loss fell in {named}): it may never "
                 "have been where the other one fails"
             )

@@ -119,10 +119,10 @@ def first_steps_figure(steps: pd.DataFrame, spec: RunSpec, name: str, caption: s
         return figure
 
     end = shown.iloc[-1]
-    signed = ", ".join(f"{alpha:.2g}" for alpha in shown["alpha"])
+    signed = ", ".join(scientific(alpha) for alpha in shown["alpha"])
     alt = (
-        f"Loss, size of gradient and direction, and learning rate over {len(shown)} steps: the loss goes from "
-        f"{shown['loss'].iloc[0]:.3g} to {end['loss']:.3g}, alpha through {signed}."
+        f"Loss, size of gradient and direction, and learning rate over {len(shown)} steps. The loss goes from "
+        f"{scientific(shown['loss'].iloc[0])} to {scientific(end['loss'])}, and alpha through {signed}."
     )
     return Figure(draw, name, alt, finite, probe_note(steps, spec), caption)
 
@@ -169,8 +169,7 @@ def parabola(
     ])  # fmt: skip
     alt = (
         f"The loss as a function of the length of the last step is close to a parabola. With beta {factors[0]:g} over "
-        f"its curvature alpha settles at the bottom; with {factors[1]:g} it jumps from side to side, ever further. "
-        f"Its curvature is {2 * fit[0]:.3g}, that of a Hessian-vector product at the step's end {second['kappa']:.3g}."
+        f"its curvature alpha settles at the bottom; with {factors[1]:g} it jumps from side to side, ever further."
     )
     caption += (
         f" The κ of the titles is that of the parabola, {scientific(2 * fit[0])}; a Hessian-vector product at the end "
@@ -213,7 +212,7 @@ def _condition(ratio: float) -> str:
 
 
 def summary(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, measured: pd.DataFrame, model: str) -> str:
-    """Say how large Adam's curvature is, and from which beta on Adam-HD fails.
+    """Say how large Adam's curvature is, and above which beta Adam-HD fails.
 
     Args:
         adam, sgd: first steps of the perceptron.
@@ -232,9 +231,7 @@ def summary(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, measured: pd
     if 0 < limit < np.inf:
         text += (
             f" From α₀ = 0.001 training with Adam-HD fails there, within {measured['iterations'].max()} iterations, "
-        )
-        text += (
-            f"from a β of about {scientific(limit)} on; [the phase diagram](#where-the-phase-diagram) shows other α₀."
+            f"above a β of about {scientific(limit)}; [the phase diagram](#where-the-phase-diagram) shows other α₀."
         )
     return text
 
@@ -295,39 +292,54 @@ def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries
             axis.set_title(LABELS[method])
         for axis in axes[-1]:
             axis.set_xlabel("initial learning rate α₀")
-        _phase_legend(figure, theme, shown, span, bool(boundaries.keys() & cells.keys()))
+        _phase_legend(figure, theme, shown, span, _marked(cells, boundaries))
         return figure
 
-    told = " ".join(f"{model}: {_told(own)}." for model, own in cells.items())
     records = [record for own in diagrams.values() for record in own]
     data = pd.concat([own.assign(model=model) for model, own in cells.items()])
-    alt = f"Outcome by alpha_0 and beta, a row a model. {told}"
+    which = next(iter(cells)) if len(cells) == 1 else f"{len(cells)} models"
+    alt = f"What became of runs by alpha_0 and beta, a map for each method, of {which}. {_told(cells)}"
     return Figure(draw, name, alt, data, frames.note(records), f"{caption} {_boundary_note(cells, boundaries)}")
 
 
 def _boundary_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> str:
     """Say what the marks are, which methods have none, and which are not seen."""
     drawn = {method: [model for model in cells if method in boundaries.get(model, {})] for method in HD}
-    by: dict[str, list[str]] = {}
-    for method, models in drawn.items():
-        if models:
-            by.setdefault(boundaries[models[0]][method].by, []).append(LABELS[method])
-    if not by:
+    firsts = {method: boundaries[models[0]][method] for method, models in drawn.items() if models}
+    if not firsts:
         return "No critical β was measured here."
-    named = " and ".join(f"for {' and '.join(methods)} by {predictor}" for predictor, methods in by.items())
+    shown = _marked(cells, boundaries)
+    iterations = max(mark.iterations for mark in firsts.values())
     text = (
-        f"From α₀ = {ALPHA0:g}, a dot is the measured critical β, and a tick the one that is predicted below, {named}"
+        f"A dot is the measured critical β from α₀ = {ALPHA0:g}: above it a run of {iterations:,} iterations leaves "
+        "the finite numbers or ends with a loss a fifth above its first one, so the dot can lie below the cells that "
+        "diverged"
     )
-    missing = [LABELS[method] for method, models in drawn.items() if not models]
-    text += f"; for {' and '.join(missing)} neither was determined" if missing else ""
+    if "predicted" in shown:
+        by: dict[str, list[str]] = {}
+        for method, mark in firsts.items():
+            by.setdefault(mark.by, []).append(LABELS[method])
+        named = " and ".join(f"for {' and '.join(methods)} by {predictor}" for predictor, methods in by.items())
+        text += f". A tick is the one that is predicted below, {named}"
+    missing = [LABELS[method] for method in HD if method not in firsts]
+    text += f". {' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} no marks" if missing else ""
+    out: dict[str, list[str]] = {}
     for model, own in cells.items():
         ends = _ends(sorted(own["beta"].unique()))
         for method, marks in boundaries.get(model, {}).items():
-            out = [what for what in ("measured", "predicted") if not _seen(getattr(marks, what), ends)]
-            if out:
-                text += f"; the {' and the '.join(out)} one of {LABELS[method]} with {model} "
-                text += f"{'lies' if len(out) == 1 else 'lie'} outside"
+            unseen = [what for what in shown if not _seen(getattr(marks, what), ends)]
+            if unseen:
+                out.setdefault(f"the {' and the '.join(unseen)} one of {LABELS[method]}", []).append(model)
+    text += "".join(f". Not in sight: {what} with {' and with '.join(models)}" for what, models in out.items())
     return f"{text}."
+
+
+def _marked(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> tuple[str, ...]:
+    """Return which of a critical beta's two values have marks."""
+    found = [mark for model in cells for mark in boundaries.get(model, {}).values()]
+    if not found:
+        return ()
+    return ("measured", "predicted") if any(mark.predicted is not None for mark in found) else ("measured",)
 
 
 def _seen(beta: float, ends: tuple[float, float]) -> bool:
@@ -357,8 +369,9 @@ def _phase_panel(
     axis.plot(ringing["alpha0"], ringing["beta"], ".", color=theme.background, markersize=2.5)
     if boundary is not None:
         for what in ("predicted", "measured"):
-            if _seen(getattr(boundary, what), _ends(betas)):
-                axis.plot(ALPHA0, getattr(boundary, what), **_mark(what, theme))
+            beta = getattr(boundary, what)
+            if beta is not None and _seen(beta, _ends(betas)):
+                axis.plot(ALPHA0, beta, **_mark(what, theme), clip_on=False)  # whole at the edge, too
     axis.set(xscale="log", yscale="log", xlim=_ends(rates), ylim=_ends(betas))
     axis.grid(False)
 
@@ -372,7 +385,7 @@ def _mark(what: str, theme: Theme) -> dict[str, Any]:
 
 
 def _phase_legend(
-    figure: plt.Figure, theme: Theme, cells: pd.DataFrame, span: tuple[float, float], marked: bool
+    figure: plt.Figure, theme: Theme, cells: pd.DataFrame, span: tuple[float, float], marked: Sequence[str]
 ) -> None:
     """Name what occurs, in the colours of the cells."""
     handles: list[Any] = []
@@ -389,18 +402,29 @@ def _phase_legend(
         handles.append(Patch(color=_diverged_color(iteration, span, theme)))
         which = " at" if first == last else ", earliest:" if iteration == first else ", latest:"
         labels.append(f"diverged{which} iteration {iteration:.0f}")
-    for what in ("measured", "predicted") if marked else ():
+    for what in marked:
         handles.append(Line2D([], [], **_mark(what, theme)))
         labels.append(f"{what} critical β")
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
 
 
-def _told(cells: pd.DataFrame) -> str:
-    counts = cells.groupby(["method", "kind"]).size()
-    return "; ".join(
-        f"{LABELS[method]}: " + ", ".join(f"{counts.get((method, kind), 0)} {KIND_NAMES[kind]}" for kind in KINDS)
+def _told(cells: dict[str, pd.DataFrame]) -> str:
+    """Say in a sentence what a phase diagram shows, for those who do not see it."""
+    if len(cells) > 1:
+        first = {
+            model: own[own["kind"] == "diverged"].groupby("method")["beta"].min().reindex(HD, fill_value=np.inf)
+            for model, own in cells.items()
+        }
+        earlier = sum(betas["adam_hd"] < betas["sgd_hd"] for betas in first.values())
+        return f"Adam-HD diverges at a smaller beta than SGD-HD in {earlier} of {len(cells)} models."
+    [own] = cells.values()
+    counts = own.groupby(["method", "kind"]).size()
+    parts = [
+        f"{counts.get((method, 'diverged'), 0)} diverged and {counts.get((method, 'ringing'), 0)} rang "
+        f"with {LABELS[method]}"
         for method in HD
-    )
+    ]
+    return f"Of {counted(len(own) // len(HD), 'pair')} each, {', '.join(parts[:-1])} and {parts[-1]}."
 
 
 def phase_sentences(records: Sequence[Record]) -> str:
@@ -410,7 +434,7 @@ def phase_sentences(records: Sequence[Record]) -> str:
         lost, ringing = cells[cells["kind"] == "diverged"], cells[cells["kind"] == "ringing"]
         text = (
             f"- {LABELS[method]}: of {counted(len(cells), 'pair')} of α₀ and β, {len(lost) or 'none'} diverged"
-            + (f" (β from {scientific(lost['beta'].min())})" if len(lost) else "")
+            + (f" (the smallest β is {scientific(lost['beta'].min())})" if len(lost) else "")
             + f" and {len(ringing) or 'none'} rang; {int((cells['loss'] < cells['baseline']).sum())} ended below the "
             "baseline from the same α₀, ringing or not."
         )

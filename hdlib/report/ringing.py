@@ -17,7 +17,7 @@ from hdlib.runs.critical import ALPHA0
 
 
 def begin(diagrams: dict[str, Sequence[Record]], measured: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each model and method with a measured critical beta, from which beta of its grid on alpha rings.
+    """Return, for each model and method with a measured critical beta, above which beta of its grid alpha rings.
 
     Columns: `model`; `method`; `alpha0`, that of the grid that is nearest to that of the critical betas; `rings`, the
     smallest beta from there at which alpha was negative, or the run diverged, in half of the seeds, and `how`, which
@@ -54,7 +54,7 @@ def begin(diagrams: dict[str, Sequence[Record]], measured: pd.DataFrame) -> pd.D
 
 
 def sentences(rings: pd.DataFrame) -> str:
-    """Set the beta from which alpha rings against 2 over the largest kappa, and that from which training fails."""
+    """Set the beta above which alpha rings against 2 over the largest kappa, and that above which training fails."""
     step = (rings["rings"] / rings["before"]).max()
     if not np.isfinite(step):
         return "On these grids no β at which α turns negative has a smaller one before it."
@@ -111,5 +111,10 @@ def figure(rings: pd.DataFrame, records: Sequence[Record], name: str, caption: s
         drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return drawn
 
-    alt = f"Where alpha first turns negative and where training fails, over 2 / largest kappa. {sentences(rings)}"
+    ratio = (rings["rings"] / rings["limit"]).dropna()
+    alt = (
+        "Where alpha first turns negative and where training fails, over 2 / largest kappa, a row for each model. "
+        f"In {int(((ratio > 1 / 3) & (ratio < 3)).sum())} of {len(ratio)} cases alpha first turns negative within a "
+        "factor of three of it."
+    )
     return Figure(draw, name, alt, rings, frames.note(records), caption)

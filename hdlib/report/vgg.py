@@ -524,7 +524,7 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
         f"From α₀ = 0.001, {iterations} iterations, medians over seeds; where κ is negative in the first step, it "
         "predicts nothing. A run fails if it leaves the finite numbers, "
         "or if its loss at the end is a fifth above that of the first minibatch. The curvatures on the way, from which "
-        "the chapter on divergence predicts better, were not measured here.",
+        "the page on the critical β predicts better, were not measured here.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Which runs the pages on divergence and on guards are made of."""
+"""Which runs the pages on divergence, on the critical beta and on guards are made of."""
 
 from __future__ import annotations
 
@@ -32,10 +32,14 @@ VARIED: dict[str, dict[str, Any]] = {
     "2 layers of 100, inputs × 3": dict(model="mlp", depth=2, width=100, input_scale=3.0),
 }
 
-# Those that differ from a narrow perceptron in one thing, for phase diagrams; batches of 1024 take too long for one.
-OTHERS = [
-    "2 layers of 30",
+# Those that have a phase diagram: logistic regression, the paper's perceptron, a narrow one, and those that differ from
+# the narrow one in one thing; batches of 1024 take too long for one.
+MAPPED = [
+    "logistic regression",
     "1 layer of 100",
+    "2 layers of 30",
+    "2 layers of 100",
+    "2 layers of 1000 (the paper's)",
     "3 layers of 100",
     "5 layers of 100",
     "2 layers of 100, batches of 16",
