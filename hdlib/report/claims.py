@@ -403,7 +403,7 @@ CLAIMS = (
         "Each panel of Figure 2 was made with β = 10⁻⁴.",
         f"{PAPER}, Section 4.1",
         "α within a factor of 1.5 of the digitised curves, root mean square over all epochs of the longest runs, of "
-        "each seed the median over α₀ (the chapter on divergence compares several β, over the first epochs alone)",
+        "each seed the median over α₀ (another page compares several β, over the first epochs alone)",
         same_beta,
         found="α off by a factor of {}",
         at_most=1.5,
