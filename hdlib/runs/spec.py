@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hdlib.optim.control import AUTO_GAIN, OPTIONS, Control, Rule, Scaling, Skip, default_overshoot
+from hdlib.tasks.data import SIZES
 
 Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -141,6 +142,9 @@ class RunSpec(BaseModel):
             raise ValueError(
                 f"model is {self.model!r} with task {self.task!r}: vgg goes with cifar10, and only with it."
             )
+        examples = self.train_images or SIZES[self.task][0]
+        if self.batch_size > examples:
+            raise ValueError(f"batch_size is {self.batch_size} but a run trains on {examples} examples: take no more.")
         if self.variant == "paper" and self.norm_start != "ones":
             raise ValueError(
                 f"norm_start is {self.norm_start!r} but variant 'paper' has no batch normalisation: leave it out."

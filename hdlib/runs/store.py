@@ -137,7 +137,7 @@ class Store:
             warnings.warn(f"The records are safe, but their files could not be merged: {error}", stacklevel=2)
 
     def _records(self, wanted: set[str] | None = None) -> dict[str, Record]:
-        """Return the readable records, all or those with the wanted keys."""
+        """Return the readable records, all or those with the wanted keys; of two with one key the later one."""
         records: dict[str, Record] = {}
         seen: set[Path] = set()
         while new := {path: keys for path, keys in self._files().items() if path not in seen}:
@@ -145,9 +145,13 @@ class Store:
             for path, held in new.items():
                 keys = set(held) if wanted is None else wanted & set(held)
                 try:
-                    records |= {record.spec.key: record for record in _read(path, keys)} if keys else {}
+                    found = _read(path, keys) if keys else []
                 except FileNotFoundError:  # merged away
                     continue
+                for record in found:
+                    known = records.get(record.spec.key)
+                    if known is None or known.provenance.get("date", "") <= record.provenance.get("date", ""):
+                        records[record.spec.key] = record
         return records
 
     def _files(self) -> dict[Path, list[str]]:

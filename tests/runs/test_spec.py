@@ -73,6 +73,7 @@ def test_values_that_contradict_one_another_are_refused(fields):
     ("fields", "sentence"),
     [
         (dict(width=20), "width is 20 but the model is logreg: it is for mlp."),
+        (dict(task="digits", batch_size=1501), "batch_size is 1501 but a run trains on 1500 examples: take no more."),
         (dict(momentum=0.5), "momentum is 0.5 but the method is sgd_hd: it is for sgdn and sgdn_hd."),
         (dict(model="mlp", variant="paper"), "variant is 'paper' but the model is mlp: it is for vgg."),
         (dict(model="vgg", task="cifar10", depth=3), "depth is 3 but the model is vgg: it is for mlp."),

@@ -174,6 +174,16 @@ def test_two_writers_do_not_clobber_each_other(tmp_path):
     assert len(Store(tmp_path).all()) == 10
 
 
+@pytest.mark.parametrize("dates", [("2026-01-01", "2026-01-02"), ("2026-01-02", "2026-01-01")])
+def test_of_two_records_of_a_run_the_later_one_counts(tmp_path, tiny, dates):
+    made = train(tiny)
+    for name, date in zip("ab", dates, strict=True):
+        Store(tmp_path / name).put([dataclasses.replace(made, provenance=made.provenance | {"date": date})])
+        shutil.copy(next((tmp_path / name).iterdir()), tmp_path)
+    [record] = Store(tmp_path).all()
+    assert record.provenance["date"] == "2026-01-02"
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_a_damaged_record_is_named_and_trained_again(tmp_path, tiny, damage):
     sweep([tiny], tmp_path, jobs=1)
