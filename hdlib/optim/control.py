@@ -155,7 +155,7 @@ class Control:
             limit = getattr(self, bound)
             if limit is not None and outside(lr, limit):
                 raise ValueError(f"{name} is {float(lr)}, outside of {bound}={limit}: start within the bounds.")
-        if float(lr) == 0 and (self.rule != "additive" or self.max_change is not None):
+        if lr == 0 and (self.rule != "additive" or self.max_change is not None):
             raise ValueError(
                 f"{name} is 0 with rule={self.rule!r} and max_change={self.max_change}, which change alpha by "
                 f"factors and would leave it at 0: start from a small positive {name}, such as 1e-6."
