@@ -328,7 +328,7 @@ def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, do
     gained = _where(_finite(gained), gained, 0.0)
     usual = _usual_gain(state)
     limit = _where(usual > 0, AUTO_JUMP * usual, abs(taken) * downhill)
-    gain: Any = _where(gained < limit, _clip(gained, 0.0, None), limit)
+    gain: Any = _where(gained > limit, limit, _clip(gained, 0.0, None))
     state["ratio_count"] = count = cast(Any, state["ratio_count"]) + known
     state["gain_sum"] = state["gain_sum"] + gain
     state["gain_mean"] = state["gain_mean"] + known * (1 - AUTO_MEMORY) * (gain - state["gain_mean"])
