@@ -324,10 +324,11 @@ def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, do
     if isinstance(known, Tensor):
         known = known.to(downhill.dtype)
     taken: Any = alpha if control.final_lr is None else state["step_size"]
+    promised = abs(taken) * downhill  # by the slope at the start of the last step
     gained = known * taken * (downhill - h) / 2
     gained = _where(_finite(gained), gained, 0.0)
     usual = _usual_gain(state)
-    limit = _where(usual > 0, AUTO_JUMP * usual, abs(taken) * downhill)
+    limit = _where(usual > 0, AUTO_JUMP * usual, promised)
     gain: Any = _where(gained > limit, limit, _clip(gained, 0.0, None))
     state["ratio_count"] = count = cast(Any, state["ratio_count"]) + known
     state["gain_sum"] = state["gain_sum"] + gain
@@ -336,15 +337,14 @@ def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, do
 
     ratio: Any = _where(_finite(h - downhill), -h / (downhill + (downhill == 0)), RATIO_RANGE[0])
     x = known * (_clip(ratio, *RATIO_RANGE) + control.tolerance / (1.0 + count / AUTO_STEPS))
-    stake = _where(-gained > abs(taken) * downhill, -gained, abs(taken) * downhill)
+    stake = _larger(-gained, promised)
     x = x * _where(stake < AUTO_WORTH * usual, stake / (usual + (usual == 0)) / AUTO_WORTH, 1.0)
     state["ratio_sq"] = total = cast(Any, state["ratio_sq"]) + x * x
     proposed = alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
 
-    size = _where(abs(taken) * downhill > 2 * usual, abs(taken) * downhill, 2 * usual)
     length = abs(taken) * (downhill + abs(h))
-    share = size / (length + (length == 0))  # of the last step, that ends at the bottom
-    share = _where(share > AUTO_DROP, share, AUTO_DROP) ** _clip(beta, None, 1.0)
+    share = _larger(promised, 2 * usual) / (length + (length == 0))  # of the last step, that ends at the bottom
+    share = _larger(share, AUTO_DROP) ** _clip(beta, None, 1.0)
     lost = (gained < -usual) | (h == math.inf)
     return _where(lost & (share * alpha < proposed), share * alpha, proposed)
 
@@ -353,7 +353,7 @@ def _usual_gain(state: State) -> Any:
     """Return F of the rule "auto": a mean of the gains since the start, or of the last ones where that is more."""
     count: Any = state["ratio_count"]
     mean: Any = state["gain_sum"] / (count + (count == 0))
-    return _where(state["gain_mean"] > mean, state["gain_mean"], mean)
+    return _larger(state["gain_mean"], mean)
 
 
 def _scaled(h: Any, control: Control, state: State) -> Any:
@@ -382,6 +382,11 @@ def _where(condition: Any, x: Scalar, y: Scalar) -> Scalar:
     dtype = cast(Tensor, x if isinstance(x, Tensor) else y).dtype
     x, y = (v if isinstance(v, Tensor) else torch.full_like(condition, v, dtype=dtype) for v in (x, y))
     return torch.where(condition, x, y)
+
+
+def _larger(x: Any, y: Any) -> Any:
+    """Return the larger one, y where x is no number; of two tensors' values y may be given as a float."""
+    return _where(x > y, x, y)
 
 
 def _exp(x: Scalar) -> Scalar:
