@@ -20,6 +20,7 @@ from hdlib.optim._group import (
     Number,
     check_shared,
     gradient,
+    in_graph,
     in_range,
     kept,
     l2_of,
@@ -83,7 +84,8 @@ class HypergradientOptimizer(Optimizer):
     A group's `lr` stays a Python float where its parameters are on the CPU and `lr` was given as a float.
     On an accelerator, or where a tensor was given or `capturable` is set, it is a 0-dim tensor (float64, or float32
     where the device has no float64) that belongs to that group alone and is updated in place, so that no step waits
-    for the device. `group["hypergrad"]`, in the same form, holds h_t of the last step that adapted, and 0 before the
+    for the device. With `differentiable` it is one, too, where it adapts, and part of the graph: each step makes a new
+    one. `group["hypergrad"]`, in the same form, holds h_t of the last step that adapted, and 0 before the
     second. With `hypergrad_lr=0` no dot product is computed, and it stays as it is.
 
     Between steps a group's values may be changed, `hypergrad_lr` to "auto" too. The bounds of alpha are
@@ -286,6 +288,8 @@ class HypergradientOptimizer(Optimizer):
             replaced |= not isinstance(slope, Tensor) or any(
                 alpha is other["lr"] for other in self.param_groups if other is not group
             )
+        else:
+            replaced = replaced or in_graph(group)
         device = group["params"][0].device if group["params"] else None
         if device is not None and device.type not in ("cpu", "meta"):  # perhaps the model was moved there since
             replaced = replaced or not isinstance(alpha, Tensor) or alpha.device != device

@@ -64,8 +64,13 @@ def remember(groups: list[Group], values: dict[str, Number]) -> None:
         torch._foreach_copy_(kept, new)
 
 
+def in_graph(group: Group) -> bool:
+    """Whether autograd follows alpha, which then has to be a tensor."""
+    return bool(group["differentiable"] and group["hypergrad_lr"] != 0)
+
+
 def place_alpha(group: Group) -> None:
-    """Give a group whose alpha is a tensor, or belongs on an accelerator, 0-dim tensors of its own there.
+    """Give a group whose alpha is or has to be a tensor, or belongs on an accelerator, 0-dim tensors of its own there.
 
     What a step changes is then a tensor from the first: torch's distributed checkpoints are read into what is there.
     """
@@ -74,7 +79,7 @@ def place_alpha(group: Group) -> None:
         group.setdefault(name, zero)
     device = group["params"][0].device if group["params"] else torch.device("cpu")
     tensors = isinstance(group["lr"], Tensor) or isinstance(group["slope"], Tensor)
-    if tensors or group["capturable"] or device.type not in ("cpu", "meta"):
+    if tensors or in_graph(group) or group["capturable"] or device.type not in ("cpu", "meta"):
         dtype = torch.float32 if device.type == "mps" else torch.float64
         for name in ("lr", "hypergrad", "slope", *state):
             value = torch.as_tensor(group[name], dtype=dtype, device=device).reshape(())

@@ -155,7 +155,7 @@ class Control:
             limit = getattr(self, bound)
             if limit is not None and outside(lr, limit):
                 raise ValueError(f"{name} is {float(lr)}, outside of {bound}={limit}: start within the bounds.")
-        if float(lr) == 0 and (self.rule != "additive" or self.max_change is not None):
+        if lr == 0 and (self.rule != "additive" or self.max_change is not None):
             raise ValueError(
                 f"{name} is 0 with rule={self.rule!r} and max_change={self.max_change}, which change alpha by "
                 f"factors and would leave it at 0: start from a small positive {name}, such as 1e-6."
@@ -324,11 +324,12 @@ def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, do
     if isinstance(known, Tensor):
         known = known.to(downhill.dtype)
     taken: Any = alpha if control.final_lr is None else state["step_size"]
+    promised = abs(taken) * downhill  # by the slope at the start of the last step
     gained = known * taken * (downhill - h) / 2
     gained = _where(_finite(gained), gained, 0.0)
     usual = _usual_gain(state)
-    limit = _where(usual > 0, AUTO_JUMP * usual, abs(taken) * downhill)
-    gain: Any = _where(gained < limit, _clip(gained, 0.0, None), limit)
+    limit = _where(usual > 0, AUTO_JUMP * usual, promised)
+    gain: Any = _where(gained > limit, limit, _clip(gained, 0.0, None))
     state["ratio_count"] = count = cast(Any, state["ratio_count"]) + known
     state["gain_sum"] = state["gain_sum"] + gain
     state["gain_mean"] = state["gain_mean"] + known * (1 - AUTO_MEMORY) * (gain - state["gain_mean"])
@@ -336,15 +337,14 @@ def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, do
 
     ratio: Any = _where(_finite(h - downhill), -h / (downhill + (downhill == 0)), RATIO_RANGE[0])
     x = known * (_clip(ratio, *RATIO_RANGE) + control.tolerance / (1.0 + count / AUTO_STEPS))
-    stake = _where(-gained > abs(taken) * downhill, -gained, abs(taken) * downhill)
+    stake = _larger(-gained, promised)
     x = x * _where(stake < AUTO_WORTH * usual, stake / (usual + (usual == 0)) / AUTO_WORTH, 1.0)
     state["ratio_sq"] = total = cast(Any, state["ratio_sq"]) + x * x
     proposed = alpha * _exp(beta * x / (AUTO_START + total) ** 0.5)
 
-    size = _where(abs(taken) * downhill > 2 * usual, abs(taken) * downhill, 2 * usual)
     length = abs(taken) * (downhill + abs(h))
-    share = size / (length + (length == 0))  # of the last step, that ends at the bottom
-    share = _where(share > AUTO_DROP, share, AUTO_DROP) ** _clip(beta, None, 1.0)
+    share = _larger(promised, 2 * usual) / (length + (length == 0))  # of the last step, that ends at the bottom
+    share = _larger(share, AUTO_DROP) ** _clip(beta, None, 1.0)
     lost = (gained < -usual) | (h == math.inf)
     return _where(lost & (share * alpha < proposed), share * alpha, proposed)
 
@@ -353,7 +353,7 @@ def _usual_gain(state: State) -> Any:
     """Return F of the rule "auto": a mean of the gains since the start, or of the last ones where that is more."""
     count: Any = state["ratio_count"]
     mean: Any = state["gain_sum"] / (count + (count == 0))
-    return _where(state["gain_mean"] > mean, state["gain_mean"], mean)
+    return _larger(state["gain_mean"], mean)
 
 
 def _scaled(h: Any, control: Control, state: State) -> Any:
@@ -382,6 +382,11 @@ def _where(condition: Any, x: Scalar, y: Scalar) -> Scalar:
     dtype = cast(Tensor, x if isinstance(x, Tensor) else y).dtype
     x, y = (v if isinstance(v, Tensor) else torch.full_like(condition, v, dtype=dtype) for v in (x, y))
     return torch.where(condition, x, y)
+
+
+def _larger(x: Any, y: Any) -> Any:
+    """Return the larger one, y where x is no number; of two tensors' values y may be given as a float."""
+    return _where(x > y, x, y)
 
 
 def _exp(x: Scalar) -> Scalar:

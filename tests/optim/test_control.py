@@ -277,6 +277,17 @@ def test_guarded_alpha_stays_finite_and_positive_whatever_it_meets(options):
     assert all(math.isfinite(a) and a >= 0 for a in alphas), alphas
 
 
+@pytest.mark.parametrize("number", [float, torch.tensor], ids=["float", "tensor"])
+@pytest.mark.parametrize(("h", "slope"), [(NAN, NAN), (1.0, NAN), (NAN, -INF), (-INF, INF)])
+def test_a_first_slope_that_is_no_number_is_no_gain_for_ever(h, slope, number):
+    """As after weights that are loaded again because the first gradient was not finite."""
+    options = Control(rule="auto")
+    alpha, state = next_alpha(number(0.01), number(h), 1.0, options, slope=number(slope))
+    _, state = next_alpha(alpha, number(-0.5), 1.0, options, state, slope=number(-1.0))
+    assert state["gain_sum"] == pytest.approx(float(alpha) * 1.5 / 2)
+    assert state["gain_mean"] == pytest.approx(0.1 * float(alpha) * 1.5 / 2)
+
+
 FINDERS = [
     dict(),
     dict(rule="multiplicative", hypergrad_lr=0.02),

@@ -257,3 +257,20 @@ class TestDifferentiable:
             optimizer.step()
         (gradient,) = torch.autograd.grad(((moving - 2) ** 2).sum(), lr)
         assert gradient < 0
+
+    @pytest.mark.parametrize("beta", [1e-3, "auto"])
+    @pytest.mark.parametrize("cls", [SGDHD, AdamHD, AdamWHD])
+    def test_what_alpha_learnt_is_part_of_the_graph_also_where_a_float_was_given(self, cls, beta):
+        gradients = []
+        for lr in (0.01, torch.tensor(0.01)):
+            p = torch.ones(3, requires_grad=True)
+            moving = p.clone()
+            optimizer = cls([moving], lr=lr, hypergrad_lr=0.0, differentiable=True)
+            optimizer.param_groups[0]["hypergrad_lr"] = beta
+            for _ in range(4):
+                now = moving.clone()
+                moving.grad = torch.autograd.grad(((now - 2) ** 4).sum(), now, create_graph=True)[0]
+                optimizer.step()
+            assert optimizer.param_groups[0]["lr"].grad_fn is not None
+            gradients += torch.autograd.grad(((moving - 2) ** 2).sum(), p)
+        torch.testing.assert_close(*gradients)
