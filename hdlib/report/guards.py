@@ -15,7 +15,7 @@ from hdlib.optim.control import BETAS
 from hdlib.report import frames
 from hdlib.report.performance import read
 from hdlib.report.style import LABELS, LARGE, MODELS, Figure, Table, Theme, between, counted, power_of_ten, scientific
-from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
+from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
 from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
 HD = tuple(BASELINE)
@@ -281,10 +281,10 @@ def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) ->
     )
     if largest and 0 < min(largest) < np.log(np.finfo(float).max):
         exponent, spec = min(largest), largest[min(largest)]
-        h = scientific(-exponent / spec.beta).replace("-", "−")
         text += (
-            f": in the mildest of the {len(largest)} lost runs of the perceptron below, of {LABELS[spec.method]}, an "
-            f"*h* of {h} at β = {power_of_ten(spec.beta)} multiplied α by {scientific(np.exp(exponent))}"
+            f": of the {len(largest)} runs that were lost with it on {model(spec)} over {length(spec)}, further down, the "
+            f"mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} at β = "
+            f"{power_of_ten(spec.beta)}, which multiplied α by {scientific(np.exp(exponent))}"
         )
     return f"{text}. That of the multiplicative rule is 1 − β times a cosine, and so between 1 − β and 1 + β."
 
@@ -380,6 +380,16 @@ def _coinciding(comparisons: Sequence[Compared]) -> str:
     told = {frames.coinciding(automatic) for automatic, _, _ in comparisons} - {""}
     because = ", because the limit on the first step gives them the same α."
     return f" {'; '.join(sorted(told))}{because}" if told else ""
+
+
+def model(spec: RunSpec) -> str:
+    """Return what a run trains, with the size of a perceptron's layers: "the perceptron of 1000"."""
+    return f"{MODELS[spec.model]} of {spec.width}" if spec.model == "mlp" else MODELS[spec.model]
+
+
+def length(spec: RunSpec) -> str:
+    """Return how long a run is: "100 iterations", or "2 epochs" where no iteration is the last."""
+    return counted(spec.max_iterations, "iteration") if spec.max_iterations else counted(spec.epochs, "epoch")
 
 
 def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:

@@ -144,7 +144,7 @@ def test_the_verdict_names_a_winner_for_each_method_and_owns_up_where_it_is_not_
 
 def test_log_space_is_explained_by_the_mildest_of_the_runs_that_it_lost():
     def traced(h):
-        record = run(1.0, beta=0.1, rule="log", outcome="diverged")
+        record = run(1.0, beta=0.1, rule="log", outcome="diverged", model="mlp", width=1000, max_iterations=100)
         rows = [[1, 2.3, 1e-3, -0.0], [2, 2.2, 1e-3, h], [3, float("nan"), float("inf"), float("nan")]]
         return Record(record.spec, "diverged", 3, record.epochs, pd.DataFrame(rows, columns=TRACE_COLUMNS), MADE)
 
@@ -152,8 +152,8 @@ def test_log_space_is_explained_by_the_mildest_of_the_runs_that_it_lost():
     said = guards.unbounded(guarded, [traced(-9000.0), traced(-500.0), guarded["log space"][0]])
     assert "lost 1 of 2 runs of Adam-HD" in said
     assert (
-        "the 2 lost runs of the perceptron below, of Adam-HD, an *h* of −500 at β = 10⁻¹ multiplied α by 5.2 × 10²¹"
-        in said
+        "of the 2 runs that were lost with it on the perceptron of 1000 over 100 iterations, further down, the mildest, "
+        "of Adam-HD, met an *h* of −500 at β = 10⁻¹, which multiplied α by 5.2 × 10²¹" in said
     )
     assert guards.unbounded(guarded | {"multiplicative": [traced(-1.0)]}, []) == ""
     assert guards.unbounded(guarded | {"log space": guarded["multiplicative"]}, []) == ""
