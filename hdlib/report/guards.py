@@ -282,8 +282,8 @@ def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) ->
     if largest and 0 < min(largest) < np.log(np.finfo(float).max):
         exponent, spec = min(largest), largest[min(largest)]
         text += (
-            f": of the {len(largest)} runs that were lost with it on {model(spec)} over {length(spec)}, further down, the "
-            f"mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} at β = "
+            f": of the {len(largest)} runs that were lost with it on {model_name(spec)} over {run_length(spec)}, further down, "
+            f"the mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} at β = "
             f"{power_of_ten(spec.beta)}, which multiplied α by {scientific(np.exp(exponent))}"
         )
     return f"{text}. That of the multiplicative rule is 1 − β times a cosine, and so between 1 − β and 1 + β."
@@ -330,48 +330,63 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
         return figure
 
     data = pd.concat([auto.assign(what="automatic"), rule.assign(what="plain"), base.assign(what="no HD")])
-    alt = f"Final training loss against alpha_0. {automatic_sentences(automatic, plain, unguarded)}"
+    over = {LABELS[method]: between(n["over_best"]) for method, n in _counted(automatic, plain, unguarded).items()}
+    alt = (
+        "Final training loss against alpha_0, without hypergradients, with the plain rule and with the automatic beta. "
+        "With the latter it is, over that of the best fixed rate, "
+        f"{'; '.join(f'{ratios} with {method}' for method, ratios in over.items())}."
+    )
     records = [*automatic, *plain, *unguarded]
     return Figure(draw, name, alt, data, frames.note(records), caption)
 
 
-def automatic_sentences(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record]) -> str:
-    """Say how often the automatic beta diverges, and from where it is no worse than the plain rule, and than no HD."""
-    lines = []
-    for method, n in _counted(automatic, plain, unguarded).items():
-        lines.append(
-            f"- {LABELS[method]} with the automatic β: {n['lost'] or 'none'} of {n['runs']} runs diverged. Of "
-            f"{n['rates']} initial learning rates, it ends at or below the plain rule with the best single β, "
-            f"{power_of_ten(n['beta'])}, from {n['single']}, at or below the plain rule with the best β for each from "
-            f"{n['each']}, and below the fixed rate α₀ from {n['lower']}. Its loss is {between(n['over_best'])} times "
-            f"that of the best fixed rate, α = {power_of_ten(n['best'])}."
-        )
-    return "\n".join(lines)
+def automatic_table(comparisons: Sequence[Compared]) -> Table:
+    """Return how the automatic beta fares against the plain rule and fixed rates: a row a comparison and method."""
+    rows = []
+    for comparison in comparisons:
+        spec = comparison[0][0].spec
+        for method, n in _counted(*comparison).items():
+            single, best = f"β = {power_of_ten(n['beta'])}", f"α = {power_of_ten(n['best'])}"
+            rows.append(
+                {
+                    "comparison": f"{model_name(spec).removeprefix('the ')}, {run_length(spec)}",
+                    "method": LABELS[method],
+                    "diverged": f"{n['lost']} of {n['runs']}",
+                    "≤ plain, best single β": f"{n['single']} of {n['rates']}, {single}",
+                    "≤ plain, best β for each α₀": f"{n['each']} of {n['rates']}",
+                    "< fixed α₀": f"{n['lower']} of {n['rates']}",
+                    "≤ best fixed rate": f"{n['matched']} of {n['rates']}, {best}",
+                    "loss ÷ best fixed": between(n["over_best"]),
+                }
+            )
+    return Table(
+        pd.DataFrame(rows),
+        "Columns with ≤ and < count the α₀ from which the automatic β ends with such a loss, by medians over seeds. "
+        f"Fixed α₀: no hypergradients, from the same α₀.{_coinciding(comparisons)}",
+    )
 
 
 def automatic_in_all(kinds: Mapping[str, Sequence[Compared]]) -> str:
-    """Say the same of several comparisons together, in a line for each kind of model.
+    """Say how the automatic beta fares in several comparisons together, in a line for each kind of model.
 
     Args:
-        kinds: comparisons by the models that they are on; each is what `automatic_sentences` takes.
+        kinds: comparisons by the models that they are on.
     """
     lines = []
     for models, comparisons in kinds.items():
         counts = [n for comparison in comparisons for n in _counted(*comparison).values()]
-        total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "single", "each", "matched", "rates")}
+        total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "single", "matched", "rates")}
         over = pd.concat([n["over_best"] for n in counts])
         lines.append(
             f"- **{models}**: {total['lost'] or 'none'} of {total['runs']} runs diverged. Of {total['rates']} starts "
-            f"it ended at or below the plain rule with its best single β from {total['single']}, at or below the plain "
-            f"rule with its best β for each start from {total['each']}, and at or below the best fixed rate from "
-            f"{total['matched']}. Its loss is {scientific(over.median())} times that of the best fixed rate in the "
-            f"median, from {between(over)}."
+            f"it ended at or below the plain rule with its best single β from {total['single']}, and at or below the "
+            f"best fixed rate from {total['matched']}. Its loss is {scientific(over.median())} times that of the best "
+            f"fixed rate in the median, from {between(over)}."
         )
     return (
-        "How the automatic β fares in the comparisons over whole epochs below, where a start is a method and an α₀ in "
-        "one of them:\n\n" + "\n".join(lines) + "\n\nThe best β and the best of the fixed rates were chosen when "
+        "How the automatic β fares over whole epochs, where a start is a method and an α₀ in one of the comparisons "
+        "below:\n\n" + "\n".join(lines) + "\n\nThe plain rule's best β and the best fixed rate were chosen when "
         "everything had been run; the automatic β had nothing to choose."
-        f"{_coinciding([comparison for comparisons in kinds.values() for comparison in comparisons])}"
     )
 
 
@@ -382,12 +397,12 @@ def _coinciding(comparisons: Sequence[Compared]) -> str:
     return f" {'; '.join(sorted(told))}{because}" if told else ""
 
 
-def model(spec: RunSpec) -> str:
+def model_name(spec: RunSpec) -> str:
     """Return what a run trains, with the size of a perceptron's layers: "the perceptron of 1000"."""
     return f"{MODELS[spec.model]} of {spec.width}" if spec.model == "mlp" else MODELS[spec.model]
 
 
-def length(spec: RunSpec) -> str:
+def run_length(spec: RunSpec) -> str:
     """Return how long a run is: "100 iterations", or "2 epochs" where no iteration is the last."""
     return counted(spec.max_iterations, "iteration") if spec.max_iterations else counted(spec.epochs, "epoch")
 
@@ -426,30 +441,6 @@ def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "epochs", "method", "alpha0", "worst"])
 
 
-def worst_start_sentences(worst: pd.DataFrame) -> str:
-    """Say for each method the worst start that `worst_starts` found, and on how many models longer runs are worse."""
-    lines = []
-    for method in HD:
-        own = worst[worst["method"] == method]
-        if own.empty:
-            continue
-        at = own.loc[own["worst"].idxmax()]
-        text = (
-            f"- {LABELS[method]}: {_times(at['worst'])} the loss of the best fixed rate, on {at['model']} after "
-            f"{counted(at['epochs'], 'epoch')} from α₀ = {power_of_ten(at['alpha0'])}"
-        )
-        earlier = own[(own["model"] == at["model"]) & (own["epochs"] < at["epochs"])].sort_values("epochs")
-        if len(earlier):
-            text += f", {scientific(earlier['worst'].iloc[0])} times after {earlier['epochs'].iloc[0]}"
-        by_model = [rows.sort_values("epochs")["worst"] for _, rows in own.groupby("model", sort=False)]
-        several = [losses for losses in by_model if len(losses) > 1]
-        if several:
-            grew = sum(losses.iloc[-1] > losses.iloc[0] for losses in several) or "none"
-            text += f"; the longest runs were worse than the shortest on {grew} of {counted(len(several), 'model')}"
-        lines.append(f"{text}.")
-    return "\n".join(lines)
-
-
 def worst_start_table(worst: pd.DataFrame) -> Table:
     """Return what `worst_starts` does, a row a model and a number of epochs."""
     rows = []
@@ -462,10 +453,6 @@ def worst_start_table(worst: pd.DataFrame) -> Table:
         "The automatic β's training loss in the last epoch, from the worst α₀, over that of the best fixed rate; by "
         "medians over seeds, as all numbers of this page. The pages on online tuning tell means.",
     )
-
-
-def _times(ratio: float) -> str:
-    return f"{scientific(ratio)} times" if np.isfinite(ratio) else "infinitely many times"
 
 
 def _counted(

@@ -34,12 +34,35 @@ def comparison():
 
 
 def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_best(comparison):
-    [said] = guards.automatic_sentences(*comparison).splitlines()
-    assert said.startswith("- Adam-HD with the automatic β: none of 2 runs diverged. Of 2 initial learning rates")
-    assert "at or below the plain rule with the best single β, 10⁻⁶, from 2" in said
-    assert "at or below the plain rule with the best β for each from 1" in said
-    assert "below the fixed rate α₀ from 1" in said
-    assert "0.667 to 1.00 times that of the best fixed rate, α = 10⁻²" in said
+    few = [[run(0.2, method, beta=beta, model="mlp", width=30, max_iterations=9)] for method, beta in
+           (("adam_hd", "auto"), ("adam_hd", 1e-3), ("adam", 0.0))]  # fmt: skip
+    table = guards.automatic_table([comparison, few])
+    whole, short = table.data.to_dict("records")
+    assert whole == {
+        "comparison": "logistic regression, one epoch",
+        "method": "Adam-HD",
+        "diverged": "0 of 2",
+        "≤ plain, best single β": "2 of 2, β = 10⁻⁶",
+        "≤ plain, best β for each α₀": "1 of 2",
+        "< fixed α₀": "1 of 2",
+        "≤ best fixed rate": "2 of 2, α = 10⁻²",
+        "loss ÷ best fixed": "0.667 to 1.00",
+    }
+    assert (short["comparison"], short["< fixed α₀"]) == ("perceptron of 30, 9 iterations", "0 of 1")
+    same = [run(0.2, alpha0=rate, beta="auto") for rate in (1e-3, 1e-2)], *comparison[1:]
+    because = "ends at the same losses, because the limit on the first step gives them the same α."
+    assert guards.automatic_table([same]).note.endswith(because) and because not in table.note
+    lost = [run(0.2, beta="auto", outcome="diverged")], *comparison[1:]
+    assert guards.automatic_table([lost]).data.loc[0, ["diverged", "≤ best fixed rate"]].str[:6].tolist() == [
+        "1 of 1",
+        "0 of 1",
+    ]
+
+
+def test_the_figure_of_the_automatic_beta_is_described_in_plain_sentences(comparison):
+    assert guards.automatic_figure(*comparison, "name", "").alt.endswith(
+        "over that of the best fixed rate, 0.667 to 1.00 with Adam-HD."
+    )
 
 
 def test_the_models_that_the_constants_were_chosen_on_are_counted_apart_from_the_one_that_tests_them(comparison):
@@ -48,10 +71,8 @@ def test_the_models_that_the_constants_were_chosen_on_are_counted_apart_from_the
     said = guards.automatic_in_all({"Chosen on": [comparison, lost], "Test": [same]})
     chosen, test = (line for line in said.splitlines() if line.startswith("- "))
     assert chosen.startswith("- **Chosen on**: 1 of 3 runs diverged. Of 3 starts")
-    assert "its best single β from 2" in chosen and "its best β for each start from 1" in chosen
-    assert "at or below the best fixed rate from 2" in chosen
+    assert "its best single β from 2, and at or below the best fixed rate from 2" in chosen
     assert test.startswith("- **Test**: none of 2 runs diverged. Of 2 starts")
-    assert said.endswith("ends at the same losses, because the limit on the first step gives them the same α.")
 
 
 def test_the_worst_start_is_named_for_each_method_and_length():
@@ -75,10 +96,6 @@ def test_the_worst_start_is_named_for_each_method_and_length():
         ["the perceptron with hidden layers of 1000", 2, "sgd_hd", 1e-6, pytest.approx(1.5)],
         ["the perceptron with hidden layers of 1000", 10, "sgd_hd", 1e-6, pytest.approx(4)],
     ]
-    assert guards.worst_start_sentences(worst) == (
-        "- SGD-HD: 4.00 times the loss of the best fixed rate, on the perceptron with hidden layers of 1000 after 10 "
-        "epochs from α₀ = 10⁻⁶, 1.50 times after 2; the longest runs were worse than the shortest on 1 of one model."
-    )
     table = guards.worst_start_table(worst).data
     assert table["SGD-HD"].tolist() == ["1.50, α₀ = 10⁻⁶", "4.00, α₀ = 10⁻⁶"] and set(table["Adam-HD"]) == {""}
 
@@ -152,8 +169,8 @@ def test_log_space_is_explained_by_the_mildest_of_the_runs_that_it_lost():
     said = guards.unbounded(guarded, [traced(-9000.0), traced(-500.0), guarded["log space"][0]])
     assert "lost 1 of 2 runs of Adam-HD" in said
     assert (
-        "of the 2 runs that were lost with it on the perceptron of 1000 over 100 iterations, further down, the mildest, "
-        "of Adam-HD, met an *h* of −500 at β = 10⁻¹, which multiplied α by 5.2 × 10²¹" in said
+        "of the 2 runs that were lost with it on the perceptron of 1000 over 100 iterations, further down, the "
+        "mildest, of Adam-HD, met an *h* of −500 at β = 10⁻¹, which multiplied α by 5.2 × 10²¹" in said
     )
     assert guards.unbounded(guarded | {"multiplicative": [traced(-1.0)]}, []) == ""
     assert guards.unbounded(guarded | {"log space": guarded["multiplicative"]}, []) == ""
