@@ -197,8 +197,7 @@ def figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], na
         symbols += "; in place of a ring: with every β one did" if crosses[1] else ""
         beyond = any(((worst >= LARGE) & np.isfinite(worst)).to_numpy().any() for worst in rows.values())
         symbols += f", or ended above {power_of_ten(LARGE)} times the best fixed rate's loss." if beyond else "."
-    told = f"{_sentence(rows['any β'])} {_single_beta_sentence(rows['best single β'])}"
-    alt = f"Worst loss of each guard over that of the best fixed learning rate, with any beta and with one. {told}"
+    alt = f"Worst loss of each guard over that of the best fixed rate, a panel a method, {_described(rows['any β'])}"
     records = [r for own in guarded.values() for r in own]
     data = pd.concat([worst.assign(betas=betas) for betas, worst in rows.items()]).reset_index()
     return Figure(draw, name, alt, data, frames.note(records), f"{caption} {symbols}")
@@ -224,6 +223,16 @@ def _sentence(losses: pd.DataFrame) -> str:
         text += f"{scientific(safe.iloc[0])} times that of the best fixed rate"
         text += f"; then comes *{safe.index[1]}* with {scientific(safe.iloc[1])}." if len(safe) > 1 else "."
     return text
+
+
+def _described(losses: pd.DataFrame) -> str:
+    """Return the rest of a figure's description, as plain text: how many rules lost runs, and which is the best."""
+    worst = losses.max(axis=1)
+    lost = int(np.isinf(worst).sum())
+    text = f"with any beta and with the best single one. With any, {lost or 'none'} of the {len(worst)} rules lost runs"
+    if lost < len(worst):
+        text += f", and the worst loss of {worst.idxmin()} is the smallest, {scientific(worst.min())} times that rate's"
+    return f"{text}."
 
 
 def verdict(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> str:
@@ -282,8 +291,8 @@ def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) ->
     if largest and 0 < min(largest) < np.log(np.finfo(float).max):
         exponent, spec = min(largest), largest[min(largest)]
         text += (
-            f": of the {len(largest)} runs that were lost with it on {model_name(spec)} over {run_length(spec)}, further down, "
-            f"the mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} at β = "
+            f": of the {len(largest)} runs that were lost with it on {model_name(spec)} over {run_length(spec)}, further "
+            f"down, the mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} at β = "
             f"{power_of_ten(spec.beta)}, which multiplied α by {scientific(np.exp(exponent))}"
         )
     return f"{text}. That of the multiplicative rule is 1 − β times a cosine, and so between 1 − β and 1 + β."

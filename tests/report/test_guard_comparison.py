@@ -147,6 +147,18 @@ def test_the_best_single_beta_loses_runs_from_the_fewest_starts_and_then_has_the
     )
 
 
+def test_the_figure_of_the_guards_is_described_in_two_plain_sentences(comparison):
+    _, plain, base = comparison
+    alt = guards.figure({"plain": plain[:3], "log space": plain}, base, "name", "").alt
+    assert alt == (
+        "Worst loss of each guard over that of the best fixed rate, a panel a method, with any beta and with the best "
+        "single one. With any, 1 of the 2 rules lost runs, and the worst loss of plain is the smallest, 1.00 times that "
+        "rate's."
+    )
+    alone = guards.figure({"plain": plain}, base, "name", "").alt
+    assert alone.endswith("With any, 1 of the 1 rules lost runs.")
+
+
 def test_the_verdict_names_a_winner_for_each_method_and_owns_up_where_it_is_not_the_automatic_beta():
     base = [run(0.2, "sgd"), run(0.2, "adam")]
     guarded = {
