@@ -20,7 +20,57 @@ from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
 HD = tuple(BASELINE)
 MULTIPLICATIVE = "multiplicative"
+DOES = {
+    "plain": "the paper's rule, with no guard",
+    "bounds 0 and 0.1": "keeps α between two bounds",
+    "change of at most 10 %": "bounds the relative change of α in a step",
+    "multiplicative": "the paper's Equation 8: only the angle between g and D counts",
+    "log space": "the plain descent on log α, so that α cannot become negative",
+    "α kept where h is not finite": "ignores an h that is not a finite number",
+    "step skipped where h is not finite": "leaves such a step out, too",
+    "AdaGrad on h": "divides h by the root of the sum of all h² so far",
+    "Adam on h": "replaces h by its running mean over its running size",
+    "transition to 0.001": "passes over to a fixed learning rate: the paper's Section 5.1",
+    "overshoot 0.1": "tolerates that a step goes too far, by this fraction of the slope at its start",
+    "β = 0.5 / κ, at most × 2": "divides β by κ, which it finds from slopes; a step at most doubles α",
+    "automatic": "needs no β, and tolerates at first that a step goes too far",
+    "automatic, greedy": "the same without that tolerance",
+}
 Compared = tuple[Sequence[Record], Sequence[Record], Sequence[Record]]  # automatic beta, plain rule, no hypergradients
+
+
+def arguments() -> Table:
+    """Return the guards by their names in figures and tables, with the arguments of `SGDHD` and `AdamHD` that set each.
+
+    The arguments are those of the runs; where none says what beta is, it was varied.
+    """
+    rows = []
+    for name, guard in GUARDS.items():
+        given = {"hypergrad_lr" if option == "beta" else option: value for option, value in guard.items()}
+        told = (f'{option}="{value}"' if isinstance(value, str) else f"{option}={value:g}"
+                for option, value in given.items())  # fmt: skip
+        rows.append({"in the figures": name, "arguments": ", ".join(told), "what it does": DOES[name]})
+    low, high = power_of_ten(min(PAPER_RATES)), power_of_ten(max(PAPER_RATES))
+    return Table(
+        pd.DataFrame(rows), f"Where no hypergrad_lr is given there is a β to choose: {low} to {high} were tried."
+    )
+
+
+def without_beta(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]]) -> str:
+    """Say which of the guards without a beta to choose has the smallest worst loss over the methods, and how often.
+
+    Args:
+        comparisons: of all guards, each the runs by guard and those without hypergradients.
+    """
+    names = [name for name, guard in GUARDS.items() if "beta" in guard]
+    worst = [worst_losses(by_cell(guarded, unguarded)).max(axis=1)[names] for guarded, unguarded in comparisons]
+    wins = pd.Series([losses.idxmin() for losses in worst if np.isfinite(losses).any()]).value_counts()
+    told = "; ".join(f"{', '.join(_worst_told(losses[name]) for losses in worst)} with *{name}*" for name in names)
+    best = " and ".join(f"*{name}* in {n} of {len(worst)}" for name, n in wins.items()) or "none in any"
+    return (
+        f"Of the {len(names)} settings without a β to choose, the smallest worst loss over the three methods, in the "
+        f"comparisons of all guards, is that of {best}. Over that of the best fixed rate it is {told}."
+    )
 
 
 def by_cell(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> pd.DataFrame:
@@ -291,9 +341,9 @@ def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) ->
     if largest and 0 < min(largest) < np.log(np.finfo(float).max):
         exponent, spec = min(largest), largest[min(largest)]
         text += (
-            f": of the {len(largest)} runs that were lost with it on {model_name(spec)} over {run_length(spec)}, further "
-            f"down, the mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} at β = "
-            f"{power_of_ten(spec.beta)}, which multiplied α by {scientific(np.exp(exponent))}"
+            f": of the {len(largest)} runs that were lost with it on {model_name(spec)} over {run_length(spec)}, "
+            f"further down, the mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} "
+            f"at β = {power_of_ten(spec.beta)}, which multiplied α by {scientific(np.exp(exponent))}"
         )
     return f"{text}. That of the multiplicative rule is 1 − β times a cosine, and so between 1 − β and 1 + β."
 

@@ -1,13 +1,16 @@
 """How the automatic beta is set against the plain rule and no hypergradients follows from the runs."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
+import torch
 
+from hdlib.optim import SGDHD
+from hdlib.optim.control import KEYS
 from hdlib.report import guards
 from hdlib.report.style import LIGHT
-from hdlib.runs import Record, RunSpec
+from hdlib.runs import Record, RunSpec, divergence
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 MADE = {"device": "cpu", "data": "made up"}
@@ -62,6 +65,41 @@ def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_b
 def test_the_figure_of_the_automatic_beta_is_described_in_plain_sentences(comparison):
     assert guards.automatic_figure(*comparison, "name", "").alt.endswith(
         "over that of the best fixed rate, 0.667 to 1.00 with Adam-HD."
+    )
+
+
+def test_every_name_of_a_guard_is_told_as_the_arguments_that_set_it():
+    """What is told is given to an optimiser, which has as its options what the runs had."""
+    table = guards.arguments().data.set_index("in the figures")
+    assert list(table.index) == list(divergence.GUARDS) and set(guards.DOES) == set(divergence.GUARDS)
+    for name, told in table["arguments"].items():
+        given = dict(hypergrad_lr=0.1) | eval(f"dict({told})")
+        [group] = SGDHD([torch.nn.Parameter(torch.ones(1))], lr=0.1, **given).param_groups
+        run = RunSpec(**dict(method="sgd_hd", alpha0=0.1, beta=0.1, epochs=1) | divergence.GUARDS[name])
+        assert {option: group[key] for option, key in KEYS.items()} == asdict(run.control()) | {
+            "overshoot": run.overshoot
+        }
+        assert group["hypergrad_lr"] == run.beta
+    assert table.loc["plain", "arguments"] == ""
+    assert table.loc["change of at most 10 %", "arguments"] == "max_change=0.1"
+    assert table.loc["automatic, greedy", "arguments"] == 'hypergrad_lr="auto", overshoot=0'
+
+
+def test_of_the_settings_without_a_beta_the_best_is_counted_over_comparisons():
+    names = ("β = 0.5 / κ, at most × 2", "automatic", "automatic, greedy")
+
+    def comparison(*losses):
+        return {"plain": [run(0.1, beta=1e-4)]} | {
+            name: [run(loss, beta=0.5, outcome="finished" if loss else "diverged")]
+            for name, loss in zip(names, losses, strict=True)
+        }, [run(0.2, "adam")]
+
+    said = guards.without_beta([comparison(0.3, 0.2, 0.4), comparison(0, 0.8, 0.6), comparison(0, 0.2, 0.4)])
+    assert said == (
+        "Of the 3 settings without a β to choose, the smallest worst loss over the three methods, in the comparisons "
+        "of all guards, is that of *automatic* in 2 of 3 and *automatic, greedy* in 1 of 3. Over that of the best "
+        "fixed rate it is 1.50, diverges, diverges with *β = 0.5 / κ, at most × 2*; 1.00, 4.00, 1.00 with *automatic*; "
+        "2.00, 3.00, 2.00 with *automatic, greedy*."
     )
 
 
@@ -152,8 +190,8 @@ def test_the_figure_of_the_guards_is_described_in_two_plain_sentences(comparison
     alt = guards.figure({"plain": plain[:3], "log space": plain}, base, "name", "").alt
     assert alt == (
         "Worst loss of each guard over that of the best fixed rate, a panel a method, with any beta and with the best "
-        "single one. With any, 1 of the 2 rules lost runs, and the worst loss of plain is the smallest, 1.00 times that "
-        "rate's."
+        "single one. With any, 1 of the 2 rules lost runs, and the worst loss of plain is the smallest, 1.00 times "
+        "that rate's."
     )
     alone = guards.figure({"plain": plain}, base, "name", "").alt
     assert alone.endswith("With any, 1 of the 1 rules lost runs.")
