@@ -68,8 +68,9 @@ def without_beta(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Seq
     told = "; ".join(f"{', '.join(_worst_told(losses[name]) for losses in worst)} with *{name}*" for name in names)
     best = " and ".join(f"*{name}* in {n} of {len(worst)}" for name, n in wins.items()) or "none in any"
     return (
-        f"Of the {len(names)} settings without a β to choose, the smallest worst loss over the three methods, in the "
-        f"comparisons of all guards, is that of {best}. Over that of the best fixed rate it is {told}."
+        f"Of the {len(names)} settings without a β to choose, the smallest worst loss over methods and α₀, in the "
+        f"comparisons of all guards, is that of {best}. Over that of the best fixed rate it is, in the order below, "
+        f"{told}."
     )
 
 
@@ -170,11 +171,14 @@ def _by_method(worst: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def settings(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]]) -> str:
+def settings(
+    comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]], recorded: Sequence[Record] = ()
+) -> str:
     """Say which guards' settings are what turned out best, and which may lack the beta that suits them.
 
     Args:
         comparisons: of all guards, each the runs by guard and those without hypergradients.
+        recorded: all runs that there are, of which those of online tuning may have that beta.
     """
     best: dict[str, list[float]] = {}
     largest: dict[str, list[bool]] = {}
@@ -197,6 +201,13 @@ def settings(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequenc
     edge, count = largest.pop(MULTIPLICATIVE), sum(map(len, largest.values()))
     default = BETAS[MULTIPLICATIVE]
     missing = f"; the paper's β, {default:g}, was not tried" if default not in betas else ""
+    rates: dict[tuple, set[float]] = {}
+    for spec in (r.spec for r in recorded if r.spec.rule == MULTIPLICATIVE and r.spec.epochs > 1):
+        if spec.beta == default and spec.changed <= PAPER_FIELDS | RECORDING_FIELDS:
+            rates.setdefault((spec.model, spec.epochs, spec.method), set()).add(spec.alpha0)
+    if missing and rates:
+        missing += f" here: [online tuning](online-tuning) has it, from {counted(max(map(len, rates.values())), 'α₀')} "
+        missing += "a method"
     return (
         f"The upper bound, {bound:g}, is the best of the fixed rates of SGD in {hits('sgd', bound)} comparisons of all "
         f"guards, and the rate that *transition* passes over to, {final:g}, that of Adam in {hits('adam', final)}: "
@@ -446,6 +457,39 @@ def automatic_in_all(kinds: Mapping[str, Sequence[Compared]]) -> str:
         "How the automatic β fares over whole epochs, where a start is a method and an α₀ in one of the comparisons "
         "below:\n\n" + "\n".join(lines) + "\n\nThe plain rule's best β and the best fixed rate were chosen when "
         "everything had been run; the automatic β had nothing to choose."
+    )
+
+
+def on_vgg(records: Sequence[Record]) -> str:
+    """Say in how many runs of VGG the automatic beta ends below the best of the fixed rates; nothing without any.
+
+    Args:
+        records: of any runs, such as all that there are.
+    """
+    apart = {"method", "alpha0", "beta", "rule"} | RECORDING_FIELDS
+    fixed: dict[tuple, dict[float, float]] = {}
+    ours = []
+    for record in (r for r in records if r.spec.model == "vgg" and r.spec.max_iterations is None):
+        spec = record.spec
+        automatic = spec.rule == "auto" and spec.overshoot is None and spec.max_lr is None
+        if automatic or (spec.method not in HD and spec.decay == "none"):
+            rest = spec.model_dump(exclude=apart)
+            key, loss = (
+                (BASELINE.get(spec.method, spec.method), *rest.items()),
+                frames.finals([record])["train_loss"][0],
+            )
+            if automatic:
+                ours.append((key, loss, spec.seed))
+            else:
+                fixed.setdefault(key, {})[spec.alpha0] = loss
+    ours = [run for run in ours if run[0] in fixed]
+    if not ours:
+        return ""
+    lower = sum(loss < min(fixed[key].values()) for key, loss, _ in ours) or "none"
+    rates = " or ".join(map(str, sorted({len(fixed[key]) for key, _, _ in ours})))
+    return (
+        f"On [a narrow VGG](vgg-variants), with {counted(len({seed for *_, seed in ours}), 'seed')}, it ends below the "
+        f"best of {rates} fixed rates in {lower} of {counted(len(ours), 'run')}."
     )
 
 

@@ -96,10 +96,10 @@ def test_of_the_settings_without_a_beta_the_best_is_counted_over_comparisons():
 
     said = guards.without_beta([comparison(0.3, 0.2, 0.4), comparison(0, 0.8, 0.6), comparison(0, 0.2, 0.4)])
     assert said == (
-        "Of the 3 settings without a β to choose, the smallest worst loss over the three methods, in the comparisons "
+        "Of the 3 settings without a β to choose, the smallest worst loss over methods and α₀, in the comparisons "
         "of all guards, is that of *automatic* in 2 of 3 and *automatic, greedy* in 1 of 3. Over that of the best "
-        "fixed rate it is 1.50, diverges, diverges with *β = 0.5 / κ, at most × 2*; 1.00, 4.00, 1.00 with *automatic*; "
-        "2.00, 3.00, 2.00 with *automatic, greedy*."
+        "fixed rate it is, in the order below, 1.50, diverges, diverges with *β = 0.5 / κ, at most × 2*; 1.00, 4.00, "
+        "1.00 with *automatic*; 2.00, 3.00, 2.00 with *automatic, greedy*."
     )
 
 
@@ -153,6 +153,31 @@ def test_settings_that_know_the_result_or_lie_at_the_edge_are_owned_up_to():
     assert "0.001, that of Adam in 0 of 1" in said
     assert "the largest that was tried, 10⁻¹, for 1 of 1 pairs" in said and "other guards for 0 of 1)" in said
     assert said.endswith("the paper's β, 0.02, was not tried.")
+    tuning = run(0.2, "sgd_hd", alpha0=0.1, beta=0.02, rule="multiplicative")
+    assert guards.settings([(guarded, base)], [tuning]) == said  # one epoch is no online tuning
+    longer = replace(tuning, spec=tuning.spec.with_(epochs=10))
+    assert guards.settings([(guarded, base)], [tuning, longer]).endswith(
+        "0.02, was not tried here: [online tuning](online-tuning) has it, from one α₀ a method."
+    )
+
+
+def test_on_vgg_the_automatic_beta_is_held_against_fixed_rates_of_the_same_network_and_seed():
+    def vgg(loss, method="sgd", **fields):
+        return run(loss, method, task="cifar10", model="vgg", **fields)
+
+    fixed = [
+        vgg(0.3, alpha0=0.1),
+        vgg(0.5, alpha0=0.001),
+        vgg(0.1, seed=1),
+        vgg(0.1, width_factor=0.5),
+        vgg(0.1, "adam"),
+    ]
+    ours = [vgg(0.2, "sgd_hd", alpha0=0.1, beta="auto"), vgg(0.4, "sgd_hd", alpha0=1e-5, beta="auto")]
+    others = [vgg(0.2, "sgdn_hd", beta="auto"), vgg(0.2, "sgd_hd", beta=1e-3), run(0.1, "sgd_hd", beta="auto")]
+    assert guards.on_vgg([*fixed, *ours, *others]) == (
+        "On [a narrow VGG](vgg-variants), with one seed, it ends below the best of 2 fixed rates in 1 of 2 runs."
+    )
+    assert guards.on_vgg([*fixed, *others]) == ""
 
 
 def test_the_best_single_beta_loses_runs_from_the_fewest_starts_and_then_has_the_smallest_worst_loss(comparison):
