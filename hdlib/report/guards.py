@@ -15,12 +15,63 @@ from hdlib.optim.control import BETAS
 from hdlib.report import frames
 from hdlib.report.performance import read
 from hdlib.report.style import LABELS, LARGE, MODELS, Figure, Table, Theme, between, counted, power_of_ten, scientific
-from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
+from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
 from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
 HD = tuple(BASELINE)
 MULTIPLICATIVE = "multiplicative"
+DOES = {
+    "plain": "the paper's rule, with no guard",
+    "bounds 0 and 0.1": "keeps α between two bounds",
+    "change of at most 10 %": "bounds the relative change of α in a step",
+    "multiplicative": "the paper's Equation 8: only the angle between g and D counts",
+    "log space": "the plain descent on log α, so that α cannot become negative",
+    "α kept where h is not finite": "ignores an h that is not a finite number",
+    "step skipped where h is not finite": "leaves such a step out, too",
+    "AdaGrad on h": "divides h by the root of the sum of all h² so far",
+    "Adam on h": "replaces h by its running mean over its running size",
+    "transition to 0.001": "passes over to a fixed learning rate: the paper's Section 5.1",
+    "overshoot 0.1": "tolerates that a step goes too far, by this fraction of the slope at its start",
+    "β = 0.5 / κ, at most × 2": "divides β by κ, which it finds from slopes; a step at most doubles α",
+    "automatic": "needs no β, and tolerates at first that a step goes too far",
+    "automatic, greedy": "the same without that tolerance",
+}
 Compared = tuple[Sequence[Record], Sequence[Record], Sequence[Record]]  # automatic beta, plain rule, no hypergradients
+
+
+def arguments() -> Table:
+    """Return the guards by their names in figures and tables, with the arguments of `SGDHD` and `AdamHD` that set each.
+
+    The arguments are those of the runs; where none says what beta is, it was varied.
+    """
+    rows = []
+    for name, guard in GUARDS.items():
+        given = {"hypergrad_lr" if option == "beta" else option: value for option, value in guard.items()}
+        told = (f'{option}="{value}"' if isinstance(value, str) else f"{option}={value:g}"
+                for option, value in given.items())  # fmt: skip
+        rows.append({"in the figures": name, "arguments": ", ".join(told), "what it does": DOES[name]})
+    low, high = power_of_ten(min(PAPER_RATES)), power_of_ten(max(PAPER_RATES))
+    return Table(
+        pd.DataFrame(rows), f"Where no hypergrad_lr is given there is a β to choose: {low} to {high} were tried."
+    )
+
+
+def without_beta(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]]) -> str:
+    """Say which of the guards without a beta to choose has the smallest worst loss over the methods, and how often.
+
+    Args:
+        comparisons: of all guards, each the runs by guard and those without hypergradients.
+    """
+    names = [name for name, guard in GUARDS.items() if "beta" in guard]
+    worst = [worst_losses(by_cell(guarded, unguarded)).max(axis=1)[names] for guarded, unguarded in comparisons]
+    wins = pd.Series([losses.idxmin() for losses in worst if np.isfinite(losses).any()]).value_counts()
+    told = "; ".join(f"{', '.join(_worst_told(losses[name]) for losses in worst)} with *{name}*" for name in names)
+    best = " and ".join(f"*{name}* in {n} of {len(worst)}" for name, n in wins.items()) or "none in any"
+    return (
+        f"Of the {len(names)} settings without a β to choose, the smallest worst loss over methods and α₀, in the "
+        f"comparisons of all guards, is that of {best}. Over that of the best fixed rate it is, in the order below, "
+        f"{told}."
+    )
 
 
 def by_cell(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> pd.DataFrame:
@@ -120,11 +171,14 @@ def _by_method(worst: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def settings(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]]) -> str:
+def settings(
+    comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]], recorded: Sequence[Record] = ()
+) -> str:
     """Say which guards' settings are what turned out best, and which may lack the beta that suits them.
 
     Args:
         comparisons: of all guards, each the runs by guard and those without hypergradients.
+        recorded: all runs that there are, of which those of online tuning may have that beta.
     """
     best: dict[str, list[float]] = {}
     largest: dict[str, list[bool]] = {}
@@ -147,6 +201,13 @@ def settings(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequenc
     edge, count = largest.pop(MULTIPLICATIVE), sum(map(len, largest.values()))
     default = BETAS[MULTIPLICATIVE]
     missing = f"; the paper's β, {default:g}, was not tried" if default not in betas else ""
+    rates: dict[tuple, set[float]] = {}
+    for spec in (r.spec for r in recorded if r.spec.rule == MULTIPLICATIVE and r.spec.epochs > 1):
+        if spec.beta == default and spec.changed <= PAPER_FIELDS | RECORDING_FIELDS:
+            rates.setdefault((spec.model, spec.epochs, spec.method), set()).add(spec.alpha0)
+    if missing and rates:
+        missing += f" here: [online tuning](online-tuning) has it, from {counted(max(map(len, rates.values())), 'α₀')} "
+        missing += "a method"
     return (
         f"The upper bound, {bound:g}, is the best of the fixed rates of SGD in {hits('sgd', bound)} comparisons of all "
         f"guards, and the rate that *transition* passes over to, {final:g}, that of Adam in {hits('adam', final)}: "
@@ -197,8 +258,7 @@ def figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], na
         symbols += "; in place of a ring: with every β one did" if crosses[1] else ""
         beyond = any(((worst >= LARGE) & np.isfinite(worst)).to_numpy().any() for worst in rows.values())
         symbols += f", or ended above {power_of_ten(LARGE)} times the best fixed rate's loss." if beyond else "."
-    told = f"{_sentence(rows['any β'])} {_single_beta_sentence(rows['best single β'])}"
-    alt = f"Worst loss of each guard over that of the best fixed learning rate, with any beta and with one. {told}"
+    alt = f"Worst loss of each guard over that of the best fixed rate, a panel a method, {_described(rows['any β'])}"
     records = [r for own in guarded.values() for r in own]
     data = pd.concat([worst.assign(betas=betas) for betas, worst in rows.items()]).reset_index()
     return Figure(draw, name, alt, data, frames.note(records), f"{caption} {symbols}")
@@ -224,6 +284,16 @@ def _sentence(losses: pd.DataFrame) -> str:
         text += f"{scientific(safe.iloc[0])} times that of the best fixed rate"
         text += f"; then comes *{safe.index[1]}* with {scientific(safe.iloc[1])}." if len(safe) > 1 else "."
     return text
+
+
+def _described(losses: pd.DataFrame) -> str:
+    """Return the rest of a figure's description, as plain text: how many rules lost runs, and which is the best."""
+    worst = losses.max(axis=1)
+    lost = int(np.isinf(worst).sum())
+    text = f"with any beta and with the best single one. With any, {lost or 'none'} of the {len(worst)} rules lost runs"
+    if lost < len(worst):
+        text += f", and the worst loss of {worst.idxmin()} is the smallest, {scientific(worst.min())} times that rate's"
+    return f"{text}."
 
 
 def verdict(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> str:
@@ -281,10 +351,10 @@ def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) ->
     )
     if largest and 0 < min(largest) < np.log(np.finfo(float).max):
         exponent, spec = min(largest), largest[min(largest)]
-        h = scientific(-exponent / spec.beta).replace("-", "−")
         text += (
-            f": in the mildest of the {len(largest)} lost runs of the perceptron below, of {LABELS[spec.method]}, an "
-            f"*h* of {h} at β = {power_of_ten(spec.beta)} multiplied α by {scientific(np.exp(exponent))}"
+            f": of the {len(largest)} runs that were lost with it on {model_name(spec)} over {run_length(spec)}, "
+            f"further down, the mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} "
+            f"at β = {power_of_ten(spec.beta)}, which multiplied α by {scientific(np.exp(exponent))}"
         )
     return f"{text}. That of the multiplicative rule is 1 − β times a cosine, and so between 1 − β and 1 + β."
 
@@ -330,48 +400,96 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
         return figure
 
     data = pd.concat([auto.assign(what="automatic"), rule.assign(what="plain"), base.assign(what="no HD")])
-    alt = f"Final training loss against alpha_0. {automatic_sentences(automatic, plain, unguarded)}"
+    over = {LABELS[method]: between(n["over_best"]) for method, n in _counted(automatic, plain, unguarded).items()}
+    alt = (
+        "Final training loss against alpha_0, without hypergradients, with the plain rule and with the automatic beta. "
+        "With the latter it is, over that of the best fixed rate, "
+        f"{'; '.join(f'{ratios} with {method}' for method, ratios in over.items())}."
+    )
     records = [*automatic, *plain, *unguarded]
     return Figure(draw, name, alt, data, frames.note(records), caption)
 
 
-def automatic_sentences(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record]) -> str:
-    """Say how often the automatic beta diverges, and from where it is no worse than the plain rule, and than no HD."""
-    lines = []
-    for method, n in _counted(automatic, plain, unguarded).items():
-        lines.append(
-            f"- {LABELS[method]} with the automatic β: {n['lost'] or 'none'} of {n['runs']} runs diverged. Of "
-            f"{n['rates']} initial learning rates, it ends at or below the plain rule with the best single β, "
-            f"{power_of_ten(n['beta'])}, from {n['single']}, at or below the plain rule with the best β for each from "
-            f"{n['each']}, and below the fixed rate α₀ from {n['lower']}. Its loss is {between(n['over_best'])} times "
-            f"that of the best fixed rate, α = {power_of_ten(n['best'])}."
-        )
-    return "\n".join(lines)
+def automatic_table(comparisons: Sequence[Compared]) -> Table:
+    """Return how the automatic beta fares against the plain rule and fixed rates: a row a comparison and method."""
+    rows = []
+    for comparison in comparisons:
+        spec = comparison[0][0].spec
+        for method, n in _counted(*comparison).items():
+            single, best = f"β = {power_of_ten(n['beta'])}", f"α = {power_of_ten(n['best'])}"
+            rows.append(
+                {
+                    "comparison": f"{model_name(spec).removeprefix('the ')}, {run_length(spec)}",
+                    "method": LABELS[method],
+                    "diverged": f"{n['lost']} of {n['runs']}",
+                    "≤ plain, best single β": f"{n['single']} of {n['rates']}, {single}",
+                    "≤ plain, best β for each α₀": f"{n['each']} of {n['rates']}",
+                    "< fixed α₀": f"{n['lower']} of {n['rates']}",
+                    "≤ best fixed rate": f"{n['matched']} of {n['rates']}, {best}",
+                    "loss ÷ best fixed": between(n["over_best"]),
+                }
+            )
+    return Table(
+        pd.DataFrame(rows),
+        "Columns with ≤ and < count the α₀ from which the automatic β ends with such a loss, by medians over seeds. "
+        f"Fixed α₀: no hypergradients, from the same α₀.{_coinciding(comparisons)}",
+    )
 
 
 def automatic_in_all(kinds: Mapping[str, Sequence[Compared]]) -> str:
-    """Say the same of several comparisons together, in a line for each kind of model.
+    """Say how the automatic beta fares in several comparisons together, in a line for each kind of model.
 
     Args:
-        kinds: comparisons by the models that they are on; each is what `automatic_sentences` takes.
+        kinds: comparisons by the models that they are on.
     """
     lines = []
     for models, comparisons in kinds.items():
         counts = [n for comparison in comparisons for n in _counted(*comparison).values()]
-        total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "single", "each", "matched", "rates")}
+        total = {name: sum(n[name] for n in counts) for name in ("lost", "runs", "single", "matched", "rates")}
         over = pd.concat([n["over_best"] for n in counts])
         lines.append(
             f"- **{models}**: {total['lost'] or 'none'} of {total['runs']} runs diverged. Of {total['rates']} starts "
-            f"it ended at or below the plain rule with its best single β from {total['single']}, at or below the plain "
-            f"rule with its best β for each start from {total['each']}, and at or below the best fixed rate from "
-            f"{total['matched']}. Its loss is {scientific(over.median())} times that of the best fixed rate in the "
-            f"median, from {between(over)}."
+            f"it ended at or below the plain rule with its best single β from {total['single']}, and at or below the "
+            f"best fixed rate from {total['matched']}. Its loss is {scientific(over.median())} times that of the best "
+            f"fixed rate in the median, from {between(over)}."
         )
     return (
-        "How the automatic β fares in the comparisons over whole epochs below, where a start is a method and an α₀ in "
-        "one of them:\n\n" + "\n".join(lines) + "\n\nThe best β and the best of the fixed rates were chosen when "
+        "How the automatic β fares over whole epochs, where a start is a method and an α₀ in one of the comparisons "
+        "below:\n\n" + "\n".join(lines) + "\n\nThe plain rule's best β and the best fixed rate were chosen when "
         "everything had been run; the automatic β had nothing to choose."
-        f"{_coinciding([comparison for comparisons in kinds.values() for comparison in comparisons])}"
+    )
+
+
+def on_vgg(records: Sequence[Record]) -> str:
+    """Say in how many runs of VGG the automatic beta ends below the best of the fixed rates; nothing without any.
+
+    Args:
+        records: of any runs, such as all that there are.
+    """
+    apart = {"method", "alpha0", "beta", "rule"} | RECORDING_FIELDS
+    fixed: dict[tuple, dict[float, float]] = {}
+    ours = []
+    for record in (r for r in records if r.spec.model == "vgg" and r.spec.max_iterations is None):
+        spec = record.spec
+        automatic = spec.rule == "auto" and spec.overshoot is None and spec.max_lr is None
+        if automatic or (spec.method not in HD and spec.decay == "none"):
+            rest = spec.model_dump(exclude=apart)
+            key, loss = (
+                (BASELINE.get(spec.method, spec.method), *rest.items()),
+                frames.finals([record])["train_loss"][0],
+            )
+            if automatic:
+                ours.append((key, loss, spec.seed))
+            else:
+                fixed.setdefault(key, {})[spec.alpha0] = loss
+    ours = [run for run in ours if run[0] in fixed]
+    if not ours:
+        return ""
+    lower = sum(loss < min(fixed[key].values()) for key, loss, _ in ours) or "none"
+    rates = " or ".join(map(str, sorted({len(fixed[key]) for key, _, _ in ours})))
+    return (
+        f"On [a narrow VGG](vgg-variants), with {counted(len({seed for *_, seed in ours}), 'seed')}, it ends below the "
+        f"best of {rates} fixed rates in {lower} of {counted(len(ours), 'run')}."
     )
 
 
@@ -380,6 +498,16 @@ def _coinciding(comparisons: Sequence[Compared]) -> str:
     told = {frames.coinciding(automatic) for automatic, _, _ in comparisons} - {""}
     because = ", because the limit on the first step gives them the same α."
     return f" {'; '.join(sorted(told))}{because}" if told else ""
+
+
+def model_name(spec: RunSpec) -> str:
+    """Return what a run trains, with the size of a perceptron's layers: "the perceptron of 1000"."""
+    return f"{MODELS[spec.model]} of {spec.width}" if spec.model == "mlp" else MODELS[spec.model]
+
+
+def run_length(spec: RunSpec) -> str:
+    """Return how long a run is: "100 iterations", or "2 epochs" where no iteration is the last."""
+    return counted(spec.max_iterations, "iteration") if spec.max_iterations else counted(spec.epochs, "epoch")
 
 
 def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
@@ -416,30 +544,6 @@ def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "epochs", "method", "alpha0", "worst"])
 
 
-def worst_start_sentences(worst: pd.DataFrame) -> str:
-    """Say for each method the worst start that `worst_starts` found, and on how many models longer runs are worse."""
-    lines = []
-    for method in HD:
-        own = worst[worst["method"] == method]
-        if own.empty:
-            continue
-        at = own.loc[own["worst"].idxmax()]
-        text = (
-            f"- {LABELS[method]}: {_times(at['worst'])} the loss of the best fixed rate, on {at['model']} after "
-            f"{counted(at['epochs'], 'epoch')} from α₀ = {power_of_ten(at['alpha0'])}"
-        )
-        earlier = own[(own["model"] == at["model"]) & (own["epochs"] < at["epochs"])].sort_values("epochs")
-        if len(earlier):
-            text += f", {scientific(earlier['worst'].iloc[0])} times after {earlier['epochs'].iloc[0]}"
-        by_model = [rows.sort_values("epochs")["worst"] for _, rows in own.groupby("model", sort=False)]
-        several = [losses for losses in by_model if len(losses) > 1]
-        if several:
-            grew = sum(losses.iloc[-1] > losses.iloc[0] for losses in several) or "none"
-            text += f"; the longest runs were worse than the shortest on {grew} of {counted(len(several), 'model')}"
-        lines.append(f"{text}.")
-    return "\n".join(lines)
-
-
 def worst_start_table(worst: pd.DataFrame) -> Table:
     """Return what `worst_starts` does, a row a model and a number of epochs."""
     rows = []
@@ -452,10 +556,6 @@ def worst_start_table(worst: pd.DataFrame) -> Table:
         "The automatic β's training loss in the last epoch, from the worst α₀, over that of the best fixed rate; by "
         "medians over seeds, as all numbers of this page. The pages on online tuning tell means.",
     )
-
-
-def _times(ratio: float) -> str:
-    return f"{scientific(ratio)} times" if np.isfinite(ratio) else "infinitely many times"
 
 
 def _counted(

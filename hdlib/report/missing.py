@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
-from hdlib.optim.control import Control
+from hdlib.optim.control import OPTIONS, Control
 from hdlib.report import vgg
 from hdlib.report.style import counted
-from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
-from hdlib.runs.divergence import PAPER_RATES
+from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
+from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
 TUNING_EPOCHS, ONLINE_EPOCHS = 100, 50  # of the paper's perceptron
 SEEDS = 3  # from which on an interval says something
@@ -25,7 +27,7 @@ def sentences(records: Sequence[Record]) -> str:
     Args:
         records: all that there are.
     """
-    mlp = [r for r in records if (r.spec.task, r.spec.model, r.spec.width, r.spec.depth) == ("mnist", "mlp", 1000, 2)]
+    mlp = _paper_mlp(records)
     return "\n".join(
         f"- {said}"
         for said in (
@@ -33,7 +35,7 @@ def sentences(records: Sequence[Record]) -> str:
             *_online_tuning([r for r in mlp if _of_the_paper(r)]),
             *_tuning([r for r in mlp if _of_the_paper(r)]),
             *_grid_search([r for r in mlp if r.spec.target_loss is not None]),
-            *_guards([r for r in mlp if _guarded(r)]),
+            guards(records),
             *([] if on_gpu(records) else ["Anything on a GPU: every record says its device."]),
         )
     )
@@ -77,13 +79,30 @@ def _grid_search(records: Sequence[Record]) -> list[str]:
     return [f"The grid search for the perceptron beyond {longest:,} iterations."]
 
 
-def _guards(records: Sequence[Record]) -> list[str]:
-    longest = max((r.iterations for r in records), default=0)
-    seeds = {r.spec.seed for r in records}
-    return [
-        f"Guards other than the automatic β on the paper's perceptron beyond {longest:,} iterations, or with more than "
-        f"{counted(len(seeds), 'seed')}."
+def guards(records: Sequence[Record]) -> str:
+    """Say how far the guards were run on the paper's perceptron, those that went no further than the others together.
+
+    Args:
+        records: all that there are.
+    """
+    mlp, ran = _paper_mlp(records), {}
+    for name, guard in GUARDS.items():
+        if name not in ("plain", "automatic"):
+            own = [record for record in mlp if _guarded(record.spec, guard)]
+            ran[name] = (max((r.iterations for r in own), default=0), len({r.spec.seed for r in own}))
+    least, fewest = (min(column) for column in zip(*ran.values(), strict=True))
+    beyond = f" beyond {least:,} iterations, or with more than {counted(fewest, 'seed')}" if least else ""
+    further = [
+        f"*{name}* (up to {iterations:,} iterations, {counted(seeds, 'seed')})"
+        for name, (iterations, seeds) in ran.items()
+        if iterations > least or seeds > fewest
     ]
+    run = (["the automatic β"] if any(r.spec.rule == "auto" for r in mlp) else []) + further
+    return f"Guards on the paper's perceptron{beyond}{', but for ' if run else ''}{'; '.join(run)}."
+
+
+def _paper_mlp(records: Sequence[Record]) -> list[Record]:
+    return [r for r in records if (r.spec.task, r.spec.model, r.spec.width, r.spec.depth) == ("mnist", "mlp", 1000, 2)]
 
 
 def _of_the_paper(record: Record) -> bool:
@@ -92,6 +111,9 @@ def _of_the_paper(record: Record) -> bool:
     return spec.max_iterations is None and spec.decay != "cosine" and spec.changed <= PAPER_FIELDS | RECORDING_FIELDS
 
 
-def _guarded(record: Record) -> bool:
-    spec = record.spec
-    return spec.method in BASELINE and spec.rule != "auto" and spec.control() != Control(rule=spec.rule)
+def _guarded(spec: RunSpec, guard: dict[str, Any]) -> bool:
+    """Say whether a run is one with a guard of the comparison, with whatever beta."""
+    rule = {"rule": "auto"} if guard.get("beta") == "auto" else {}
+    own = {name: value for name, value in guard.items() if name != "beta"}
+    options = {name: getattr(spec, name) for name in OPTIONS}
+    return spec.method in BASELINE and options == asdict(Control(**own)) | rule

@@ -1,13 +1,16 @@
 """How the automatic beta is set against the plain rule and no hypergradients follows from the runs."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
+import torch
 
+from hdlib.optim import SGDHD
+from hdlib.optim.control import KEYS
 from hdlib.report import guards
 from hdlib.report.style import LIGHT
-from hdlib.runs import Record, RunSpec
+from hdlib.runs import Record, RunSpec, divergence
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 MADE = {"device": "cpu", "data": "made up"}
@@ -34,12 +37,70 @@ def comparison():
 
 
 def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_best(comparison):
-    [said] = guards.automatic_sentences(*comparison).splitlines()
-    assert said.startswith("- Adam-HD with the automatic β: none of 2 runs diverged. Of 2 initial learning rates")
-    assert "at or below the plain rule with the best single β, 10⁻⁶, from 2" in said
-    assert "at or below the plain rule with the best β for each from 1" in said
-    assert "below the fixed rate α₀ from 1" in said
-    assert "0.667 to 1.00 times that of the best fixed rate, α = 10⁻²" in said
+    few = [[run(0.2, method, beta=beta, model="mlp", width=30, max_iterations=9)] for method, beta in
+           (("adam_hd", "auto"), ("adam_hd", 1e-3), ("adam", 0.0))]  # fmt: skip
+    table = guards.automatic_table([comparison, few])
+    whole, short = table.data.to_dict("records")
+    assert whole == {
+        "comparison": "logistic regression, one epoch",
+        "method": "Adam-HD",
+        "diverged": "0 of 2",
+        "≤ plain, best single β": "2 of 2, β = 10⁻⁶",
+        "≤ plain, best β for each α₀": "1 of 2",
+        "< fixed α₀": "1 of 2",
+        "≤ best fixed rate": "2 of 2, α = 10⁻²",
+        "loss ÷ best fixed": "0.667 to 1.00",
+    }
+    assert (short["comparison"], short["< fixed α₀"]) == ("perceptron of 30, 9 iterations", "0 of 1")
+    same = [run(0.2, alpha0=rate, beta="auto") for rate in (1e-3, 1e-2)], *comparison[1:]
+    because = "ends at the same losses, because the limit on the first step gives them the same α."
+    assert guards.automatic_table([same]).note.endswith(because) and because not in table.note
+    lost = [run(0.2, beta="auto", outcome="diverged")], *comparison[1:]
+    assert guards.automatic_table([lost]).data.loc[0, ["diverged", "≤ best fixed rate"]].str[:6].tolist() == [
+        "1 of 1",
+        "0 of 1",
+    ]
+
+
+def test_the_figure_of_the_automatic_beta_is_described_in_plain_sentences(comparison):
+    assert guards.automatic_figure(*comparison, "name", "").alt.endswith(
+        "over that of the best fixed rate, 0.667 to 1.00 with Adam-HD."
+    )
+
+
+def test_every_name_of_a_guard_is_told_as_the_arguments_that_set_it():
+    """What is told is given to an optimiser, which has as its options what the runs had."""
+    table = guards.arguments().data.set_index("in the figures")
+    assert list(table.index) == list(divergence.GUARDS) and set(guards.DOES) == set(divergence.GUARDS)
+    for name, told in table["arguments"].items():
+        given = dict(hypergrad_lr=0.1) | eval(f"dict({told})")
+        [group] = SGDHD([torch.nn.Parameter(torch.ones(1))], lr=0.1, **given).param_groups
+        run = RunSpec(**dict(method="sgd_hd", alpha0=0.1, beta=0.1, epochs=1) | divergence.GUARDS[name])
+        assert {option: group[key] for option, key in KEYS.items()} == asdict(run.control()) | {
+            "overshoot": run.overshoot
+        }
+        assert group["hypergrad_lr"] == run.beta
+    assert table.loc["plain", "arguments"] == ""
+    assert table.loc["change of at most 10 %", "arguments"] == "max_change=0.1"
+    assert table.loc["automatic, greedy", "arguments"] == 'hypergrad_lr="auto", overshoot=0'
+
+
+def test_of_the_settings_without_a_beta_the_best_is_counted_over_comparisons():
+    names = ("β = 0.5 / κ, at most × 2", "automatic", "automatic, greedy")
+
+    def comparison(*losses):
+        return {"plain": [run(0.1, beta=1e-4)]} | {
+            name: [run(loss, beta=0.5, outcome="finished" if loss else "diverged")]
+            for name, loss in zip(names, losses, strict=True)
+        }, [run(0.2, "adam")]
+
+    said = guards.without_beta([comparison(0.3, 0.2, 0.4), comparison(0, 0.8, 0.6), comparison(0, 0.2, 0.4)])
+    assert said == (
+        "Of the 3 settings without a β to choose, the smallest worst loss over methods and α₀, in the comparisons "
+        "of all guards, is that of *automatic* in 2 of 3 and *automatic, greedy* in 1 of 3. Over that of the best "
+        "fixed rate it is, in the order below, 1.50, diverges, diverges with *β = 0.5 / κ, at most × 2*; 1.00, 4.00, "
+        "1.00 with *automatic*; 2.00, 3.00, 2.00 with *automatic, greedy*."
+    )
 
 
 def test_the_models_that_the_constants_were_chosen_on_are_counted_apart_from_the_one_that_tests_them(comparison):
@@ -48,10 +109,8 @@ def test_the_models_that_the_constants_were_chosen_on_are_counted_apart_from_the
     said = guards.automatic_in_all({"Chosen on": [comparison, lost], "Test": [same]})
     chosen, test = (line for line in said.splitlines() if line.startswith("- "))
     assert chosen.startswith("- **Chosen on**: 1 of 3 runs diverged. Of 3 starts")
-    assert "its best single β from 2" in chosen and "its best β for each start from 1" in chosen
-    assert "at or below the best fixed rate from 2" in chosen
+    assert "its best single β from 2, and at or below the best fixed rate from 2" in chosen
     assert test.startswith("- **Test**: none of 2 runs diverged. Of 2 starts")
-    assert said.endswith("ends at the same losses, because the limit on the first step gives them the same α.")
 
 
 def test_the_worst_start_is_named_for_each_method_and_length():
@@ -75,10 +134,6 @@ def test_the_worst_start_is_named_for_each_method_and_length():
         ["the perceptron with hidden layers of 1000", 2, "sgd_hd", 1e-6, pytest.approx(1.5)],
         ["the perceptron with hidden layers of 1000", 10, "sgd_hd", 1e-6, pytest.approx(4)],
     ]
-    assert guards.worst_start_sentences(worst) == (
-        "- SGD-HD: 4.00 times the loss of the best fixed rate, on the perceptron with hidden layers of 1000 after 10 "
-        "epochs from α₀ = 10⁻⁶, 1.50 times after 2; the longest runs were worse than the shortest on 1 of one model."
-    )
     table = guards.worst_start_table(worst).data
     assert table["SGD-HD"].tolist() == ["1.50, α₀ = 10⁻⁶", "4.00, α₀ = 10⁻⁶"] and set(table["Adam-HD"]) == {""}
 
@@ -98,6 +153,31 @@ def test_settings_that_know_the_result_or_lie_at_the_edge_are_owned_up_to():
     assert "0.001, that of Adam in 0 of 1" in said
     assert "the largest that was tried, 10⁻¹, for 1 of 1 pairs" in said and "other guards for 0 of 1)" in said
     assert said.endswith("the paper's β, 0.02, was not tried.")
+    tuning = run(0.2, "sgd_hd", alpha0=0.1, beta=0.02, rule="multiplicative")
+    assert guards.settings([(guarded, base)], [tuning]) == said  # one epoch is no online tuning
+    longer = replace(tuning, spec=tuning.spec.with_(epochs=10))
+    assert guards.settings([(guarded, base)], [tuning, longer]).endswith(
+        "0.02, was not tried here: [online tuning](online-tuning) has it, from one α₀ a method."
+    )
+
+
+def test_on_vgg_the_automatic_beta_is_held_against_fixed_rates_of_the_same_network_and_seed():
+    def vgg(loss, method="sgd", **fields):
+        return run(loss, method, task="cifar10", model="vgg", **fields)
+
+    fixed = [
+        vgg(0.3, alpha0=0.1),
+        vgg(0.5, alpha0=0.001),
+        vgg(0.1, seed=1),
+        vgg(0.1, width_factor=0.5),
+        vgg(0.1, "adam"),
+    ]
+    ours = [vgg(0.2, "sgd_hd", alpha0=0.1, beta="auto"), vgg(0.4, "sgd_hd", alpha0=1e-5, beta="auto")]
+    others = [vgg(0.2, "sgdn_hd", beta="auto"), vgg(0.2, "sgd_hd", beta=1e-3), run(0.1, "sgd_hd", beta="auto")]
+    assert guards.on_vgg([*fixed, *ours, *others]) == (
+        "On [a narrow VGG](vgg-variants), with one seed, it ends below the best of 2 fixed rates in 1 of 2 runs."
+    )
+    assert guards.on_vgg([*fixed, *others]) == ""
 
 
 def test_the_best_single_beta_loses_runs_from_the_fewest_starts_and_then_has_the_smallest_worst_loss(comparison):
@@ -130,6 +210,18 @@ def test_the_best_single_beta_loses_runs_from_the_fewest_starts_and_then_has_the
     )
 
 
+def test_the_figure_of_the_guards_is_described_in_two_plain_sentences(comparison):
+    _, plain, base = comparison
+    alt = guards.figure({"plain": plain[:3], "log space": plain}, base, "name", "").alt
+    assert alt == (
+        "Worst loss of each guard over that of the best fixed rate, a panel a method, with any beta and with the best "
+        "single one. With any, 1 of the 2 rules lost runs, and the worst loss of plain is the smallest, 1.00 times "
+        "that rate's."
+    )
+    alone = guards.figure({"plain": plain}, base, "name", "").alt
+    assert alone.endswith("With any, 1 of the 1 rules lost runs.")
+
+
 def test_the_verdict_names_a_winner_for_each_method_and_owns_up_where_it_is_not_the_automatic_beta():
     base = [run(0.2, "sgd"), run(0.2, "adam")]
     guarded = {
@@ -144,7 +236,7 @@ def test_the_verdict_names_a_winner_for_each_method_and_owns_up_where_it_is_not_
 
 def test_log_space_is_explained_by_the_mildest_of_the_runs_that_it_lost():
     def traced(h):
-        record = run(1.0, beta=0.1, rule="log", outcome="diverged")
+        record = run(1.0, beta=0.1, rule="log", outcome="diverged", model="mlp", width=1000, max_iterations=100)
         rows = [[1, 2.3, 1e-3, -0.0], [2, 2.2, 1e-3, h], [3, float("nan"), float("inf"), float("nan")]]
         return Record(record.spec, "diverged", 3, record.epochs, pd.DataFrame(rows, columns=TRACE_COLUMNS), MADE)
 
@@ -152,8 +244,8 @@ def test_log_space_is_explained_by_the_mildest_of_the_runs_that_it_lost():
     said = guards.unbounded(guarded, [traced(-9000.0), traced(-500.0), guarded["log space"][0]])
     assert "lost 1 of 2 runs of Adam-HD" in said
     assert (
-        "the 2 lost runs of the perceptron below, of Adam-HD, an *h* of −500 at β = 10⁻¹ multiplied α by 5.2 × 10²¹"
-        in said
+        "of the 2 runs that were lost with it on the perceptron of 1000 over 100 iterations, further down, the "
+        "mildest, of Adam-HD, met an *h* of −500 at β = 10⁻¹, which multiplied α by 5.2 × 10²¹" in said
     )
     assert guards.unbounded(guarded | {"multiplicative": [traced(-1.0)]}, []) == ""
     assert guards.unbounded(guarded | {"log space": guarded["multiplicative"]}, []) == ""

@@ -5,6 +5,7 @@ from pandas import DataFrame
 
 from hdlib.report import missing
 from hdlib.runs import METHODS, Record, RunSpec
+from hdlib.runs.divergence import GUARDS
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 SMALL = dict(alpha0=1e-6, model="mlp", method="sgd", epochs=10)
@@ -37,10 +38,39 @@ def test_what_is_not_there_is_named_until_it_is(some, line, all_of_it):
     assert line not in missing.sentences(some + all_of_it)
 
 
-def test_how_far_the_grid_search_and_the_guards_went_is_told():
-    guard = dict(model="mlp", method="adam_hd", alpha0=0.1, beta=1e-3, epochs=1)
-    runs = [record(**SMALL, max_iterations=469, target_loss=0.3), record(iterations=100, **guard, min_lr=0.0)]
-    said = missing.sentences(runs)
-    assert "beyond 469 iterations" in said and "beyond 100 iterations, or with more than one seed" in said
-    unguarded = [record(iterations=900, **guard), record(iterations=900, **guard | dict(beta="auto"))]
-    assert missing.sentences(runs + unguarded) == said
+def test_how_far_the_grid_search_went_is_told():
+    assert "beyond 469 iterations" in missing.sentences([record(**SMALL, max_iterations=469, target_loss=0.3)])
+
+
+def test_guards_that_went_further_than_the_others_are_named():
+    """Of each guard there is a run of 100 iterations; the multiplicative rule has longer ones, the greedy one seeds."""
+    common = dict(model="mlp", method="adam_hd", alpha0=0.1, epochs=1)
+    runs = [
+        record(iterations=100, **common | {"beta": 1e-3} | guard)
+        for name, guard in GUARDS.items()
+        if name not in ("plain", "automatic")
+    ]
+    others = [
+        record(iterations=900, **common, beta=1e-3),
+        record(iterations=900, **common, beta="auto"),
+        record(iterations=900, **common, beta=1e-3, max_lr=0.1),
+        record(iterations=900, **common | dict(beta=0.02, rule="multiplicative", width=10)),
+        record(iterations=100, **common, beta=0.02, rule="multiplicative"),
+    ]
+    start = (
+        "Guards on the paper's perceptron beyond 100 iterations, or with more than one seed, but for the automatic β"
+    )
+    assert missing.guards(runs + others) == f"{start}."
+    further = [
+        record(iterations=900, **common, beta=0.02, rule="multiplicative"),
+        record(iterations=100, **common, beta="auto", overshoot=0.0, seed=1),
+    ]
+    said = missing.guards(runs + others + further)
+    assert said == (
+        f"{start}; *multiplicative* (up to 900 iterations, one seed); *automatic, greedy* (up to 100 iterations, 2 "
+        "seeds)."
+    )
+    assert f"- {said}" in missing.sentences(runs + others + further).splitlines()
+    bounded = "*bounds 0 and 0.1* (up to 100 iterations, one seed)"
+    assert missing.guards(runs[:1]) == f"Guards on the paper's perceptron, but for {bounded}."
+    assert missing.guards(others[:1]) == "Guards on the paper's perceptron."
