@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
+
 from hdlib.optim.control import OPTIONS, Control
 from hdlib.report import vgg
-from hdlib.report.style import counted
+from hdlib.report.style import Table, counted
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
 from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
@@ -31,7 +33,7 @@ def sentences(records: Sequence[Record]) -> str:
     return "\n".join(
         f"- {said}"
         for said in (
-            *_vgg([r for r in records if r.spec.model == "vgg" and r.spec.max_iterations is None]),
+            *_vgg(_vgg_runs(records)),
             *_online_tuning([r for r in mlp if _of_the_paper(r)]),
             *_tuning([r for r in mlp if _of_the_paper(r)]),
             *_grid_search([r for r in mlp if r.spec.target_loss is not None]),
@@ -41,21 +43,34 @@ def sentences(records: Sequence[Record]) -> str:
     )
 
 
+def vgg_scales(records: Sequence[Record]) -> Table:
+    """Return at which scales VGG was run, the widest first."""
+    kinds: dict[tuple, set[int]] = {}
+    for spec in (record.spec for record in _vgg_runs(records)):
+        images = spec.train_images or vgg.IMAGES
+        kinds.setdefault((spec.width_factor, images, spec.epochs, spec.precision), set()).add(spec.seed)
+    rows = [
+        {
+            "channels, over the paper's": vgg.fraction(width),
+            "images": f"{images:,}",
+            "epochs": epochs,
+            "precision": precision,
+            "seeds": len(seeds),
+        }
+        for (width, images, epochs, precision), seeds in sorted(kinds.items(), reverse=True)
+    ]
+    return Table(pd.DataFrame(rows), "VGG as it was run; not every method has all seeds.")
+
+
+def _vgg_runs(records: Sequence[Record]) -> list[Record]:
+    return [r for r in records if r.spec.model == "vgg" and r.spec.max_iterations is None]
+
+
 def _vgg(records: Sequence[Record]) -> list[str]:
     if vgg.complete(records):
         return []
-    kinds: dict[tuple, set[int]] = {}
-    for record in records:
-        spec = record.spec
-        images = spec.train_images or vgg.IMAGES
-        kinds.setdefault((spec.width_factor, images, spec.epochs, spec.precision), set()).add(spec.seed)
-    ran = [
-        f"{vgg.fraction(width)} of the channels and {images:,} images over {counted(epochs, 'epoch')} in {precision}, "
-        f"{counted(len(seeds), 'seed')}"
-        for (width, images, epochs, precision), seeds in sorted(kinds.items(), reverse=True)
-    ]
     text = f"VGG on CIFAR-10 at its full size: the whole network on all images, {vgg.EPOCHS} epochs of six methods."
-    return [f"{text} What was run has {'; '.join(ran)}." if ran else text]
+    return [f"{text} What was run is narrower, shorter, or on fewer images." if records else text]
 
 
 def _online_tuning(records: Sequence[Record]) -> list[str]:

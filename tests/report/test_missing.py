@@ -23,7 +23,7 @@ def vgg(**fields):
 @pytest.mark.parametrize(
     ("some", "line", "all_of_it"),
     [
-        (vgg(epochs=20, width_factor=0.125), "1/8 of the channels and 50,000 images over 20 epochs", vgg(epochs=200)),
+        (vgg(epochs=20, width_factor=0.125), "VGG on CIFAR-10 at its full size", vgg(epochs=200)),
         ([record(**SMALL)], "50 epochs: here it has 10.", [record(**SMALL | dict(epochs=50))]),
         (
             [record(**SMALL | dict(epochs=100, alpha0=1e-3))],
@@ -36,6 +36,13 @@ def vgg(**fields):
 def test_what_is_not_there_is_named_until_it_is(some, line, all_of_it):
     assert line in missing.sentences(some)
     assert line not in missing.sentences(some + all_of_it)
+
+
+def test_the_scales_at_which_vgg_was_run_are_counted_by_their_seeds():
+    narrow = [*vgg(epochs=20, width_factor=0.125), *vgg(epochs=20, width_factor=0.125, seed=1)]
+    runs = [*narrow, *vgg(epochs=1, train_images=200, precision="bf16"), *vgg(epochs=9, max_iterations=3)]
+    table = missing.vgg_scales([*runs, record(**SMALL)]).data
+    assert table.to_numpy().tolist() == [["all", "200", 1, "bf16", 1], ["1/8", "50,000", 20, "float32", 2]]
 
 
 def test_how_far_the_grid_search_went_is_told():
