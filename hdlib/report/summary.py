@@ -152,10 +152,10 @@ def _validation(records: Sequence[Record], betas: dict[str, float | str]) -> str
         best = theirs.min()
         where = "above" if ours.min() > NEAR * best else "below" if ours.max() < best / NEAR else "beside"
         told.append(
-            f"{LABELS[method]} at {_range(ours)}, {where} the {significant(best)} of the best fixed "
+            f"{LABELS[method]} ends at {_range(ours)}, {where} the {significant(best)} of the best fixed "
             f"{LABELS[BASELINE[method]]}"
         )
-    return f"In validation {' and '.join(told)}."
+    return f"In validation {'; '.join(told)}."
 
 
 def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
