@@ -9,8 +9,9 @@ from hdlib.report import findings
 from hdlib.report.style import Noted
 from hdlib.runs import Record, RunSpec
 
-
-MADE = dict(device="a processor", data="made up", torch="2.15.0", commit="abc", seconds=60.0, date="2026-01-02T03:04:05")
+MADE = dict(
+    device="a processor", data="made up", torch="2.15.0", commit="abc", seconds=60.0, date="2026-01-02T03:04:05"
+)
 
 
 def run(losses, alphas, outcome="finished", valid=0.5, accuracy=0.9, iterations=None, made=MADE, **fields):
@@ -45,7 +46,7 @@ def ended(loss, alpha0, outcome="finished", **fields):
 
 @pytest.fixture
 def rates():
-    """From three rates SGD-HD is lower, higher and diverges in one of two runs; the best fixed rate is the middle one."""
+    """From three rates SGD-HD ends lower, higher, and diverges once; the best fixed rate is the middle one."""
     losses = {0.1: (0.2, 0.1), 0.01: (0.1, 0.2), 1e-3: (0.8, 0.4)}
     found = [ended(fixed, rate, method="sgd", seed=seed) for rate, (fixed, _) in losses.items() for seed in (0, 1)]
     hd = dict(method="sgd_hd", beta=1e-5)
