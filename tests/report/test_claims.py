@@ -436,7 +436,7 @@ def test_adam_hd_is_set_against_the_adam_that_each_claim_names():
 def test_alpha_is_set_against_the_papers_curves_by_the_median_over_its_starts(monkeypatch):
     curves = pd.DataFrame(
         [("logreg", "sgd_hd", rate, "additive", "alpha", 1, 0.01) for rate in (1e-1, 1e-2, 1e-3)]
-        + [("logreg", "sgd_hd", 1e-3, "multiplicative", "alpha", 1, 1.0)],
+        + [("logreg", "sgd_hd", 1e-2, "multiplicative", "alpha", 1, 1.0)],
         columns=["model", "method", "alpha0", "rule", "quantity", "epoch", "value"],
     )
     monkeypatch.setattr(paper, "figure2", lambda: curves)
