@@ -1,12 +1,15 @@
 """How the automatic beta is set against the plain rule and no hypergradients follows from the runs."""
 
+import json
+import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from hdlib.optim.control import AUTO_OVERSHOOT
 from hdlib.report import guards
-from hdlib.report.style import LIGHT
+from hdlib.report.style import LABELS, LIGHT
 from hdlib.runs import Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -40,6 +43,45 @@ def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_b
     assert "at or below the plain rule with the best β for each from 1" in said
     assert "below the fixed rate α₀ from 1" in said
     assert "0.667 to 1.00 times that of the best fixed rate, α = 10⁻²" in said
+    automatic, plain, base = comparison
+    between = [run(0.35, alpha0=1e-3, beta="auto"), automatic[1]]  # below its own fixed rate, above the best one
+    assert "below the fixed rate α₀ from 1. " in guards.automatic_sentences(between, plain, base)
+    assert guards.table({"plain": plain}, base).data["below the fixed rate"].tolist() == ["2 of 4"]
+
+
+def test_the_figure_of_the_automatic_beta_has_each_methods_runs_in_its_panel(comparison):
+    automatic, plain, base = comparison
+    others = [run(0.9, "sgd_hd", alpha0=1e-3, beta=1e-4)], [run(0.8, "sgd", alpha0=1e-3)]
+    figure = guards.automatic_figure([*automatic, run(0.7, "sgd_hd", beta="auto")], plain + others[0],
+                                     base + others[1], "name", "")  # fmt: skip
+    panels = {axis.get_title(): axis for axis in figure.draw(LIGHT).axes}
+    drawn = {
+        name: {
+            marker: sorted(y for line in axis.lines if line.get_marker() == marker for y in line.get_ydata() if y < 9)
+            for marker in "o.D"
+        }
+        for name, axis in panels.items()
+    }
+    assert drawn["SGD-HD"] == {"o": [0.8], ".": [0.9], "D": [0.7]}
+    assert drawn["Adam-HD"] == {"o": [0.3, 0.4], ".": [0.1, 0.25, 0.3], "D": [0.2, 0.3]}
+
+
+def test_one_number_stands_behind_the_overshoots_of_all_methods():
+    said = re.fullmatch(r"The factor is (.*), and so \*c\* is (.*)\. The one number .*", guards.tolerances())
+    factors, chosen = (
+        {name: float(n) for n, name in re.findall(r"([\d.]+) for (\S+?)(?:,|$)", part)} for part in said.groups()
+    )
+    assert list(factors) == list(chosen) == [LABELS[method] for method in guards.HD]
+    assert factors["SGD-HD"] == 1 and min(factors["SGDN-HD"], factors["Adam-HD"]) > 1.5
+    assert [factors[name] * chosen[name] for name in factors] == pytest.approx([AUTO_OVERSHOOT] * 3, rel=0.03)
+
+
+def test_a_guards_step_is_told_over_a_step_of_the_plain_rule(tmp_path):
+    assert "Not measured" in guards.costs(str(tmp_path)).data
+    (tmp_path / "benchmarks").mkdir()
+    found = {"guards": {"automatic": {"SGDHD": 1.257, "AdamHD": 1.1}}}
+    (tmp_path / "benchmarks" / "optimizer_step.json").write_text(json.dumps(found))
+    assert guards.costs(str(tmp_path)).data.to_numpy().tolist() == [["automatic", "1.26", "1.10"]]
 
 
 def test_what_is_lost_without_noise_is_counted_with_and_without_a_bound():
