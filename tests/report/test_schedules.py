@@ -94,6 +94,7 @@ def test_a_divergence_is_told_and_drawn(records):
     )
     kept = schedules.figure(records, "schedules", "A caption.")
     assert "cross" not in kept.caption
+    assert (kept.data["low"] < kept.data["mean"]).all() and (kept.data["mean"] < kept.data["high"]).all()
     sgd, adam, valid, _ = kept.draw(LIGHT).axes
     assert (sgd.get_title(), adam.get_title(), valid.get_ylabel()) == ("SGD", "Adam", "validation loss")
     lines = {line.get_label(): line.get_ydata().tolist() for line in sgd.lines}
