@@ -111,6 +111,9 @@ def test_the_papers_losses_are_told_over_ours(monkeypatch):
         "In epoch 1 the paper's curves, digitised, are at:\n\n"
         "- SGD: training losses 0.900 to 2.00 times ours and validation losses 1.10 times ours."
     )
+    adams = [ended(loss, 0.1, method="adam", decay=decay) for decay, loss in (("none", 0.5), ("inv_sqrt", 0.1))]
+    rows.append(("mlp", "adam", 0.1, "train_loss", 1, 0.2, "additive"))  # which decays, where ours does too
+    assert findings.beside_paper(adams).endswith("\n- Adam, α/√t: training losses 2.00 times ours.")
     assert findings.beside_paper([run([2, 1], [0.1] * 2, method="sgd", alpha0=0.1, task="digits")]) == ""
 
 
