@@ -429,19 +429,6 @@ def test_a_tensor_learning_rate_moves_like_a_float(name, options):
     torch.testing.assert_close(floats, train(make(name, others, lr=lr, **options), others, 12), rtol=1e-9, atol=0)
 
 
-def test_skipping_a_step_leaves_everything_as_it_is():
-    params = tensors()
-    optimizer = make("adam", params, skip_nonfinite="step")
-    train(optimizer, params, 3)
-    before, alpha = flat(params).clone(), optimizer.param_groups[0]["lr"]
-    for p in params:
-        p.grad = torch.full_like(p, NAN)
-    optimizer.step()
-    assert optimizer.param_groups[0]["lr"] == alpha
-    torch.testing.assert_close(flat(params), before, rtol=0, atol=0)
-    assert math.isfinite(train(optimizer, params, 1, start=3)[0])
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_the_slope_that_is_remembered_is_that_of_the_last_steps_start(name):
     """s_{t-1} = g_{t-1} . D_{t-1}, recovered here from the parameters' last move: D = move / alpha."""
