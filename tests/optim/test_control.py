@@ -429,13 +429,14 @@ def test_a_tensor_learning_rate_moves_like_a_float(name, options):
     torch.testing.assert_close(floats, train(make(name, others, lr=lr, **options), others, 12), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("l2", [0.0, 0.1])
 @pytest.mark.parametrize("name", METHODS)
-def test_the_slope_that_is_remembered_is_that_of_the_last_steps_start(name):
+def test_the_slope_that_is_remembered_is_that_of_the_last_steps_start(name, l2):
     """s_{t-1} = g_{t-1} . D_{t-1}, recovered here from the parameters' last move: D = move / alpha."""
     params = tensors()
-    optimizer = make(name, params, hypergrad_lr="auto")
+    optimizer = make(name, params, hypergrad_lr="auto", weight_decay=l2)
     train(optimizer, params, 4)
     before = flat(params).clone()
     [alpha] = train(optimizer, params, 1, start=4)
-    g = torch.cat([p.grad.reshape(-1) for p in params])
+    g = torch.cat([p.grad.reshape(-1) for p in params]) + l2 * before
     assert optimizer.param_groups[0]["slope"] == pytest.approx(float(g @ (flat(params) - before)) / alpha, rel=1e-6)
