@@ -256,6 +256,21 @@ def test_decoupled_decay_is_left_out_of_the_direction_also_on_the_way_to_a_final
         direction = (p.detach() - before) / (share * group["lr"] + (1 - share) * 0.01)
 
 
+def test_decoupled_decay_counts_in_the_length_that_the_multiplicative_rule_divides_by():
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    optimizer = AdamWHD([p], lr=0.5, weight_decay=0.5, rule="multiplicative", hypergrad_lr=0.1)
+    alpha, direction = 0.5, None
+    for _ in range(5):
+        optimizer.zero_grad()
+        ((p - 1) ** 4).sum().backward()
+        before, g = p.detach().clone(), p.grad.clone()
+        optimizer.step()
+        if direction is not None:
+            alpha *= 1 - 0.1 * float(g @ direction / (g.norm() * direction.norm()))
+        assert optimizer.learning_rates() == [pytest.approx(alpha, rel=1e-12)]
+        direction = (p.detach() - before) / alpha
+
+
 HOSTILE = [-1.0, 1e30, -1e30, INF, NAN, -INF, 3.0, 0.0, 1e-300]
 BOUNDED = [
     Control(min_lr=1e-5, max_lr=0.1, skip_nonfinite="alpha"),

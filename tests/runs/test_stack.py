@@ -161,6 +161,11 @@ def test_other_targets_are_reached_when_the_curve_says_so(of):
         assert (record.outcome, record.iterations) == ("reached", expected)
 
 
+def test_a_mean_of_a_hundred_minibatches_is_one_of_no_fewer():
+    spec = RunSpec(task="digits", method="sgd", alpha0=0.02, epochs=60, target_loss=9.0, target_of="smoothed")
+    assert [record.iterations for record in (train(spec), *train_stack([spec]))] == [100, 100]
+
+
 def test_a_step_waits_for_no_device():
     """On a fake GPU, whatever asks for a tensor's value fails; a step must not."""
     stack = Stack(mixed(model="mlp", epochs=1), "cpu", False)
