@@ -80,6 +80,15 @@ def test_a_second_sweep_trains_nothing(tmp_path):
     assert [r.spec for r in second] == specs()
 
 
+def test_a_run_that_is_asked_for_twice_is_trained_once(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        sys.modules["hdlib.runs.sweep"], "train", lambda spec, *rest: trained.append(spec) or train(spec, *rest)
+    )
+    [alone] = specs(1, skip_nonfinite="step")  # in no stack
+    assert [r.spec for r in sweep([alone, alone], tmp_path, jobs=1)] == [alone, alone] and trained == [alone]
+
+
 def test_a_sweep_takes_its_runs_from_whatever_gives_them(tmp_path):
     assert [r.spec for r in sweep(iter(specs()), tmp_path, jobs=1)] == specs()
 
