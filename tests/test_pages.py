@@ -48,6 +48,7 @@ TINY = {
         "width": 8,
         "noiseless_epochs": 3,
         "noiseless_seeds": 1,
+        "factorised_seeds": 1,
     },
     "claims.md": {},
     "critical_beta.md": gpu_queue.TINY_CRITICAL,

@@ -123,3 +123,28 @@ def noiseless_sentence(groups: Mapping[str, Sequence[Record]]) -> str:
         f"Of the runs with the automatic β {lost(groups['automatic'])} end at an accuracy below {100 * HALF:.0f} %; "
         f"with an upper bound on α, {told}, {lost(bounded)}."
     )
+
+
+def factorisations(ends: Mapping[tuple[str, float], Sequence[float]]) -> Table:
+    """Return how runs of a matrix factorisation end.
+
+    Args:
+        ends: the last loss over the first, of each seed, by method and initial learning rate.
+    """
+    rows = []
+    for (method, alpha0), found in ends.items():
+        kept = [ratio for ratio in found if ratio < 1]
+        rows.append(
+            {
+                "method": method,
+                "α₀": power_of_ten(alpha0),
+                "runs lost": f"{len(found) - len(kept)} of {len(found)}",
+                "loss, end over start": between(pd.Series(kept)) if kept else "",
+            }
+        )
+    seeds = counted(len(next(iter(ends.values()))), "seed")
+    return Table(
+        pd.DataFrame(rows),
+        f"{seeds.capitalize()}; automatic β, no bound on α. A run is lost whose loss is not below that of its start; "
+        "the last column is of the others.",
+    )

@@ -365,7 +365,8 @@ def _beside(low: float, high: float) -> str:
 
 
 def _verdict(ours: pd.DataFrame, theirs: pd.DataFrame, column: str) -> str:
-    pair = ours.set_index("seed")[column].to_frame("ours").join(theirs.set_index("seed")[column].rename("theirs"))
+    ends = {"ours": ours, "theirs": theirs}
+    pair = pd.concat({name: rows.set_index("seed")[column] for name, rows in ends.items()}, axis=1, join="inner")
     lower = int((pair["ours"] < pair["theirs"]).sum())
     if len(pair) == 1:
         return "lower with the one seed" if lower else "not lower with the one seed"
@@ -382,7 +383,7 @@ def _peaks(records: Sequence[Record]) -> str:
             sign = ", and is negative at times" if lowest < 0 else ""
             rises = any(peak > r.spec.alpha0 for peak, r in zip(peaks, runs, strict=True))
             told = f"rises to {spread(peaks)}" if rises else "does not rise above α₀"
-            rise = 100 * (np.mean(peaks) / runs[0].spec.alpha0 - 1)
+            rise = 100 * (max(peaks) / runs[0].spec.alpha0 - 1)
             if rises and rise < 50:
                 told = f"rises by no more than {significant(rise, 2)} %"
             parts.append(f"{LABELS[method]} {told}{sign}")

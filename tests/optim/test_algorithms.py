@@ -173,11 +173,12 @@ def test_from_alpha_zero_training_takes_off(name):
     assert loss_of(params, 999).item() < 0.8 * start
 
 
-def test_maximising_a_loss_is_minimising_its_negative():
+@pytest.mark.parametrize("options", [{}, {"hypergrad_lr": "auto"}], ids=str)
+def test_maximising_a_loss_is_minimising_its_negative(options):
     outcomes = []
     for sign in (1, -1):
         params = tensors()
-        optimizer = make("adam", params, maximize=sign == -1, weight_decay=0.01)
+        optimizer = make("adam", params, maximize=sign == -1, weight_decay=0.01, **options)
         for t in range(20):
             optimizer.zero_grad()
             (sign * loss_of(params, t)).backward()

@@ -256,6 +256,21 @@ def test_decoupled_decay_is_left_out_of_the_direction_also_on_the_way_to_a_final
         direction = (p.detach() - before) / (share * group["lr"] + (1 - share) * 0.01)
 
 
+def test_decoupled_decay_counts_in_the_length_that_the_multiplicative_rule_divides_by():
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    optimizer = AdamWHD([p], lr=0.5, weight_decay=0.5, rule="multiplicative", hypergrad_lr=0.1)
+    alpha, direction = 0.5, None
+    for _ in range(5):
+        optimizer.zero_grad()
+        ((p - 1) ** 4).sum().backward()
+        before, g = p.detach().clone(), p.grad.clone()
+        optimizer.step()
+        if direction is not None:
+            alpha *= 1 - 0.1 * float(g @ direction / (g.norm() * direction.norm()))
+        assert optimizer.learning_rates() == [pytest.approx(alpha, rel=1e-12)]
+        direction = (p.detach() - before) / alpha
+
+
 HOSTILE = [-1.0, 1e30, -1e30, INF, NAN, -INF, 3.0, 0.0, 1e-300]
 BOUNDED = [
     Control(min_lr=1e-5, max_lr=0.1, skip_nonfinite="alpha"),
@@ -440,26 +455,14 @@ def test_a_tensor_learning_rate_moves_like_a_float(name, options):
     torch.testing.assert_close(floats, train(make(name, others, lr=lr, **options), others, 12), rtol=1e-9, atol=0)
 
 
-def test_skipping_a_step_leaves_everything_as_it_is():
-    params = tensors()
-    optimizer = make("adam", params, skip_nonfinite="step")
-    train(optimizer, params, 3)
-    before, alpha = flat(params).clone(), optimizer.param_groups[0]["lr"]
-    for p in params:
-        p.grad = torch.full_like(p, NAN)
-    optimizer.step()
-    assert optimizer.param_groups[0]["lr"] == alpha
-    torch.testing.assert_close(flat(params), before, rtol=0, atol=0)
-    assert math.isfinite(train(optimizer, params, 1, start=3)[0])
-
-
+@pytest.mark.parametrize("l2", [0.0, 0.1])
 @pytest.mark.parametrize("name", METHODS)
-def test_the_slope_that_is_remembered_is_that_of_the_last_steps_start(name):
+def test_the_slope_that_is_remembered_is_that_of_the_last_steps_start(name, l2):
     """s_{t-1} = g_{t-1} . D_{t-1}, recovered here from the parameters' last move: D = move / alpha."""
     params = tensors()
-    optimizer = make(name, params, hypergrad_lr="auto")
+    optimizer = make(name, params, hypergrad_lr="auto", weight_decay=l2)
     train(optimizer, params, 4)
     before = flat(params).clone()
     [alpha] = train(optimizer, params, 1, start=4)
-    g = torch.cat([p.grad.reshape(-1) for p in params])
+    g = torch.cat([p.grad.reshape(-1) for p in params]) + l2 * before
     assert optimizer.param_groups[0]["slope"] == pytest.approx(float(g @ (flat(params) - before)) / alpha, rel=1e-6)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from problem import ALPHA, BETA, METHODS, flat, loss_of, make, tensors, train
+from problem import ALPHA, METHODS, flat, loss_of, make, tensors, train
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
@@ -50,22 +50,20 @@ class TestGradScaler:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_hypergradient_is_that_of_the_clipped_gradient(name):
-    """What is clipped is what moved the parameters, so it is what alpha is judged by."""
+    """What is clipped is what moved the parameters, so it is what alpha is judged by: h = g_t . move / alpha."""
     params = tensors()
     optimizer = make(name, params)
-    previous = None
+    direction = torch.zeros_like(flat(params))
     for t in range(4):
         optimizer.zero_grad()
         loss_of(params, t).backward()
+        whole = flat([p.grad for p in params])
         nn.utils.clip_grad_norm_(params, 0.1)
-        g = flat([p.grad for p in params])
-        if name == "sgd" and previous is not None:
-            optimizer.step()
-            assert optimizer.param_groups[0]["hypergrad"] == pytest.approx(-(g @ previous).item(), rel=1e-12)
-        else:
-            optimizer.step()
-        previous = g
-    assert abs(optimizer.param_groups[0]["hypergrad"]) <= 0.1 * (0.1 if name == "sgd" else 10)
+        clipped, before = flat([p.grad for p in params]), flat(params)
+        assert whole.norm() > 0.2
+        optimizer.step()
+        assert optimizer.param_groups[0]["hypergrad"] == pytest.approx((clipped @ direction).item(), rel=1e-8)
+        direction = (flat(params) - before) / optimizer.param_groups[0]["lr"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -353,14 +351,6 @@ class TestComplaints:
         assert moved["multiplicative", 1.0] == pytest.approx(moved["multiplicative", 1000.0], rel=1e-6)
         assert moved["additive", 1000.0] > 100 * moved["additive", 1.0]
 
-    def test_every_group_has_its_own_alpha_and_beta(self):
-        params = tensors()
-        groups = [{"params": params[:2], "lr": 0.01}, {"params": params[2:], "hypergrad_lr": 0.0}]
-        optimizer = AdamHD(groups, lr=0.02, hypergrad_lr=1e-5)
-        train(optimizer, params, 5)
-        first, second = optimizer.learning_rates()
-        assert first != 0.01 and second == 0.02
-
     def test_alpha_is_read_as_a_float_on_the_cpu_and_without_a_wait_elsewhere(self):
         """On an accelerator group["lr"] is the tensor itself, so that a logger may fetch it when it likes."""
         params = tensors()
@@ -401,4 +391,3 @@ class TestGuide:
         assert {"SGDHD", "AdamHD", "AdamWHD"} <= set(re.findall(r"\w+HD", text))
         known = {name for cls in (SGDHD, AdamHD, AdamWHD) for name in inspect.signature(cls).parameters}
         assert set(re.findall(r"`(\w+)=", text)) <= known | set(OPTIONS)
-        assert BETA["sgd"] > BETA["adam"]  # as the guide says of the two

@@ -65,6 +65,17 @@ def test_a_shared_alpha_that_is_lost_ends_in_numbers_and_not_in_an_error(cls, se
 
 
 @pytest.mark.parametrize("way", [{}, *WAYS])
+def test_an_alpha_that_the_bias_correction_lifts_beyond_single_precision_is_no_error(way):
+    """Adam's step is alpha / (1 - b1^t) long, here 5e38, where alpha itself is still a float32."""
+    p = ones(300)
+    optimizer = AdamHD([p], hypergrad_lr=1e-30, **way)
+    step(optimizer, 1.0)
+    optimizer.param_groups[0]["lr"] = 1e38
+    step(optimizer, 1.0)
+    assert not torch.isfinite(p).any()
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS])
 @pytest.mark.parametrize(("cls", "settings"), METHODS)
 def test_the_first_step_that_goes_anywhere_is_limited(cls, settings, way):
     """A loss whose weight rises from zero, or a first minibatch that is masked, takes steps of length zero."""

@@ -1,10 +1,15 @@
 """What the page on the rule with no beta says follows from the runs and from the rule's constants."""
 
+import re
+
 import pandas as pd
+import pytest
 from test_guard_comparison import MADE, run
 
+from hdlib.optim.control import AUTO_OVERSHOOT
 from hdlib.report import automatic
-from hdlib.runs import Record, RunSpec
+from hdlib.report.style import LABELS
+from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.record import TRACE_COLUMNS
 
 
@@ -59,3 +64,24 @@ def test_the_scope_of_the_automatic_beta_is_what_was_run():
 
 def test_no_formula_is_written_where_none_is_rendered():
     assert "$" not in automatic.tolerances()
+
+
+def test_one_number_stands_behind_the_overshoots_of_all_methods():
+    said = re.fullmatch(r"The factor is (.*), and so \*c\* is (.*)\. The one number .*", automatic.tolerances())
+    factors, chosen = (
+        {name: float(n) for n, name in re.findall(r"([\d.]+) for (\S+?)(?:,|$)", part)} for part in said.groups()
+    )
+    assert list(factors) == list(chosen) == [LABELS[method] for method in BASELINE]
+    assert factors["SGD-HD"] == 1 and min(factors["SGDN-HD"], factors["Adam-HD"]) > 1.5
+    assert [factors[name] * chosen[name] for name in factors] == pytest.approx([AUTO_OVERSHOOT] * 3, rel=0.03)
+
+
+def test_a_factorisation_is_lost_where_its_loss_is_not_below_the_first():
+    table = automatic.factorisations(
+        {("SGD-HD", 1e-2): [0.5, float("nan"), 0.25], ("Adam-HD", 100.0): [1.0, 7.0, float("inf")]}
+    )
+    assert table.data.to_numpy().tolist() == [
+        ["SGD-HD", "10⁻²", "1 of 3", "0.250 to 0.500"],
+        ["Adam-HD", "10²", "3 of 3", ""],
+    ]
+    assert table.note.startswith("3 seeds; ")

@@ -91,8 +91,11 @@ def test_each_figure_of_single_steps_says_what_was_run(steps, measured):
 
 
 def test_beta_is_set_against_the_limit_of_each_method(steps):
-    sgd = steps.assign(kappa=[np.nan, 1.0, 1, 1, 1, np.nan])
+    sgd = steps.assign(kappa=[np.nan, 1.0, 1, 1, 1, np.nan], slope=-4.0, direction_l2=2.0)
     said = chapter.sizes_sentences(steps, sgd, 1_796_010, 1e-4)
+    assert "‖D‖² is 1.8 × 10⁶ for Adam, against 1,796,010 parameters, and 4.00 for SGD." in said
+    assert "is 800 for Adam, the sum of the gradient's absolute entries (800), and 4.00 for SGD" in said
+    assert "is 200,000 for Adam and 1.00 for SGD, 200,000 times less." in said
     assert "For Adam 2/κ is 1.0 × 10⁻⁵, and β = 10⁻⁴ breaks the condition: it is 10.0 times that." in said
     assert "For SGD 2/κ is 2.00, and the same β meets the condition: it is 20,000 times below that." in said
 
@@ -105,6 +108,42 @@ def test_the_page_is_summed_up_in_numbers(steps, measured):
     assert "fails there, within 100 iterations, above a β of about 1.0 × 10⁻⁵;" in said
 
 
+def test_alpha_descends_on_the_parabola_that_was_measured(steps):
+    """Of the curvature 50, lowest at 0.04: 0.8 / kappa leaves a fifth of the distance, 2.2 / kappa 1.2 times it."""
+    length = np.linspace(-0.04, 0.16, 21)
+    line = pd.DataFrame({"length": length, "loss": 25 * (length - 0.04) ** 2, "taken": 1e-3})
+    line.attrs = {"made": MADE}
+    figure = chapter.parabola(line, steps, FIRST, "name", "")
+    paths = figure.data.groupby("what")["length"].apply(list)
+    assert paths["alpha, beta = 0.8 / kappa"][:3] == pytest.approx([0, 0.032, 0.0384])
+    assert paths["alpha, beta = 2.2 / kappa"][:3] == pytest.approx([0, 0.088, -0.0176])
+    assert "The κ of the titles is that of the parabola, 50.0; a Hessian-vector product" in figure.caption
+
+
+def test_runs_that_left_the_finite_numbers_are_counted_with_their_iterations():
+    def runs(*ends, alpha0=1e-3):
+        return [
+            run(0.5, alpha0=alpha0, beta=1e-4, seed=seed, max_iterations=30, model="mlp", iterations=at or 30,
+                outcome="diverged" if at else "finished")
+            for seed, at in enumerate(ends)
+        ]  # fmt: skip
+
+    some = runs(5, None, 7) + runs(None, alpha0=1e-1)
+    told = "the perceptron with β = 10⁻⁴, of 30 iterations,"
+    assert chapter.blow_up_sentence(some) == (
+        f"Of 4 Adam-HD runs of {told} 2 left the finite numbers, at iteration 5 to 7."
+    )
+    assert (
+        chapter.blow_up_sentence(runs(5, 5)) == f"All 2 Adam-HD runs of {told} left the finite numbers, at iteration 5."
+    )
+    assert chapter.blow_up_sentence(runs(None)) == f"Of one Adam-HD run of {told} none left the finite numbers."
+    table = chapter.blow_ups(some).data
+    assert table[["α₀", "runs", "diverged", "at iteration"]].to_numpy().tolist() == [
+        ["10⁻¹", 1, 0, ""],
+        ["10⁻³", 3, 2, "5 to 7"],
+    ]
+
+
 def test_it_is_counted_where_the_first_curvature_is_not_the_largest(measured):
     said = critical.curvature_growth(measured)
     assert "with Adam-HD in 1 of 2 models, by a factor of 10.0 (not in logistic regression)" in said
@@ -114,6 +153,30 @@ def test_it_is_counted_where_the_first_curvature_is_not_the_largest(measured):
 def test_the_limits_of_two_models_are_set_side_by_side(measured):
     said = critical.limits_of_adam(measured, ["logistic regression", "2 layers of 1000 (the paper's)"])
     assert "0.000800 for logistic regression and 1.0 × 10⁻⁵ for 2 layers" in said and "a factor of 80.0 between" in said
+
+
+def test_a_model_that_the_best_predictor_misses_does_not_count_for_the_networks_with_hidden_layers(measured):
+    measured.loc[measured["model"] == "logistic regression", "growth"] = 5e-6
+    adam, sgd = critical.best_predictor(measured).split("\n\n")
+    assert adam == (
+        f"For Adam-HD the best of the three is {PREDICTORS['growth']}: within a factor of two in 50 % of the runs, and "
+        "in 100 % of those of networks with hidden layers. By the median over seeds it misses logistic regression (160 "
+        "times the prediction)."
+    )
+    assert "had not got far in its 100 steps (its loss fell in 2 layers of 1000 (the paper's): by 10 %)" in sgd
+
+
+def test_a_boundary_is_the_prediction_that_suits_its_method_best_and_what_was_measured(measured):
+    more = pd.concat([measured, measured.assign(seed=1, critical=3 * measured["critical"])])
+    found = critical.boundaries(more)["2 layers of 1000 (the paper's)"]
+    assert found["adam_hd"] == critical.Boundary(pytest.approx(2e-5), 100, 1e-5, PREDICTORS["growth"])
+
+
+def test_the_growth_that_suits_each_method_is_told_with_its_range(measured):
+    told = "The growth that suits the other models best is 2 to 100 for Adam-HD and 1,000 for SGD-HD."
+    assert critical.growths(measured.assign(factor=[100.0, 2.0, 1e3])) == told
+    assert "best is 2, the smallest that was tried, for Adam-HD" in critical.growths(measured)
+    assert critical.growths(measured[1:]) == ""
 
 
 def test_predictors_that_are_equally_good_are_all_named(measured):
@@ -161,6 +224,8 @@ def test_a_critical_beta_that_was_not_met_is_no_number(measured, beta, said):
     assert f"{said} that was tried" in critical.best_predictor(sought)
     assert critical.limits_of_adam(sought, list(measured["model"])) == "For Adam-HD no critical β was measured."
     assert critical.prediction(sought, "name", "").svg(LIGHT)
+    bracket = pd.DataFrame(dict(critical=beta, works=[0.0, 900.0], fails=[1e-5, 1e-4]))
+    assert critical.critical_beta(bracket) == ("above 900" if beta else "below 1.0 × 10⁻⁵")
 
 
 def test_the_table_of_predictions_has_one_short_column_for_each_and_a_note_that_explains_it(measured):
@@ -176,6 +241,25 @@ def phase(**fields):
     """Return a run of each method, and the baselines with a loss of 1."""
     baselines = [run(1.0, method) for method in ("sgd", "sgdn", "adam")]
     return baselines + [run(0.5, method, **fields) for method in guards.HD]
+
+
+def test_what_became_of_a_grid_is_counted_and_told_from_which_beta_on_training_diverges():
+    lost = [r for beta in (1e-3, 1e-2) for r in phase(beta=beta, outcome="diverged", iterations=9)[3:]]
+    cells = [*phase(beta=1e-4), *lost]
+    assert chapter.phase_sentences(cells).splitlines()[0] == (
+        "- Adam-HD: of 3 pairs of α₀ and β, 2 diverged (the smallest β is 0.00100) and none rang; 1 ended below the "
+        "baseline from the same α₀, ringing or not."
+    )
+    row = chapter.first_divergences({"a": cells, "b": phase(beta=1e-4)}).data.set_index("model")["Adam-HD"]
+    assert row.to_dict() == {"a": "β from 0.00100; 2 of 3", "b": "none; 0 of 1"}
+
+
+def test_a_cell_is_what_half_of_its_seeds_did_and_is_set_against_the_median_of_its_baseline():
+    base = [run(loss, "adam", seed=seed) for seed, loss in enumerate((0.1, 0.4, 2.0))]
+    cells = {1e-4: ("finished",) * 2, 1e-3: ("finished", "diverged")}
+    ours = [run(0.5, beta=b, seed=s, outcome=o) for b, outcomes in cells.items() for s, o in enumerate(outcomes)]
+    found = chapter.phases(base + ours).set_index("beta")
+    assert found["kind"].to_dict() == {1e-4: "worse", 1e-3: "diverged"} and set(found["baseline"]) == {0.4}
 
 
 def legend(figure):

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.report import figures
-from hdlib.report.style import DARK, LIGHT
+from hdlib.report import figures, paper
+from hdlib.report.style import DARK, LABELS, LIGHT, QUANTITIES
 from hdlib.runs import Record, RunSpec
 
 
@@ -42,3 +42,40 @@ def test_what_diverged_before_the_first_epoch_leaves_a_figure():
         run([2.3], "diverged", method="sgd_hd", alpha0=1e-3, beta=1e-1),
     ]
     assert figures.online_tuning(records, "sgd", "name").svg(LIGHT)
+
+
+def test_the_learning_rates_are_drawn_over_the_first_iterations_on_the_left_and_over_epochs_on_the_right():
+    records = [
+        run([2.3, 1.0], method=m, alpha0=1e-3, epochs=1, **b) for m, b in (("sgd", {}), ("sgd_hd", dict(beta=1.0)))
+    ]
+    last = figures.online_tuning(records, "sgd", "name").draw(LIGHT).axes[6:8]
+    assert [axis.get_xlabel() for axis in last] == ["iteration", "epoch"]
+    plt.close("all")
+
+
+def test_final_losses_are_means_with_the_range_over_seeds_and_a_decaying_adam_is_named():
+    ends = {"none": (0.1, 0.2, 0.6), "inv_sqrt": (0.5, 0.5, 0.5)}
+    records = [
+        run([2.3, loss], method="adam", decay=decay, alpha0=0.01, epochs=1, seed=seed)
+        for decay, losses in ends.items()
+        for seed, loss in enumerate(losses)
+    ]
+    records += [run([2.3, 0.4], method="adam_hd", beta=1e-7, alpha0=0.01, epochs=1, seed=seed) for seed in range(3)]
+    [axis] = figures.final_loss(records, "name").draw(LIGHT).axes
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "o"}
+    assert drawn == {"Adam": [pytest.approx(0.3)], LABELS["adam_decayed"]: [0.5], "Adam-HD": [pytest.approx(0.4)]}
+    assert axis.get_ylabel() == "final training loss, mean"
+    plt.close("all")
+
+
+def test_the_papers_curves_of_figure_3_are_drawn_in_the_panel_of_their_quantity():
+    record = run([2.3, 1.0], task="mnist", method="sgd", alpha0=1e-3, epochs=1)
+    axes = figures.tuning([record], "name").draw(LIGHT).axes
+    theirs = paper.beside(paper.figure3(), "logreg", "mnist").query("epoch <= 1")
+    for quantity, label in QUANTITIES.items():
+        own = theirs[theirs["quantity"] == quantity]
+        for axis in (a for a in axes if a.get_ylabel() == label and a.get_xlabel() == "epoch"):
+            broad = [line for line in axis.lines if line.get_linewidth() == 3.0]
+            assert len(broad) == own["method"].nunique()
+            assert sorted(y for line in broad for y in line.get_ydata()) == sorted(own["value"])
+    plt.close("all")

@@ -1,22 +1,28 @@
 """What the pages on online tuning and tuning say in words follows from the runs that they are given."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from hdlib.report import findings
+from hdlib.report.style import Noted
 from hdlib.runs import Record, RunSpec
 
+MADE = dict(
+    device="a processor", data="made up", torch="2.15.0", commit="abc", seconds=60.0, date="2026-01-02T03:04:05"
+)
 
-def run(losses, alphas, **fields):
+
+def run(losses, alphas, outcome="finished", valid=0.5, accuracy=0.9, iterations=None, made=MADE, **fields):
     """Return a made-up run with a training loss and a mean alpha for each epoch, from 0."""
     table = pd.DataFrame(dict(train_loss=losses, alpha=alphas))
-    table = table.assign(epoch=table.index, iteration=469 * table.index, valid_loss=0.5, valid_accuracy=0.9)
+    table = table.assign(epoch=table.index, iteration=469 * table.index, valid_loss=valid, valid_accuracy=accuracy)
     trace = pd.DataFrame(dict(iteration=table["iteration"], loss=losses, alpha=alphas))
     spec = RunSpec(**(dict(model="mlp", epochs=len(losses) - 1) | fields))
-    return Record(spec, "finished", 469 * spec.epochs, table, trace)
+    return Record(spec, outcome, iterations or 469 * spec.epochs, table, trace, made)
 
 
 @pytest.fixture
@@ -35,8 +41,55 @@ def test_the_page_says_where_alpha_goes_beside_the_best_fixed_rate(online):
     )
 
 
+def ended(loss, alpha0, outcome="finished", **fields):
+    """Return a run of one epoch that ends at a loss."""
+    return run([2, loss], [alpha0] * 2, outcome, alpha0=alpha0, **fields)
+
+
+@pytest.fixture
+def rates():
+    """From three rates SGD-HD ends lower, higher, and diverges once; the best fixed rate is the middle one."""
+    losses = {0.1: (0.2, 0.1), 0.01: (0.1, 0.2), 1e-3: (0.8, 0.4)}
+    found = [ended(fixed, rate, method="sgd", seed=seed) for rate, (fixed, _) in losses.items() for seed in (0, 1)]
+    hd = dict(method="sgd_hd", beta=1e-5)
+    found += [ended(ours, rate, seed=seed, **hd) for rate, (_, ours) in losses.items() for seed in (0, 1)]
+    found[-1] = ended(0.4, 1e-3, "diverged", seed=1, iterations=7, **hd)
+    return found
+
+
+def test_who_ends_lower_from_which_rate_is_told_with_what_diverged(rates):
+    compared, course = findings.online_tuning(rates, "sgd").split("\n\n")
+    assert compared == (
+        "Against SGD: after the last epoch the mean training loss of SGD ends between 0.100 and 0.800; that of SGD-HD "
+        "ends between 0.100 and 0.200 where it does not diverge. SGD-HD ends lower from 1 of 3 initial learning rates; "
+        "not from 10⁻² (0.200 against 0.100), 10⁻³ (no finite value against 0.800). The best SGD, α₀ = 10⁻², reaches "
+        "0.100: SGD-HD ends at 1.0 to 2.0 times that. 1 SGD-HD run diverged, from α₀ = 10⁻³."
+    )
+    assert course == (
+        "The best fixed rate is 10⁻². Started at it, α averages 0.0100 there; started above it, 0.100 (means over seeds)."
+    )
+    lost = [replace(r, outcome="diverged", iterations=5 + i) for i, r in enumerate(rates) if r.spec.method == "sgd_hd"]
+    told = findings.online_tuning([r for r in rates if r.spec.method == "sgd"] + lost, "sgd")
+    assert told == (
+        "**SGD-HD diverged from every initial learning rate**: all 6 runs left the finite numbers, the first at "
+        "iteration 11, the last at iteration 16. SGD itself ends between 0.100 and 0.800."
+    )
+
+
+def test_the_table_of_ends_has_each_loss_in_its_column_and_leaves_diverged_runs_out_of_the_accuracy(rates):
+    rates[-2] = ended(0.4, 1e-3, seed=0, method="sgd_hd", beta=1e-5, valid=0.7, accuracy=0.8)
+    table = findings.final_table(rates).data.set_index(["method", "α₀"])
+    row = table.loc[("SGD-HD", "10⁻³")]
+    assert row.tolist() == ["10⁻⁵", "1 of 2 diverged", "1 of 2 diverged", "80.00 %", "7"]
+    row = findings.final_table([rates[-2]]).data.iloc[0]
+    assert row.tolist() == ["SGD-HD", "10⁻⁵", "10⁻³", "0.400", "0.700", "80.00 %", ""]
+    automatic = ended(0.4, 1e-3, method="sgd_hd", beta="auto")
+    assert findings.final_table([automatic]).data["β"].tolist() == ["automatic"]
+
+
 def test_the_overview_has_validation_losses_too(online):
-    assert findings.overview(online[1:]) == {
+    worse = ended(3.0, 1e-2, method="sgd", valid=0.9)  # not the best baseline
+    assert findings.overview([*online[1:], worse]) == {
         "runs": "1 epoch, one seed",
         "sgd": "between 0.0100 and 0.200 (1.00)",
         "sgd_valid": "at 0.500 (0.500)",
@@ -62,6 +115,9 @@ def test_the_papers_losses_are_told_over_ours(monkeypatch):
     )
     growing = run([2, 3], [0.1] * 2, method="sgd_hd", rule="multiplicative", beta=0.02, alpha0=0.1)
     assert "- SGD-HD, multiplicative: training losses 3.00 times ours." in findings.beside_paper([*fixed, growing])
+    adams = [ended(loss, 0.1, method="adam", decay=decay) for decay, loss in (("none", 0.5), ("inv_sqrt", 0.1))]
+    rows.append(("mlp", "adam", 0.1, "train_loss", 1, 0.2, "additive"))  # which decays, where ours does too
+    assert "\n- Adam, α/√t: training losses 2.00 times ours.\n" in findings.beside_paper(adams)
     assert findings.beside_paper([run([2, 1], [0.1] * 2, method="sgd", alpha0=0.1, task="digits")]) == ""
 
 
@@ -91,6 +147,54 @@ def test_the_overview_names_the_best_decayed_adam(online):
     assert findings.overview([*online[1:], *falling])["decayed"] == "0.300"
 
 
+def test_losses_stand_against_those_of_the_baseline_seed_by_seed():
+    ends = {("sgd", 0): (0.2, 0.5), ("sgd", 1): (0.3, 0.6), ("sgd_hd", 0): (0.1, 0.55), ("sgd_hd", 1): (0.2, 0.55)}
+    beta = dict(sgd=0.0, sgd_hd=1e-3)
+    runs = [
+        ended(train, 1e-3, method=method, beta=beta[method], seed=seed, valid=valid)
+        for (method, seed), (train, valid) in ends.items()
+    ]
+    assert findings.tuning(runs).splitlines()[0] == (
+        "- SGD-HD against SGD: training loss 0.150 (0.100 to 0.200) against 0.250 ± 0.050, lower in 2 of 2 seeds; "
+        "validation loss 0.550 ± 0 against 0.550 ± 0.050, lower in 1 of 2 seeds."
+    )
+    single = findings.tuning([r for r in runs if r.spec.seed == 0]).splitlines()[0]
+    assert "0.100 against 0.200, lower with the one seed; " in single
+    assert single.endswith("0.550 against 0.500, not lower with the one seed.")
+
+
+def test_seeds_that_the_baseline_lacks_are_not_counted_as_lost():
+    ours = [ended(0.1, 1e-3, method="sgd_hd", beta=1e-3, seed=seed) for seed in range(3)]
+    said = findings.tuning([ended(0.2, 1e-3, method="sgd"), *ours])
+    assert "against 0.200, lower with the one seed" in said
+
+
+def test_our_losses_and_the_published_ones_stand_in_their_own_columns(monkeypatch):
+    published = dict(method="sgd", source="paper", epochs=1, train_end=1.0, valid_end=2.0, valid_best=3.0)
+    monkeypatch.setattr(findings.paper, "published", lambda *_: pd.DataFrame([published]))
+    ours = run([2, 0.2, 0.3], [1e-3] * 3, method="sgd", alpha0=1e-3)
+    ours.epochs["valid_loss"] = [0.1, 0.4, 0.5]  # the best one is after training has begun
+    table = findings.tuning_table([ours]).data
+    columns = ["source", "training loss, end", "validation loss, end", "validation loss, best"]
+    assert table[columns].to_numpy().tolist() == [
+        ["ours", "0.300", "0.500", "0.400"],
+        ["paper, Figure 3", "1.00", "2.00", "3.00"],
+    ]
+
+
+def test_the_status_says_how_many_runs_took_how_long_and_when_the_last_one_was_made():
+    later = MADE | dict(date="2026-03-04T00:00:00", seconds=7200.0)
+    runs = [ended(0.1, 1e-3, method="sgd"), ended(0.1, 1e-3, "diverged", method="sgd", seed=1, made=later)]
+    runs.append(ended(0.1, 1e-3, method="sgd", max_iterations=1000))
+    table = findings.status(runs)
+    assert table.note == "3 runs in all, 2 hours of training. Dates are those of the last run."
+    whole, capped = table.data.to_dict("records")
+    assert (whole["length"], capped["length"]) == ("1 epoch", "1,000 iterations")
+    assert (whole["runs"], whole["seeds"], whole["training time"]) == (2, 2, "2.0 h")
+    assert whole["outcomes"] == "1 finished, 1 diverged"
+    assert whole["made by"] == Noted("a processor", "torch 2.15.0, abc, 2026-03-04")
+
+
 def test_a_learning_rate_that_falls_from_the_start_is_told_as_a_schedule():
     common = dict(alpha0=1e-3)
     adam = run([2, 0.5, 0.4], [1e-3] * 3, method="adam", **common)
@@ -98,6 +202,11 @@ def test_a_learning_rate_that_falls_from_the_start_is_told_as_a_schedule():
     told = findings.tuning([adam, falling])
     assert "schedule: α averages 0.000800 in epoch 1, about 0 in epoch 2." in told
     assert "After epoch 2 its training loss is 0.100, that of Adam 0.400." in told
+    decayed = run([2, 0.25, 0.2], [1e-3, 5e-5, 3e-5], method="adam", decay="inv_sqrt", **common)
+    assert (
+        "With the decay α₀/√t from the same start, α averages 5.0 × 10⁻⁵ in the first epoch already, and the training "
+        "loss ends at 0.200." in findings.tuning([adam, decayed, falling])
+    )
     rising = run([2, 0.3, 0.1], [1e-3, 2e-2, 1e-7], method="adam_hd", beta=1e-7, **common)
     assert "schedule" not in findings.tuning([adam, rising])
     keeping = run([2, 0.3, 0.1], [1e-3, 9e-4, 8e-4], method="adam_hd", beta=1e-7, **common)
@@ -105,5 +214,9 @@ def test_a_learning_rate_that_falls_from_the_start_is_told_as_a_schedule():
 
 
 def test_a_small_rise_of_alpha_is_told_in_per_cent():
-    runs = [run([2, 1], [1e-3, 1.05e-3], method="adam_hd", beta=1e-7, alpha0=1e-3, seed=seed) for seed in (0, 1)]
+    peaks = (1.05e-3, 1.01e-3)
+    runs = [
+        run([2, 1], [1e-3, peak], method="adam_hd", beta=1e-7, alpha0=1e-3, seed=seed)
+        for seed, peak in enumerate(peaks)
+    ]
     assert "Adam-HD rises by no more than 5.0 %" in findings.tuning(runs)

@@ -20,6 +20,19 @@ def run(alpha, beta, alpha0=1e-3, epochs=2, seed=0):
     return Record(spec, "finished", epochs, table, pd.DataFrame([], columns=TRACE_COLUMNS), {})
 
 
+def test_a_run_is_off_a_curve_by_the_root_mean_square_over_the_epochs_after_the_start():
+    record = run(0.01, 1e-4)
+    record.epochs["alpha"] = [9.0, 0.01, 0.04]
+    factor, epochs = fits.error(record, CURVES[CURVES["alpha0"] == 1e-3])
+    assert np.isclose(factor, np.exp(np.log(4) / 2**0.5), rtol=1e-6) and epochs == 2
+
+
+def test_a_run_is_set_against_the_curve_of_its_own_rule():
+    other = CURVES.assign(rule="multiplicative", value=9.0)
+    [row] = fits.candidates([run(0.02, 1e-4)], pd.concat([CURVES, other])).itertuples()
+    assert np.isclose(row.factor, 2.0)
+
+
 def test_a_run_counts_once_however_often_and_long_it_was_recorded():
     runs = [run(0.02, 1e-4), run(0.04, 1e-4, alpha0=0.1)]
     [row] = fits.candidates([*runs, runs[0], run(0.02, 1e-4, epochs=5)], CURVES).itertuples()

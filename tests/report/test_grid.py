@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from hdlib.report import grid, paper
 from hdlib.report.style import DARK, LIGHT
@@ -227,6 +227,49 @@ def test_figures_say_what_they_show(records):
         assert html.count("<img") == 2
 
 
+def test_a_red_frame_is_around_the_cells_that_are_slower_and_the_largest_rate_is_on_top(records):
+    drawn = grid.heatmap(records, "g").draw(LIGHT)
+    framed = [
+        (axis.get_title(), patch.get_xy())
+        for axis in drawn.axes
+        for patch in axis.patches
+        if to_hex(patch.get_edgecolor()) == "#d62728"
+    ]
+    assert framed == [("SGD-HD", (1, 0))]  # β = 10⁻³, from α₀ = 0.1
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["10⁻¹", "10⁻⁶"]
+    plt.close(drawn)
+
+
+def test_what_takes_as_long_is_neither_faster_nor_slower():
+    alike = everywhere([40])
+    table = grid.criteria(dict.fromkeys(grid.CRITERIA, alike)).data.set_index("arrival: the loss of")
+    assert set(table.loc["SGD-HD slower than SGD"]) == {"0 of 4"}
+    assert set(grid.alike(alike).data["α₀ from which Adam-HD is faster than Adam"]) == {"0 of 2"}
+
+
+def test_how_much_of_a_lottery_a_criterion_is_is_the_slowest_seed_over_the_fastest():
+    assert grid.lottery(dict.fromkeys(grid.CRITERIA, everywhere([10, 20, 40]))).startswith(
+        "Over 3 seeds the slowest takes 4.00 times as long as the fastest to a first lucky minibatch (median of the "
+        "cells), 4.00 times to a mean of 100 minibatches and 4.00 times to the loss over all training data."
+    )
+
+
+def test_the_papers_numbers_are_off_ours_by_their_median_factor(records):
+    table = grid.cells(grid.reached(records)).replace(np.inf, np.nan).dropna(subset=["paper", "median"])
+    factor = np.exp(np.abs(np.log(table["paper"] / table["median"])))
+    told = f"differ by a factor of {factor.median():.3g} in the median and of at most {factor.max():.3g}"
+    assert told in grid.beside_the_paper(records) and len(table) > 2
+
+
+def test_the_beta_with_which_most_rates_are_as_fast_is_named_where_none_is_with_all():
+    found = [record("adam", 40, 0, alpha0=rate, model="mlp") for rate in (0.1, 0.01)]
+    found += [r for m in ("sgd", "sgdn") for rate in (0.1, 0.01) for r in runs(m, [40], alpha0=rate, model="mlp")]
+    for method in ("sgd_hd", "sgdn_hd", "adam_hd"):
+        for rate, beta, took in ((0.1, 1e-3, 30), (0.01, 1e-3, 50), (0.1, 1e-2, 50), (0.01, 1e-2, 50)):
+            found += runs(method, [took], alpha0=rate, beta=beta, model="mlp")
+    assert grid.holds(found).count("from every α₀; the best is 10⁻³, with 1 of 2.") == 3
+
+
 def test_what_is_left_of_adam_hds_advantage_has_an_interval(records):
     row = grid.alike(records).data.iloc[0]
     assert row["α₀ from which Adam-HD is faster than Adam, α/√t"] == "2 of 2"
@@ -235,7 +278,10 @@ def test_what_is_left_of_adam_hds_advantage_has_an_interval(records):
         ends = np.exp(per_seed.mean() + np.array([0, -1, 1]) * 4.302653 * per_seed.std(ddof=1) / 3**0.5)
         assert shown == "{} ({} to {})".format(*map(grid._factor, ends))  # 4.30: Student's t, two degrees of freedom
     assert grid.alike(records).note.count("The interval is Student's, over seeds, on the logarithms.") == 1
-    assert "slows Adam down from 1 of 2" in grid.advantage(records)
+    assert grid.advantage(records) == (
+        "The decay slows Adam down from 1 of 2 initial learning rates (10⁻¹) and speeds it up from 10⁻⁶. From 10⁻¹ the "
+        "decayed Adam needs 1.90 times the iterations of Adam-HD with β = 10⁻³, and Adam without the decay 0.800 times."
+    )
 
 
 def test_a_run_that_diverged_is_told_apart_from_one_that_did_not_arrive(once):

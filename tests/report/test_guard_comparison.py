@@ -1,5 +1,6 @@
 """How the automatic beta is set against the plain rule and no hypergradients follows from the runs."""
 
+import json
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -60,6 +61,31 @@ def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_b
         "1 of 1",
         "0 of 1",
     ]
+
+
+def test_the_figure_of_the_automatic_beta_has_each_methods_runs_in_its_panel(comparison):
+    automatic, plain, base = comparison
+    others = [run(0.9, "sgd_hd", alpha0=1e-3, beta=1e-4)], [run(0.8, "sgd", alpha0=1e-3)]
+    figure = guards.automatic_figure([*automatic, run(0.7, "sgd_hd", beta="auto")], plain + others[0],
+                                     base + others[1], "name", "")  # fmt: skip
+    panels = {axis.get_title(): axis for axis in figure.draw(LIGHT).axes}
+    drawn = {
+        name: {
+            marker: sorted(y for line in axis.lines if line.get_marker() == marker for y in line.get_ydata() if y < 9)
+            for marker in "o.D"
+        }
+        for name, axis in panels.items()
+    }
+    assert drawn["SGD-HD"] == {"o": [0.8], ".": [0.9], "D": [0.7]}
+    assert drawn["Adam-HD"] == {"o": [0.3, 0.4], ".": [0.1, 0.25, 0.3], "D": [0.2, 0.3]}
+
+
+def test_a_guards_step_is_told_over_a_step_of_the_plain_rule(tmp_path):
+    assert "Not measured" in guards.costs(str(tmp_path)).data
+    (tmp_path / "benchmarks").mkdir()
+    found = {"guards": {"automatic": {"SGDHD": 1.257, "AdamHD": 1.1}}}
+    (tmp_path / "benchmarks" / "optimizer_step.json").write_text(json.dumps(found))
+    assert guards.costs(str(tmp_path)).data.to_numpy().tolist() == [["automatic", "1.26", "1.10"]]
 
 
 def test_the_figure_of_the_automatic_beta_is_described_in_plain_sentences(comparison):

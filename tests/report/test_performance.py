@@ -1,6 +1,7 @@
 """The Performance page shows what the benchmarks wrote, and says so where they were not run."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,7 @@ def store(tmp_path):
         "made": MADE,
     }
     (tmp_path / "benchmarks" / "stacked_training.json").write_text(json.dumps(stacked))
-    step = {"milliseconds": 2.0, "to_fastest": 1.4, "to_default": 1.1, "floor_milliseconds": 1.0}
+    step = {"milliseconds": 2.5, "to_fastest": 1.4, "to_default": 1.1, "floor_milliseconds": 1.0}
     found = {"parameters": 10, "tensors": 2, "copy_gigabytes_per_second": 40.0}
     found["steps"] = {"AdamHD default": step, "AdamHD fused": step, "SGDHD fused": step}
     steps = {"rounds": 5, "threads": 2, "models": {"mlp": found, "vgg": found}, "made": MADE}
@@ -40,6 +41,36 @@ def store(tmp_path):
 def test_throughput_stands_beside_its_floor_with_its_range(store):
     text = performance.stacked(store)._repr_html_()
     assert "62 % (31 to 125)" in text and "123 times (61.7 to 247)" in text and "a processor" in text
+
+
+def test_each_number_of_a_benchmark_stands_in_its_column(store):
+    path = Path(store) / "benchmarks" / "stacked_training.json"
+    numbers = {"mlp per second": 3000.0, "mlp floor per second": 5000.0, "mlp over loop": 7.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | numbers))
+    row = performance.stacked(store).data.iloc[1].tolist()
+    assert row[1:3] == ["3,000", "5,000"] and row[4].startswith("7.00 times")
+    row = performance.optimizer_step(store).data.iloc[0]
+    assert row.tolist() == ["AdamHD default", *["2.50", "1.40", "1.10", "40 %"] * 2]
+    assert row.index[2:4].tolist() == ["perceptron, to torch's fastest", "perceptron, to torch's default"]
+    assert performance.widths(store).data.iloc[0].tolist() == ["30", "1.00 ms", "0.50 ms"]
+
+
+def test_the_cost_of_a_run_in_a_stack_is_told_where_it_is_least_and_at_the_end(store):
+    path = Path(store) / "benchmarks" / "stacked_training.json"
+    seconds = ((1, 1e-3), (4, 2e-3), (16, 16e-3))
+    rows = [{"k": k, "seconds": s, "peak_bytes": 1} for k, s in seconds]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"against_k": rows, "logreg loop per second": 500.0}))
+    assert performance.scaling(store).startswith(
+        "A run alone in a stack costs 1000 µs an iteration, a run of the plain loop 4000 µs. In a stack the cost of "
+        "each falls to 500 µs at K = 4, and rises again to 1000 µs at K = 16"
+    )
+
+
+def test_the_authors_way_is_told_in_minutes(store):
+    numbers = dict(runs=9, epochs=50, sweep_seconds=30.0, authors_seconds=3600.0, ratio=120.0, cores=2, repeats=3)
+    (Path(store) / "benchmarks" / "online_tuning.json").write_text(json.dumps(numbers | {"made": MADE}))
+    said = performance.online_tuning(store)
+    assert "takes 30 seconds from nothing" in said and "takes 60 minutes, **120 times** as long" in said
 
 
 def test_what_is_not_accounted_for_is_shown(store):

@@ -55,6 +55,9 @@ def test_a_run_that_loses_what_it_had_learnt_is_told():
 
 def test_a_run_that_diverged_or_ends_low_is_no_relapse():
     assert relapse.relapsed([RUN]) == [RUN] and relapse.epoch_of(RUN) == 3
+    assert (
+        relapse.epoch_of(made_up([2.3, 1.0, 0.5, 2.0, 2.2])) == 3
+    )  # that of the largest rise, not of the largest loss
     assert relapse.relapsed([made_up([2.3, 1.0, 0.8, 2.5, 1.1]), replace(RUN, outcome="diverged")]) == []
 
 

@@ -1,5 +1,8 @@
 """A learning rate that adapts is set beside a schedule and a fixed one as the records have it."""
 
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -58,10 +61,18 @@ def test_who_ends_lower_is_counted_from_the_same_start_near_the_best_one_and_wit
     assert "So on" not in schedules.overall({"logistic regression": worse})
 
 
+def test_a_start_a_decade_from_the_best_one_counts_as_near(records):
+    records = [replace(r, spec=r.spec.with_(alpha0=0.01)) if r.spec.alpha0 == 0.001 else r for r in records]
+    assert "in 2 of 4 where α₀ is the cosine's best or within a decade of it, and in 0 of 0" in schedules.overall(
+        {"logistic regression": records}
+    )
+
+
 def test_what_counts_as_near_is_near_the_lowest_of_the_family(records):
     table = schedules.table({"logistic regression": records}).data
     sgd = table[table["family"] == "SGD"].set_index("learning rate")
-    assert sgd["near"].tolist() == ["0 of 2", "1 of 2", "0 of 2", "0 of 2"]
+    assert sgd["near"].tolist() == sgd["near "].tolist() == ["0 of 2", "1 of 2", "0 of 2", "0 of 2"]
+    assert sgd.loc["fixed", ["validation loss, best α₀", "worst α₀ "]].tolist() == ["0.400", "1.80"]
     assert sgd.loc["fixed", ["training loss, best α₀", "worst α₀"]].tolist() == ["0.200", "0.900"]
     assert "3 seeds" in schedules.table({"logistic regression": records}).note
 
@@ -80,5 +91,14 @@ def test_a_divergence_is_told_and_drawn(records):
         "A caption. Lines are means over seeds, bands reach from the lowest to the highest. A cross at the top: a run "
         "diverged."
     )
-    assert "cross" not in schedules.figure(records, "schedules", "A caption.").caption
+    kept = schedules.figure(records, "schedules", "A caption.")
+    assert "cross" not in kept.caption
+    assert (kept.data["low"] < kept.data["mean"]).all() and (kept.data["mean"] < kept.data["high"]).all()
+    sgd, adam, valid, _ = kept.draw(LIGHT).axes
+    assert (sgd.get_title(), adam.get_title(), valid.get_ylabel()) == ("SGD", "Adam", "validation loss")
+    lines = {line.get_label(): line.get_ydata().tolist() for line in sgd.lines}
+    assert lines["fixed"] == pytest.approx([0.9, 0.2]) and lines["HD, automatic β"] == pytest.approx([0.215, 0.22])
+    band = sgd.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((0.2 * 0.9, 0.9 * 1.2))
+    plt.close("all")
     assert all("HD, automatic" in figure.svg(theme) for theme in (LIGHT, DARK))

@@ -3,10 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from hdlib.report import claims, frames, summary, verdicts
-from hdlib.runs import Store
+from hdlib.runs import Record, RunSpec, Store
+from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -68,6 +70,48 @@ def test_runs_that_are_the_same_from_two_learning_rates_are_named(recorded):
     automatic = [r for r in summary.online_tuning(recorded, "mlp", 10) if r.spec.rule == "auto"]
     assert frames.coinciding(automatic) == "Adam-HD from α₀ = 10⁻¹ and 10⁻² ends at the same losses"
     assert frames.coinciding([r for r in automatic if r.spec.alpha0 < 0.05]) == ""
+
+
+def ended(loss, alpha0, model, method="sgd", alpha=None, **fields):
+    """Return a made-up run whose validation loss is twice its training loss."""
+    spec = RunSpec(model=model, method=method, alpha0=alpha0, epochs=1, **fields)
+    rows = [[0, 0, 2.3, alpha0, 2.3, 0.1], [1, 469, loss, alpha or alpha0, 2 * loss, 0.9]]
+    epochs, trace = pd.DataFrame(rows, columns=EPOCH_COLUMNS), pd.DataFrame(columns=TRACE_COLUMNS)
+    return Record(spec, "finished", 469, epochs, trace, {})
+
+
+@pytest.fixture
+def made_up():
+    """Each method from two rates: fixed, with the beta that suits it, and automatic; on the perceptron 1e-4 is lost."""
+    logreg, mlp = [], []
+    for family in ("sgd", "adam"):
+        hd = f"{family}_hd"
+        for rate, fixed, ours, automatic in ((1e-1, 0.1, 0.11, 0.2), (1e-3, 0.4, 0.3, 0.35)):
+            for model, found, beta in (("logreg", logreg, 1e-4), ("mlp", mlp, summary.IMPLIED[hd])):
+                found.append(ended(fixed, rate, model, family))
+                found.append(ended(ours, rate, model, hd, beta=beta, alpha=0.05))
+                found.append(ended(automatic if model == "logreg" else 0.05, rate, model, hd, beta="auto", alpha=0.05))
+    lost = [ended(9.0, rate, "mlp", "adam_hd", beta=1e-4) for rate in (1e-1, 1e-3)]
+    mlp += [replace(r, outcome="diverged", iterations=n) for r, n in zip(lost, (5, 7), strict=True)]
+    return logreg, mlp
+
+
+def test_each_loss_of_the_summary_is_that_of_the_runs_that_it_names(made_up):
+    reproduced, failed, partly, new, *_ = summary.one_minute(*made_up, []).splitlines()
+    assert (
+        "From 2 starts between 10⁻³ and 10⁻¹, SGD-HD ends at training losses of 0.110 to 0.300, where SGD without "
+        in (reproduced)
+    )
+    assert "it ends at 0.100 to 0.400; Adam-HD ends at" in reproduced and "(one epoch, one seed)" in reproduced
+    assert reproduced.endswith(
+        "In validation SGD-HD ends at 0.220 to 0.600, above the 0.200 of the best fixed SGD; Adam-HD ends at 0.220 to "
+        "0.600, above the 0.200 of the best fixed Adam."
+    )
+    assert "all 2 runs diverge, after 5 to 7 iterations" in failed
+    assert "SGD-HD ends at 1.1 to 3.0 times the training loss of the best SGD; Adam-HD ends at 1.1 to 3.0" in partly
+    assert "none of its 8 runs diverged" in new
+    assert "in 6 of 8 cases; the paper's rule does in 4 (β = 10⁻⁴, on the perceptron those that the curves" in new
+    assert "On the perceptron SGD-HD ends at 0.50 to 0.50 times the training loss of the best SGD; Adam-HD" in new
 
 
 def test_a_store_without_the_runs_is_said_to_lack_them():

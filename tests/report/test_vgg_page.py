@@ -1,13 +1,15 @@
 """What is said of VGG follows from the records: the scale, the orderings, the precisions."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from hdlib.report import vgg
+from hdlib.report import paper, vgg
 from hdlib.report.pages import read_notebook, read_pages
-from hdlib.report.style import Noted
+from hdlib.report.style import Noted, significant
 from hdlib.runs import BASELINE, METHODS, Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -53,7 +55,27 @@ def test_the_whole_experiment_says_so_and_only_then():
     whole = [record(method, epochs=200) for method in METHODS]
     assert "at its full size" in vgg.scale(whole) and "was not run" not in vgg.scale(whole)
     assert "was not run" in vgg.scale(whole[:-1])
-    assert "geometric mean" in vgg.variant(whole)
+    theirs = paper.tuning().query("model == 'vgg' and source == 'authors'").set_index("method")["train_end"]
+    whole[0] = record("sgd", train=1e-4, epochs=200)  # below theirs, the others above
+    apart = np.exp(np.mean([abs(np.log(loss / theirs[m])) for m, loss in (ENDS | {"sgd": 1e-4}).items()]))
+    assert (
+        f"- From authors' repository, the training losses at the end differ as in the authors' code by a factor of "
+        f"{apart:.2g} (geometric mean)." in vgg.variant(whole)
+    )
+
+
+def test_each_number_stands_in_its_column_and_a_longer_curve_of_the_papers_is_read_at_the_end_of_ours():
+    run = record("sgd", epochs=2)
+    rows = [[0, 0, 2.3, 1e-3, 0.1, 0.1], [1, 391, 0.6, 1e-3, 0.4, 0.7], [2, 782, 0.2, 1e-3, 0.5, 0.8]]
+    run = replace(run, epochs=pd.DataFrame(rows, columns=EPOCH_COLUMNS))
+    table = vgg.levels([run]).data
+    columns = ["training loss, end", "validation loss, end", "validation loss, best", "accuracy, end"]
+    assert table.loc[table["source"] == "ours", columns].to_numpy().tolist() == [["0.200", "0.500", "0.400", "80.0 %"]]
+    published = paper.published("vgg", "cifar10", [2]).query("method == 'sgd' and source == 'paper'")
+    told = table[(table["method"] == "SGD") & table["source"].str.startswith("paper")]
+    assert told["epochs"].tolist() == published["epochs"].tolist() == [2, 200]
+    expected = published[["train_end", "valid_end", "valid_best"]].map(significant)
+    assert told[columns[:3]].to_numpy().tolist() == expected.to_numpy().tolist() and len(told) == 2
 
 
 def test_orderings_are_compared_with_the_published_ones():
@@ -178,11 +200,36 @@ def test_an_automatic_beta_is_set_beside_the_baseline_and_the_experiments_beta()
     assert "all diverged" in vgg.automatic(lost, fixed) and "6 diverged." in vgg.automatic(lost, fixed)
 
 
+def test_an_automatic_beta_ends_below_the_best_of_its_fixed_rates_where_it_does():
+    ends = {0.1: (1.0, 0.9), 1e-5: (2.0, 1.4)}
+    runs = [record(m, fixed, alpha0=rate) for m in BASELINE.values() for rate, (fixed, _) in ends.items()]
+    runs += [record(m, ours, alpha0=rate, beta="auto") for m in BASELINE for rate, (_, ours) in ends.items()]
+    said = vgg.automatic(runs, ALL)
+    assert said.count("It ends below the best of these fixed rates, 10⁻¹, from α₀ = 10⁻¹.") == 3
+
+
+def test_the_throughput_is_that_of_the_fastest_way(tmp_path):
+    assert "was not measured" in vgg.throughput(str(tmp_path))
+    steps = [
+        dict(images_per_second=rate, precision=precision, how="captured", share=share)
+        for rate, precision, share in ((1e4, "float32", 0.3), (4e4, "bf16", 0.25))
+    ]
+    found = dict(steps=steps, width_factor=0.125, gigaflop_per_image=1.88)
+    found |= dict(matrix_teraflops=dict(float32=50.0, bf16=600.0))
+    found |= dict(made=dict(device="a card", date="2026-01-02T03:04:05", torch="2.15.0"))
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "vgg.json").write_text(json.dumps(found))
+    said = vgg.throughput(str(tmp_path))
+    assert "1/8 of the channels (1.88 GFLOP an image" in said
+    assert "40,000 images a second at best (bf16, captured), 25 % of the 600 TFLOP/s" in said
+
+
 def test_what_a_hypergradient_costs_is_over_its_own_baseline():
     times = vgg.times([record("adam"), record("adam_hd")]).data.set_index("method")
     assert times.loc["Adam-HD", "over its baseline"] == "+0.0 %"
     assert times.loc["Adam-HD", "authors: over its baseline"] == "+4.9 %"
     assert times.loc["Adam", "authors: seconds an epoch"] == "32.4"
+    assert times.loc["Adam", ["seconds an epoch", "minutes a run"]].tolist() == ["0.500", "1.67"]
     runs = [record("adam"), record("adam_hd")]
     lost = replace(runs[1], provenance={k: v for k, v in runs[1].provenance.items() if k != "epoch_seconds"})
     shown = vgg.times([runs[0], lost]).data.set_index("method").loc["Adam-HD"]

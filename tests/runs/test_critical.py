@@ -1,10 +1,13 @@
 """A critical beta lies where training begins to fail, and its predictions follow from curvatures."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.runs import RunSpec, SpecError, critical, divergence
+from hdlib.runs import Record, RunSpec, SpecError, critical, divergence, probe
+from hdlib.runs.record import TRACE_COLUMNS
 
 
 def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_path):
@@ -62,6 +65,59 @@ def test_measured_critical_betas_say_what_made_them(tmp_path):
     runs = measured.attrs["runs"]
     assert (runs["count"], runs["precision"]) == (4, ["float32"])
     assert [made["data"] for made in measured.attrs["made"]] == runs["data"] * 2
+
+
+def test_a_critical_beta_stands_beside_what_the_curvatures_of_its_cautious_run_predict(tmp_path):
+    asked = critical.boundaries(1, 1, 8, task="digits")
+    measured = critical.measured_boundaries(asked, tmp_path, rounds=3)
+    for row, spec in zip(measured.itertuples(), asked["logistic regression"], strict=True):
+        cautious = critical.safe(spec)
+        assert (cautious.rule, cautious.control().tolerance, cautious.seed) == ("auto", 0, spec.seed)
+        steps = probe.recorded([cautious], 8, tmp_path)
+        assert row.works < row.critical < row.fails
+        assert row.critical / row.works == pytest.approx(row.fails / row.critical)
+        assert row.at_start * steps["kappa"].iloc[1] == pytest.approx(2)
+        assert row.largest * steps["kappa"].max() == pytest.approx(2) and row.largest <= row.at_start
+        assert row.learnt == pytest.approx(1 - steps["loss"].mean() / steps["loss"].iloc[0])
+
+
+@pytest.mark.parametrize(
+    ("losses", "failed"),
+    [
+        ([1.0] * 18 + [1.1, 1.2], False),
+        ([1.0] * 18 + [1.2, 1.3], True),
+        ([1.0, 0.1] + [0.1] * 16 + [1.1, 1.1], False),  # a fifth above the first minibatch's, not above the lowest
+        ([1.0] + [9.0] * 17 + [1.0, 1.0], False),
+        ([1.0] * 18 + [1.0, float("nan")], True),
+    ],
+)
+def test_a_run_has_failed_whose_loss_ends_a_fifth_above_the_first_one(losses, failed):
+    trace = pd.DataFrame([[i + 1, loss, 1e-3, 0.0] for i, loss in enumerate(losses)], columns=TRACE_COLUMNS)
+    spec = RunSpec(method="sgd_hd", alpha0=1e-3, beta=1e-3, epochs=1)
+    assert critical.failed(Record(spec, "finished", 20, pd.DataFrame(), trace)) == failed
+    assert critical.failed(Record(spec, "diverged", 20, pd.DataFrame(), trace[:1]))
+
+
+def test_of_whole_vggs_one_is_asked_for_and_of_narrow_ones_both_variants_with_all_methods():
+    asked = critical.vgg_boundaries([0.125, 1.0], 2)
+    found = {name: sorted((s.method, s.seed) for s in specs) for name, specs in asked.items()}
+    narrow = sorted(itertools.product(("adam_hd", "sgd_hd", "sgdn_hd"), (0, 1)))
+    assert found == {"authors 0.125": narrow, "paper 0.125": narrow, "authors 1": [("adam_hd", 0)]}
+
+
+def test_every_guard_is_run_on_the_papers_grid_and_those_with_a_beta_of_their_own_from_all_its_rates():
+    rates = divergence.PAPER_RATES
+    for name, specs in divergence.guarded(1, 1).items():
+        cells = {(s.method, s.alpha0, s.beta) for s in specs}
+        own = {s.beta for s in specs} if {"beta"} <= divergence.GUARDS[name].keys() else set(rates)
+        assert cells == set(itertools.product(divergence.HD, rates, own)) and len(cells) == len(specs)
+
+
+def test_curves_of_figure_2_are_compared_with_runs_of_the_plain_rule_from_its_rates_alone():
+    run = RunSpec(method="sgd_hd", alpha0=1e-3, beta=1e-4, epochs=3)
+    assert divergence.is_online_tuning(run, "mnist") and not divergence.is_online_tuning(run, "digits")
+    for other in (dict(rule="multiplicative"), dict(alpha0=0.02), dict(epochs=2), dict(max_lr=0.1)):
+        assert not divergence.is_online_tuning(run.with_(**other), "mnist")
 
 
 def test_longer_runs_are_those_of_the_plain_rule_among_the_guards():

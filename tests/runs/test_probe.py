@@ -51,6 +51,7 @@ def test_the_first_hypergradient_of_adam_is_near_the_gradients_1_norm():
 
 def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):
     first = probe.recorded(SPECS[:1], 3, tmp_path)
+    assert (len(first), len(probe.recorded(SPECS[:1], 4, tmp_path))) == (3, 4)
     line = probe.recorded_line(SPECS[0], 2, 5, tmp_path)
     monkeypatch.setattr(probe, "steps", None)
     monkeypatch.setattr(probe, "line", None)
@@ -58,7 +59,7 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):
     assert again.equals(first) and again.attrs["made"] == first.attrs["made"]
     assert {"device", "threads", "seconds", "date", "data", "code"} <= again.attrs["made"].keys()
     assert probe.recorded_line(SPECS[0], 2, 5, tmp_path).equals(line)
-    assert len(list((tmp_path / "probes").iterdir())) == 2
+    assert len(list((tmp_path / "probes").iterdir())) == 3
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,14 @@ def test_a_run_that_has_ended_leaves_and_disturbs_nobody():
     assert losses.iloc[-1] <= 1.0 < losses.iloc[:-1].min()
 
 
+def test_what_a_rule_remembers_stays_with_its_run_when_others_leave():
+    common = dict(task="digits", method="sgd_hd", beta="auto", precision="float64")
+    specs = [RunSpec(alpha0=1e-4, epochs=1, **common)]
+    specs += [RunSpec(alpha0=rate, epochs=8, **common) for rate in (1e-2, 1e-1)]
+    for record in train_stack(specs):
+        assert largest_difference(record, train(record.spec)) < 1e-9, record.spec
+
+
 def test_a_short_run_in_a_large_stack_is_dead_weight_for_a_while_and_no_more():
     long = grid(task="digits", method="sgd", alpha0=list(np.linspace(0.01, 0.1, 20)), epochs=8)
     records = train_stack([*long, long[0].with_(max_iterations=7)])
@@ -159,6 +167,11 @@ def test_other_targets_are_reached_when_the_curve_says_so(of):
     expected = int(np.flatnonzero(np.array(watched) <= 0.4)[0]) + 1
     for record in (train(spec), *train_stack([spec])):
         assert (record.outcome, record.iterations) == ("reached", expected)
+
+
+def test_a_mean_of_a_hundred_minibatches_is_one_of_no_fewer():
+    spec = RunSpec(task="digits", method="sgd", alpha0=0.02, epochs=60, target_loss=9.0, target_of="smoothed")
+    assert [record.iterations for record in (train(spec), *train_stack([spec]))] == [100, 100]
 
 
 def test_a_step_waits_for_no_device():

@@ -112,6 +112,15 @@ def test_a_sweep_whose_records_are_removed_meanwhile_does_not_return_without_the
         sweep(specs(2), tmp_path / "store", jobs=1)
 
 
+def test_a_run_that_is_asked_for_twice_is_trained_once(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        sys.modules["hdlib.runs.sweep"], "train", lambda spec, *rest: trained.append(spec) or train(spec, *rest)
+    )
+    [alone] = specs(1, skip_nonfinite="step")  # in no stack
+    assert [r.spec for r in sweep([alone, alone], tmp_path, jobs=1)] == [alone, alone] and trained == [alone]
+
+
 def test_a_sweep_takes_its_runs_from_whatever_gives_them(tmp_path):
     assert [r.spec for r in sweep(iter(specs()), tmp_path, jobs=1)] == specs()
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from hdlib.runs import METHODS, RunSpec, train
-from hdlib.runs.history import traced_iterations
+from hdlib.runs.history import History, traced_iterations
 from hdlib.runs.stack import stackable
 from hdlib.runs.train import minibatches
 from hdlib.tasks import build_model, load_data
@@ -98,11 +98,30 @@ def test_a_diverged_run_is_a_result():
 def test_a_run_stops_at_the_first_minibatch_that_reaches_its_target():
     spec = RunSpec(task="digits", method="sgd", alpha0=0.1, epochs=50)
     losses = train(spec).trace["loss"]
-    target = 0.5
-    record = train(spec.with_(target_loss=target))
-    assert record.outcome == "reached"
-    assert record.iterations == losses[losses <= target].index[0] + 1
-    assert record.trace["loss"].iloc[-1] <= target
+    first = losses[losses <= 0.5].index[0]
+    for target in (0.5, losses[first]):  # at it is as good as below it
+        record = train(spec.with_(target_loss=target))
+        assert (record.outcome, record.iterations) == ("reached", first + 1)
+        assert record.trace["loss"].iloc[-1] <= target
+
+
+def test_a_run_that_is_seldom_validated_is_validated_at_its_end(tiny):
+    record = train(tiny.with_(epochs=5, validate_every=2))
+    assert record.epochs["epoch"].tolist() == [0, 2, 4, 5]
+
+
+def test_a_history_goes_on_from_its_state_with_the_losses_of_its_last_minibatches():
+    spec = RunSpec(task="digits", method="sgd", alpha0=0.1, epochs=50, target_loss=1.0, target_of="smoothed")
+    rows = np.stack([np.geomspace(9, 0.1, 128), np.full(128, 0.1), np.zeros(128)], 1)[:, :, None]
+    whole, resumed = History([spec], 1437), History([spec], 1437)
+    whole.add(rows[:64])
+    resumed.restore(whole.state())
+    for history in (whole, resumed):
+        history.add(rows[64:])
+        assert history.finish() == [0]
+    ends = [(r.outcome, r.iterations, len(r.trace)) for r in (whole.record(0, {}), resumed.record(0, {}))]
+    first = 100 + np.flatnonzero(np.convolve(rows[:, 0, 0], np.full(100, 0.01), "valid") <= 1.0)[0]
+    assert ends == [("reached", first, first)] * 2 and 100 < first < 128
 
 
 def test_early_iterations_are_all_traced_and_later_ones_log_spaced():

@@ -153,7 +153,7 @@ def test_a_diverged_run_and_a_finished_one_leave_no_checkpoint_to_go_on_from(tin
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "other code", "foreign", "folder"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other code", "other run", "foreign", "folder"])
 def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(tiny_vgg, tmp_path, damage, monkeypatch):
     checkpoints = Checkpoints(tmp_path, epochs=2)
     train(tiny_vgg, checkpoints=checkpoints)
@@ -169,10 +169,14 @@ def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(tiny_vgg, tmp
     elif damage == "folder":
         path.unlink()
         path.mkdir()
-    else:
+    elif damage == "other code":
         monkeypatch.setattr("hdlib.runs.checkpoint.code_version", lambda: "another")
-    with pytest.warns(UserWarning, match=f"{tiny_vgg.key}.pt .* its run starts anew"):
-        assert checkpoints.load(tiny_vgg) is None
+    asked = tiny_vgg
+    if damage == "other run":
+        asked = tiny_vgg.with_(seed=1)
+        path.rename(path.with_name(f"{asked.key}.pt"))
+    with pytest.warns(UserWarning, match=f"{asked.key}.pt .* its run starts anew"):
+        assert checkpoints.load(asked) is None
 
 
 def test_an_interrupted_save_keeps_the_last_checkpoint(tiny_vgg, tmp_path, monkeypatch):
