@@ -264,12 +264,8 @@ def figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], na
     return Figure(draw, name, alt, data, frames.note(records), f"{caption} {symbols}")
 
 
-def sentence(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> str:
-    """Say which guards lost no run, and which two of them have the smallest worst loss over the three methods."""
-    return _sentence(worst_losses(by_cell(guarded, unguarded)))
-
-
 def _sentence(losses: pd.DataFrame) -> str:
+    """Say which guards lost no run, and which two of them have the smallest worst loss over the three methods."""
     worst = losses.max(axis=1)
     safe = worst[np.isfinite(worst)].sort_values(kind="stable")
     lost = worst.index[np.isinf(worst)]

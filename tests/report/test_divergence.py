@@ -363,7 +363,7 @@ def test_each_guard_has_its_worst_cell_in_its_own_row_and_a_cross_where_a_run_di
     found = {names[int(y)]: x for x, y in zip(*dots.get_data(), strict=True)}
     assert found == pytest.approx({"bounds": 10, "automatic": 2})
     assert [names[int(y)] for y in crosses.get_ydata()] == ["plain"]
-    assert guards.sentence(*compared) == (
+    assert guards.verdict(*compared).startswith(
         "Of the 3 rules, only *plain* lost runs. Over the three methods the worst loss of *automatic* is the smallest, "
         "2.00 times that of the best fixed rate; then comes *bounds* with 10.0."
     )

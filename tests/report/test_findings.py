@@ -66,7 +66,8 @@ def test_who_ends_lower_from_which_rate_is_told_with_what_diverged(rates):
         "0.100: SGD-HD ends at 1.0 to 2.0 times that. 1 SGD-HD run diverged, from α₀ = 10⁻³."
     )
     assert course == (
-        "The best fixed rate is 10⁻². Started at it, α averages 0.0100 there; started above it, 0.100 (means over seeds)."
+        "The best fixed rate is 10⁻². Started at it, α averages 0.0100 there; started above it, 0.100 (means over "
+        "seeds)."
     )
     lost = [replace(r, outcome="diverged", iterations=5 + i) for i, r in enumerate(rates) if r.spec.method == "sgd_hd"]
     told = findings.online_tuning([r for r in rates if r.spec.method == "sgd"] + lost, "sgd")
