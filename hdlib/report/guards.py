@@ -293,7 +293,7 @@ def _described(losses: pd.DataFrame) -> str:
 
 
 def verdict(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> str:
-    """Say what `sentence` does, and which rule is best for each method where each has the beta that suits it best."""
+    """Say what `_sentence` does, and which rule is best for each method where each has the beta that suits it best."""
     cells = by_cell(guarded, unguarded)
     return f"{_sentence(worst_losses(cells))} {_single_beta_sentence(_by_method(best_single_beta(cells), cells))}"
 
