@@ -69,6 +69,7 @@ TINY_DIVERGENCE = dict(
     seeds=1,
     points=3,
     phase_seeds=1,
+    models=3,
     critical_seeds=1,
     critical_iterations=20,
     critical_rounds=5,
@@ -76,7 +77,7 @@ TINY_DIVERGENCE = dict(
     mlp_iterations=10,
 )
 TINY_CRITICAL = {name: value for name, value in TINY_DIVERGENCE.items() if name not in ("width", "seeds")} | dict(
-    models=3, phase_models=3, longer=[["logistic regression", 1, 1]]
+    phase_models=3, longer=[["logistic regression", 1, 1]]
 )
 TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, wide_seeds=1, iterations=10, long_epochs=2)
 JOBS = [

@@ -17,12 +17,12 @@ SHORT = {"at_start": "first", "largest": "largest", "growth": "growth"}  # the p
 
 
 class Boundary(NamedTuple):
-    """A critical beta: as measured, in so many iterations, and where it is shown as predicted, and by what."""
+    """A critical beta: as measured, in so many iterations, and as predicted, and by what."""
 
     measured: float
     iterations: int
-    predicted: float | None = None
-    by: str = ""
+    predicted: float
+    by: str
 
 
 Boundaries = dict[str, dict[str, Boundary]]  # by model and method
@@ -88,20 +88,17 @@ def _probed(made: Sequence[dict]) -> str:
     return f"single steps, float64, {', '.join(sorted({one['device'] for one in made}))}"
 
 
-def boundaries(measured: pd.DataFrame, predicted: bool = True) -> Boundaries:
+def boundaries(measured: pd.DataFrame) -> Boundaries:
     """Return, by model and method, medians: of what was measured, and of the predictor that suits the method best.
 
     Args:
         measured: what `hdlib.runs.critical.measured_boundaries` returns.
-        predicted: whether the prediction is to be shown.
     """
     found: Boundaries = {}
     for (model, method), rows in measured.groupby(["model", "method"]):
-        boundary = Boundary(float(rows["critical"].median()), int(rows["iterations"].max()))
-        if predicted:
-            best = max(PREDICTORS, key=lambda column: within_two(measured, method, column))
-            boundary = boundary._replace(predicted=float(rows[best].median()), by=PREDICTORS[best])
-        found.setdefault(model, {})[method] = boundary
+        best = max(PREDICTORS, key=lambda column: within_two(measured, method, column))
+        middle = rows["critical"].median(), int(rows["iterations"].max()), rows[best].median()
+        found.setdefault(model, {})[method] = Boundary(*middle, PREDICTORS[best])
     return found
 
 

@@ -23,6 +23,7 @@ from hdlib.runs.critical import ALPHA0
 
 HD = tuple(BASELINE)
 KINDS = ("better", "worse", "ringing", "diverged")
+MARKS = ("measured", "predicted")  # of a critical beta, over a phase diagram
 KIND_COLORS = {"better": "#2a9d8f", "worse": "#e9c46a", "ringing": "#e07a3f", "diverged": "#6c5b7b"}
 KIND_NAMES = {
     "better": "lower loss than the baseline",
@@ -292,7 +293,7 @@ def phase_diagrams(diagrams: dict[str, Sequence[Record]], boundaries: Boundaries
             axis.set_title(LABELS[method])
         for axis in axes[-1]:
             axis.set_xlabel("initial learning rate α₀")
-        _phase_legend(figure, theme, shown, span, _marked(cells, boundaries))
+        _phase_legend(figure, theme, shown, span, MARKS if any(boundaries.get(model) for model in cells) else ())
         return figure
 
     records = [record for own in diagrams.values() for record in own]
@@ -308,38 +309,28 @@ def _boundary_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> st
     firsts = {method: boundaries[models[0]][method] for method, models in drawn.items() if models}
     if not firsts:
         return "No critical β was measured here."
-    shown = _marked(cells, boundaries)
     iterations = max(mark.iterations for mark in firsts.values())
     text = (
         f"A dot is the measured critical β from α₀ = {ALPHA0:g}: above it a run of {iterations:,} iterations leaves "
         "the finite numbers or ends with a loss a fifth above its first one, so the dot can lie below the cells that "
         "diverged"
     )
-    if "predicted" in shown:
-        by: dict[str, list[str]] = {}
-        for method, mark in firsts.items():
-            by.setdefault(mark.by, []).append(LABELS[method])
-        named = " and ".join(f"for {' and '.join(methods)} by {predictor}" for predictor, methods in by.items())
-        text += f". A tick is the one that is predicted below, {named}"
+    by: dict[str, list[str]] = {}
+    for method, mark in firsts.items():
+        by.setdefault(mark.by, []).append(LABELS[method])
+    named = " and ".join(f"for {' and '.join(methods)} by {predictor}" for predictor, methods in by.items())
+    text += f". A tick is the predicted one, {named}"
     missing = [LABELS[method] for method in HD if method not in firsts]
     text += f". {' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} no marks" if missing else ""
     out: dict[str, list[str]] = {}
     for model, own in cells.items():
         ends = _ends(sorted(own["beta"].unique()))
         for method, marks in boundaries.get(model, {}).items():
-            unseen = [what for what in shown if not _seen(getattr(marks, what), ends)]
+            unseen = [what for what in MARKS if not _seen(getattr(marks, what), ends)]
             if unseen:
                 out.setdefault(f"the {' and the '.join(unseen)} one of {LABELS[method]}", []).append(model)
     text += "".join(f". Not in sight: {what} with {' and with '.join(models)}" for what, models in out.items())
     return f"{text}."
-
-
-def _marked(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> tuple[str, ...]:
-    """Return which of a critical beta's two values have marks."""
-    found = [mark for model in cells for mark in boundaries.get(model, {}).values()]
-    if not found:
-        return ()
-    return ("measured", "predicted") if any(mark.predicted is not None for mark in found) else ("measured",)
 
 
 def _seen(beta: float, ends: tuple[float, float]) -> bool:
@@ -370,7 +361,7 @@ def _phase_panel(
     if boundary is not None:
         for what in ("predicted", "measured"):
             beta = getattr(boundary, what)
-            if beta is not None and _seen(beta, _ends(betas)):
+            if _seen(beta, _ends(betas)):
                 axis.plot(ALPHA0, beta, **_mark(what, theme), clip_on=False)  # whole at the edge, too
     axis.set(xscale="log", yscale="log", xlim=_ends(rates), ylim=_ends(betas))
     axis.grid(False)

@@ -324,16 +324,15 @@ def test_the_text_of_a_phase_diagram_says_in_two_sentences_what_is_seen(measured
     assert two.endswith("of 2 models. Adam-HD diverges at a smaller beta than SGD-HD in 1 of 2 models.")
 
 
-def test_a_phase_diagram_without_predictions_says_what_a_critical_beta_is_and_draws_no_tick(measured):
-    marks = critical.boundaries(measured, predicted=False)
+def test_a_phase_diagram_says_what_a_critical_beta_is_and_marks_it(measured):
+    marks = critical.boundaries(measured)
     drawn = chapter.phase_diagrams({"logistic regression": phase(beta=1e-3)}, marks, "name", "Caption.")
     assert (
         "above it a run of 100 iterations leaves the finite numbers or ends with a loss a fifth above" in drawn.caption
     )
-    assert "predicted" not in drawn.caption
     figure = drawn.draw(LIGHT)
-    assert [line.get_ydata() for line in figure.axes[2].lines[1:]] == [[8e-4]]
-    assert list(legend(figure))[-1] == "measured critical β"
+    assert [line.get_ydata() for line in figure.axes[2].lines[-1:]] == [[8e-4]]
+    assert list(legend(figure))[-2:] == ["measured critical β", "predicted critical β"]
 
 
 def test_critical_betas_that_are_predicted_alike_are_named_together():
