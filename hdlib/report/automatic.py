@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.lines import Line2D
 
 from hdlib.optim.control import (
     AUTO_DROP,
@@ -17,7 +19,7 @@ from hdlib.optim.control import (
     AUTO_WORTH,
 )
 from hdlib.report import frames
-from hdlib.report.style import LABELS, MODELS, Table, between, counted, power_of_ten
+from hdlib.report.style import LABELS, MODELS, Figure, Table, Theme, between, counted, power_of_ten
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.divergence import VARIED
 
@@ -104,6 +106,51 @@ def noiseless(groups: Mapping[str, Sequence[Record]]) -> Table:
             )
     note = frames.note([record for records in groups.values() for record in records])
     return Table(pd.DataFrame(rows), f"A run is lost that ends at an accuracy below {100 * HALF:.0f} %. {note}")
+
+
+def noiseless_figure(groups: Mapping[str, Sequence[Record]], name: str, caption: str) -> Figure:
+    """Draw alpha and the loss over the steps without noise, a column for each method and a line for each run.
+
+    Args:
+        groups: the records of `divergence.noiseless`, by how their learning rate moves.
+    """
+    adapted = [r for records in groups.values() for r in records if r.spec.method in BASELINE]
+    columns = ["iteration", "alpha", "loss"]
+    data = pd.concat(
+        [
+            r.trace[columns].assign(method=r.spec.method, bounded=r.spec.max_lr is not None, seed=r.spec.seed)
+            for r in adapted
+        ],
+        ignore_index=True,
+    )
+
+    def draw(theme: Theme) -> plt.Figure:
+        figure, axes = plt.subplots(2, 3, figsize=(9, 5), sharex=True, sharey="row")
+        styles = {True: dict(color=theme.paper, linewidth=0.9), False: dict(linewidth=0.9)}
+        for column, method in zip(axes.T, BASELINE, strict=True):
+            own = data[data["method"] == method]
+            for axis, quantity in zip(column, ("alpha", "loss"), strict=True):
+                for (bounded, _), run in own.groupby(["bounded", "seed"]):
+                    style = dict(color=theme.color(method)) | styles[bounded]
+                    axis.plot(run["iteration"], run[quantity], **style, zorder=2 - bounded)
+                axis.set_yscale("log")
+            column[0].set_title(LABELS[method])
+            column[1].set_xlabel("step")
+        axes[0, 0].set_ylabel("learning rate α")
+        axes[1, 0].set_ylabel("training loss")
+        handles = [
+            Line2D([], [], color=theme.text, label="automatic"),
+            Line2D([], [], label="with a bound", **styles[True]),
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=2)
+        return figure
+
+    alt = (
+        "Two rows of three panels, for SGD-HD, SGDN-HD and Adam-HD: the learning rate and the training loss over the "
+        "steps, a line for each run. Without a bound alpha rises and falls in waves, and the loss has peaks where it "
+        "falls."
+    )
+    return Figure(draw, name, alt, data, frames.note(adapted), caption)
 
 
 def noiseless_sentence(groups: Mapping[str, Sequence[Record]]) -> str:

@@ -1,6 +1,7 @@
 """What the page on the rule with no beta says follows from the runs and from the rule's constants."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ from test_guard_comparison import MADE, run
 
 from hdlib.optim.control import AUTO_OVERSHOOT
 from hdlib.report import automatic
-from hdlib.report.style import LABELS
+from hdlib.report.style import LABELS, LIGHT
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.record import TRACE_COLUMNS
 
@@ -32,6 +33,23 @@ def test_what_is_lost_without_noise_is_counted_with_and_without_a_bound():
     assert "SGD, α = 10⁻¹" in table.index and "accuracy below 50 %" in automatic.noiseless(groups).note
     said = automatic.noiseless_sentence(groups)
     assert "automatic β 3 of 6 end" in said and said.endswith("with an upper bound on α, 1 for SGD-HD, none of 2.")
+
+
+def test_each_run_without_noise_is_a_line_in_the_panels_of_its_method():
+    def traced(method, level, **fields):
+        made = run(0.1, method, task="digits", beta="auto", **fields)
+        rows = [[i, 2 * level, level, 0.0] for i in (1, 2)]
+        return replace(made, trace=pd.DataFrame(rows, columns=TRACE_COLUMNS))
+
+    groups = {
+        "no HD": [run(0.1, "sgd", task="digits")],
+        "automatic": [traced("sgd_hd", 1.0), traced("adam_hd", 2.0, seed=1), traced("adam_hd", 3.0)],
+        "automatic, α at most 0.1": [traced("adam_hd", 0.1, max_lr=0.1)],
+    }
+    axes = automatic.noiseless_figure(groups, "name", "").draw(LIGHT).axes
+    levels = [sorted(float(line.get_ydata()[0]) for line in axis.lines) for axis in axes]
+    assert levels == [[1], [], [0.1, 2, 3], [2], [], [0.2, 4, 6]]
+    assert [axis.get_title() for axis in axes[:3]] == ["SGD-HD", "SGDN-HD", "Adam-HD"]
 
 
 def test_the_ratios_of_slopes_are_told_from_before_training_and_from_its_end():
