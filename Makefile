@@ -27,7 +27,7 @@ test: $(READY)  ## everything that must hold, the built book in a real browser i
 	bash tests/get_chromium.sh
 	$(BIN)/ruff check hdlib tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 20
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 
 serve: $(READY)  ## open the built book on localhost
 	@test -f _build/html/index.html || { echo "There is no built book: run make book first."; exit 1; }

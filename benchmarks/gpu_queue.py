@@ -79,7 +79,17 @@ TINY_DIVERGENCE = dict(
 TINY_CRITICAL = {name: value for name, value in TINY_DIVERGENCE.items() if name not in ("width", "seeds")} | dict(
     phase_models=3, longer=[["logistic regression", 1, 1]]
 )
-TINY_GUARDS = dict(task="digits", epochs=1, seeds=1, width=8, wide_width=9, wide_seeds=1, iterations=10, long_epochs=2)
+TINY_GUARDS = dict(
+    task="digits",
+    epochs=1,
+    seeds=1,
+    width=8,
+    wide_width=9,
+    wide_seeds=1,
+    iterations=10,
+    long_epochs=2,
+    alphas=[1e-1, 1e-3],
+)
 JOBS = [
     Job("checks", "tests", seconds=75),
     Job("vgg-speed", "vgg.py", {}, {"quick": True, "width-factor": 0.03125}, 90),

@@ -49,6 +49,7 @@ TINY = {
         "noiseless_epochs": 3,
         "noiseless_seeds": 1,
         "factorised_seeds": 1,
+        "factorised_steps": 9,
     },
     "claims.md": {},
     "critical_beta.md": gpu_queue.TINY_CRITICAL,

@@ -53,9 +53,9 @@ def scope(records: Sequence[Record]) -> str:
     return (
         f"All recorded runs with the automatic β have minibatches of {batches}, start from new weights, and take at "
         f"most {longest.iterations:,} iterations, those of {MODELS.get(longest.spec.model, longest.spec.model)}. Two "
-        "things are not counted. Where [the chapter on divergence](divergence.ipynb#predicted-and-measured) measures κ "
-        f"on the way of short runs, some have batches of {probed}; none of them has a tolerance. And [a run of "
-        "VGG](vgg-epochs) that was lost is gone on with for a few epochs, so from weights that are trained. The "
+        "things are not counted. The short runs [from whose κ the critical β is predicted]"
+        f"(critical-beta.ipynb#predicted-and-measured) have batches of {probed}, too; none of them has a tolerance. "
+        "And [a run of VGG](vgg-epochs) that was lost is gone on with for a few epochs, so from trained weights. The "
         f"constants, {AUTO_START:g}, {AUTO_STEPS:g} steps, {AUTO_OVERSHOOT:g} and {AUTO_FIRST:g} of the norm, are "
         "absolute, and the noise in *r* depends on the minibatch. Whether they suit other minibatches, longer runs, or "
         "weights that are trained already, was not tested beyond that. Those of the look at what steps gain, "
