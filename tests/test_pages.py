@@ -148,6 +148,16 @@ def test_an_executed_page_names_no_folder_of_this_machine(project):
     assert not [folder for folder in (project, sys.prefix, Path.home()) if f"{folder}/" in text]
 
 
+def test_what_is_stored_for_other_pages_is_not_shown_on_its_own():
+    storing = [
+        (name, cell.metadata.get("tags"))
+        for name in NOTEBOOKS
+        for cell in pages.read_notebook(ROOT / "notebooks" / name).cells
+        if cell.cell_type == "code" and "findings.glue(" in cell.source
+    ]
+    assert storing and [tags for _, tags in storing] == [["remove-cell"]] * len(storing), storing
+
+
 def test_sections_whose_code_shows_nothing_are_left_out(project):
     source = project / "notebooks" / "note.md"
     shown = "## Shown\n\nProse.\n\n```{code-cell}\nsteps\n```\n"
