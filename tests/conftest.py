@@ -10,8 +10,11 @@ from hdlib.runs import RunSpec
 torch.set_num_threads(1)
 
 
+LONGEST = ("test_site.py", "test_pages.py")  # to begin with: a file is one process's, and the last one's would be alone
+
+
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name != "test_site.py")  # it takes longest, so it must not begin last
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
