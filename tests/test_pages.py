@@ -66,6 +66,7 @@ TINY = {
     "tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
     "vgg.md": {
         "width_factor": 1 / 32,
+        "train_images": 240,
         "epochs": 1,
         "seeds_of": {"sgdn_hd": 2},
         "batch_size": 64,
