@@ -218,7 +218,7 @@ def initial_state(control: Control) -> State:
     if control.rule == "curvature":
         names += ["curvature_rise", "curvature_run"]
     if control.rule == "auto":
-        names += ["ratio_sq", "ratio_count", "gain_sum", "gain_mean"]
+        names += ["ratio_sq", "ratio_count", "gain_sum", "gain_mean", "step_size"]
     if control.final_lr is not None:
         names += ["transition_step", "step_size"]
     return dict.fromkeys(names, 0.0)
@@ -242,7 +242,7 @@ def next_alpha(
         h: the paper's h_t.
         beta: hypergradient learning rate; what it means depends on the rule.
         control: the rule and its guards.
-        state: what the last call returned, or `initial_state(control)`; not changed.
+        state: what `step_size` returned for the last step, or `initial_state(control)` before it; not changed.
         grad_sq: |g_t|^2, where `control.needs_norms`.
         direction_sq: |D_{t-1}|^2, where `control.needs_norms`.
         slope: s_{t-1} = g_{t-1} . D_{t-1}, where `control.needs_slope`.
@@ -279,9 +279,12 @@ def first_alpha(alpha: Scalar, control: Control, params_sq: Scalar, direction_sq
 
 
 def step_size(alpha: Scalar, control: Control, state: State) -> tuple[Scalar, State]:
-    """Return gamma_t, what the parameters move by, and the new state: alpha_t itself without a `final_lr`."""
+    """Return gamma_t, what the parameters move by, and the new state: alpha_t itself without a `final_lr`.
+
+    The rule "auto" remembers it: before the next step somebody, such as a scheduler, may write another alpha.
+    """
     if control.final_lr is None:
-        return alpha, state
+        return alpha, state | {"step_size": alpha} if control.rule == "auto" else state
     t = state["transition_step"] + 1.0
     delta = 1.0 / (1.0 + (t - 1.0) / control.transition) ** 2
     gamma = delta * alpha + (1.0 - delta) * control.final_lr
@@ -323,7 +326,7 @@ def _automatic(alpha: Any, h: Any, beta: Any, control: Control, state: State, do
     known = downhill != 0  # a gradient of zero tells nothing
     if isinstance(known, Tensor):
         known = known.to(downhill.dtype)
-    taken: Any = alpha if control.final_lr is None else state["step_size"]
+    taken: Any = state["step_size"]
     promised = abs(taken) * downhill  # by the slope at the start of the last step
     gained = known * taken * (downhill - h) / 2
     gained = _where(_finite(gained), gained, 0.0)

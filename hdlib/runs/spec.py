@@ -106,6 +106,7 @@ class RunSpec(BaseModel):
             if fields.get("rule") not in (None, "additive", "auto"):
                 raise SpecError(f"rule is {fields['rule']!r} but beta is 'auto': leave the rule out, or give a number.")
             fields |= {"rule": "auto", "beta": AUTO_GAIN}
+        fields = {name: value + 0.0 if isinstance(value, float) else value for name, value in fields.items()}  # no -0.0
         try:
             super().__init__(**fields)
         except ValidationError as error:

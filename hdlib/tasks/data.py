@@ -9,6 +9,7 @@ tests and first tries.
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +29,7 @@ MNIST_BYTES = {
     "t10k-labels-idx1-ubyte": 10_008,
 }
 CIFAR10_PLACE = "cifar-10-batches-py or cifar10/train"
+CIFAR10_IMAGES = [50_000, 10_000]  # to train and to test with
 
 
 class DataNotFoundError(ValueError):
@@ -110,11 +112,25 @@ def _load(task: str, device: str, dtype: torch.dtype, folder: Path | None) -> Da
 
 
 def require_data(task: str) -> None:
-    """Raise DataNotFoundError if a task's data is not at hand; download it where it may be."""
+    """Raise DataNotFoundError if a task's data is not at hand; download it where it may be.
+
+    An image folder that has not as many images as CIFAR-10, perhaps unpacked in part, is used with a warning.
+    """
     if task == "mnist":
         _sets("MNIST", data_folder(), MNIST_PLACE)
-    if task == "cifar10" and _cifar10_folder(data_folder()) is None:
-        _sets("CIFAR10", data_folder(), CIFAR10_PLACE)
+    if task == "cifar10":
+        folder = _cifar10_folder(data_folder())
+        if folder is None:
+            _sets("CIFAR10", data_folder(), CIFAR10_PLACE)
+            return
+        there = [len(images.image_files(folder / part)) for part in ("train", "test") if (folder / part).is_dir()]
+        if there != CIFAR10_IMAGES:
+            warnings.warn(
+                f"{str(folder)!r} holds {' + '.join(f'{n:,}' for n in there)} images and CIFAR-10 has "
+                f"{' + '.join(f'{n:,}' for n in CIFAR10_IMAGES)}: if that is not meant, unpack it again and forget the "
+                "records made from it, whose source says how many there were.",
+                stacklevel=3,
+            )
 
 
 def _sets(name: str, folder: Path, place: str):

@@ -29,21 +29,28 @@ def read_folder(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
     Raises:
         ValueError: there are no images, or they differ in size.
     """
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    files = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ]
+    files = image_files(folder)
     if not files:
         raise ValueError(f"{str(folder)!r} holds no images: give it a folder of .png or .jpg files for each class.")
+    classes = class_names(folder)
+    labels = [classes.index(path.parent.name) for path in files]
     with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter's lock
-        images = list(pool.map(_decode, (path for path, _ in files)))
+        images = list(pool.map(_decode, files))
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
         raise ValueError(f"{str(folder)!r} holds images of {len(shapes)} sizes: they must all have one.")
-    return torch.from_numpy(np.stack(images)), torch.tensor([label for _, label in files]), classes
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels), classes
+
+
+def class_names(folder: Path) -> list[str]:
+    """Return the names of a folder's folders, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return `folder/<class>/*.png|jpg`, class by class, sorted."""
+    paths = (path for name in class_names(folder) for path in sorted((folder / name).iterdir()))
+    return [path for path in paths if path.suffix.lower() in SUFFIXES]
 
 
 def _decode(path: Path) -> np.ndarray:

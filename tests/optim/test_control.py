@@ -20,6 +20,7 @@ def follow(hypergradients, slopes, options, alpha=0.01, beta=0.1):
     """Return alpha after each of several hypergradients."""
     state, alphas = control.initial_state(options), []
     for h, s in zip(hypergradients, slopes, strict=True):
+        alpha, state = step_size(alpha, options, state)
         alpha, state = next_alpha(alpha, h, beta, options, state, grad_sq=4.0 + h * h, direction_sq=9.0, slope=s)
         alphas.append(alpha)
     return alphas
@@ -30,6 +31,7 @@ def parabola(options, beta, alpha=1e-3, steps=60, slope=-2.0, kappa=50.0):
     state, alphas = control.initial_state(options), [alpha]
     for _ in range(steps):
         h = slope + kappa * alpha
+        alpha, state = step_size(alpha, options, state)
         alpha, state = next_alpha(
             alpha, h, beta, options, state, grad_sq=1.0, direction_sq=1.0, slope=slope + 0 * alpha
         )
@@ -125,6 +127,20 @@ def test_the_gain_of_a_step_that_passed_over_to_a_fixed_rate_is_that_of_the_rate
     gamma, state = step_size(alpha, options, state)
     _, state = next_alpha(alpha, 0.0, 1.0, options, state, slope=-2.0)
     assert state["gain_sum"] - before == pytest.approx(gamma * 2.0 / 2)
+
+
+def test_what_a_step_gained_is_told_from_the_learning_rate_that_it_took():
+    """A scheduler that writes another one before the next step changes nothing about the last one."""
+    params, others = tensors(), tensors()
+    optimizer, scheduled = (make("sgd", own, lr=0.01, hypergrad_lr="auto") for own in (params, others))
+    train(optimizer, params, 6)
+    train(scheduled, others, 6)
+    scheduled.param_groups[0]["lr"] *= 100
+    train(optimizer, params, 1, start=6)
+    train(scheduled, others, 1, start=6)
+    names = ("gain_sum", "gain_mean", "ratio_sq", "slope", "hypergrad")
+    assert [scheduled.param_groups[0][name] for name in names] == [optimizer.param_groups[0][name] for name in names]
+    assert scheduled.param_groups[0]["lr"] == pytest.approx(100 * optimizer.param_groups[0]["lr"], rel=1e-12)
 
 
 def test_after_a_step_that_lost_more_than_steps_gain_the_automatic_rule_goes_to_the_bottom_of_its_parabola():
@@ -297,7 +313,9 @@ def test_guarded_alpha_stays_finite_and_positive_whatever_it_meets(options):
 def test_a_first_slope_that_is_no_number_is_no_gain_for_ever(h, slope, number):
     """As after weights that are loaded again because the first gradient was not finite."""
     options = Control(rule="auto")
-    alpha, state = next_alpha(number(0.01), number(h), 1.0, options, slope=number(slope))
+    alpha, state = step_size(number(0.01), options, control.initial_state(options))
+    alpha, state = next_alpha(alpha, number(h), 1.0, options, state, slope=number(slope))
+    alpha, state = step_size(alpha, options, state)
     _, state = next_alpha(alpha, number(-0.5), 1.0, options, state, slope=number(-1.0))
     assert state["gain_sum"] == pytest.approx(float(alpha) * 1.5 / 2)
     assert state["gain_mean"] == pytest.approx(0.1 * float(alpha) * 1.5 / 2)
@@ -374,9 +392,12 @@ def test_one_compiled_graph_serves_every_value():
         lambda a, h, s, state: next_alpha(a, h, 1.0, options, state, slope=s), backend="eager", fullgraph=True
     )
     state = {name: torch.zeros((), dtype=torch.float64) for name in control.initial_state(options)}
+    state["step_size"] = torch.tensor(0.01, dtype=torch.float64)
     a, h, s = (torch.tensor(v, dtype=torch.float64) for v in (0.01, 0.5, -1.0))
     got, state = compiled(a, h, s, state)
-    assert got == next_alpha(0.01, 0.5, 1.0, options, slope=-1.0)[0]
+    assert (
+        got == next_alpha(0.01, 0.5, 1.0, options, control.initial_state(options) | {"step_size": 0.01}, slope=-1.0)[0]
+    )
 
 
 def test_the_learning_rate_passes_over_to_the_final_one():

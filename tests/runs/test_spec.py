@@ -94,6 +94,8 @@ def test_a_spec_cannot_be_changed():
 
 def test_keys_are_equal_for_equal_specs_and_differ_otherwise():
     assert RunSpec(**GOOD).key == RunSpec(**GOOD, momentum=0.9).key
+    assert RunSpec(**GOOD, min_lr=-0.0).key == RunSpec(**GOOD, min_lr=0.0).key
+    assert RunSpec(**GOOD | {"alpha0": -0.0}).key == RunSpec(**GOOD | {"alpha0": 0}).key
     assert len({spec.key for spec in grid(seeds=3, alpha0=[0.1, 0.01], method="sgd", epochs=[1, 2])}) == 12
 
 

@@ -15,7 +15,8 @@ from hdlib.tasks.images import MEAN, PADDING, STD, draw_moves, move, normalise
 def test_an_image_folder_is_cifar10_and_stays_as_it_is(image_folder, monkeypatch):
     monkeypatch.setenv("HDLIB_DATA", str(image_folder))
     before = sorted(image_folder.rglob("*"))
-    require_data("cifar10")
+    with pytest.warns(UserWarning, match=r"holds 240 \+ 40 images and CIFAR-10 has 50,000 \+ 10,000"):
+        require_data("cifar10")
     data = load_data("cifar10")
     assert data.train_x.dtype == torch.uint8 and data.train_x.shape == (240, 32, 32, 3)
     assert data.valid_x.shape == (40, 32, 32, 3)
