@@ -15,8 +15,10 @@ from hdlib.runs import BASELINE, Record
 
 FAMILIES = ("sgd", "adam")
 LOSSES = ("train_loss", "valid_loss")
+COSINE_LINE = (0, (5, 1.5, 1, 1.5))
 NEAR = 1.1  # times the lowest loss, up to which a loss counts as near it
-WAYS = ("fixed", "cosine", "HD", "HD, automatic β")  # how a learning rate moves, in the order of tables
+AUTOMATIC, TOGETHER = "HD, automatic β", "HD, automatic β, cosine"
+WAYS = ("fixed", "cosine", "HD", AUTOMATIC, TOGETHER)  # how a learning rate moves, in the order of tables
 
 
 def ends(records: Sequence[Record]) -> pd.DataFrame:
@@ -97,12 +99,13 @@ def sentences(records: Sequence[Record]) -> str:
     for family in FAMILIES:
         own = {way: _of(data, family, way, "train_loss") for way in WAYS}
         best = {way: power_of_ten(own[way].idxmin()) for way in ("fixed", "cosine")}
-        automatic, same = own["HD, automatic β"], own["cosine"]
+        automatic, same, both = own[AUTOMATIC], own["cosine"], own[TOGETHER]
         lines.append(
             f"- {LABELS[family]}, training loss: {significant(same.min())} with the best cosine, from α₀ = "
             f"{best['cosine']}; {significant(own['fixed'].min())} with the best fixed α, {best['fixed']}; "
             f"{_range(automatic)} from all α₀ with the automatic β, which is below the cosine from the same α₀ in "
-            f"{(automatic < same).sum()} of {len(same)} cases; {_range(own['HD'])} with the β named above."
+            f"{(automatic < same).sum()} of {len(same)} cases; {_range(both)} from all α₀ with both; "
+            f"{_range(own['HD'])} with the β named above."
             + (" A cosine from a larger α₀ than was tried may end lower." if same.idxmin() == same.index.max() else "")
         )
     return "\n".join(lines)
@@ -118,7 +121,7 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
     for records in models.values():
         data = ends(records)
         for family in FAMILIES:
-            cosine, automatic = (_of(data, family, way, "train_loss") for way in ("cosine", "HD, automatic β"))
+            cosine, automatic = (_of(data, family, way, "train_loss") for way in ("cosine", AUTOMATIC))
             decades = np.abs(np.log10(cosine.index / cosine.idxmin()))
             for distance, lower in zip(decades, automatic < cosine, strict=True):
                 (near if distance < 1 + 1e-6 else far).append(lower)
@@ -139,11 +142,41 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
     return text
 
 
+def together(models: Mapping[str, Sequence[Record]]) -> str:
+    """Say over all models and families how the automatic beta along a cosine ends beside each of the two alone.
+
+    Args:
+        models: records by a model's name.
+    """
+    counts = {way: dict.fromkeys(LOSSES, 0) for way in ("cosine", AUTOMATIC)}
+    cases, off = 0, []
+    for model, records in models.items():
+        data = ends(records)
+        for family in FAMILIES:
+            for quantity in LOSSES:
+                both = _of(data, family, TOGETHER, quantity)
+                for way, lower in counts.items():
+                    lower[quantity] += int((both < _of(data, family, way, quantity)).sum())
+            cases += len(both)
+            both, cosine = (_of(data, family, way, "train_loss") for way in (TOGETHER, "cosine"))
+            off.append(f"{_loss(both.max() / cosine.min())} times ({LABELS[family]}, {model})")
+    alone, along = counts[AUTOMATIC], counts["cosine"]
+    return (
+        f"With both, the training loss is lower than with the automatic β alone in {alone['train_loss']} of {cases} "
+        f"cases (validation loss: {alone['valid_loss']}), and lower than with the cosine alone from the same α₀ in "
+        f"{along['train_loss']} of {cases} ({along['valid_loss']}). From the worst α₀ it is {', '.join(off)} that of "
+        "the cosine from its best one."
+    )
+
+
 def _way(record: Record) -> str:
     spec = record.spec
+    cosine = spec.decay == "cosine"
+    if spec.rule == "auto":
+        return TOGETHER if cosine else AUTOMATIC
     if spec.method in BASELINE:
-        return "HD, automatic β" if spec.rule == "auto" else "HD"
-    return "cosine" if spec.decay == "cosine" else "fixed"
+        return "HD"
+    return "cosine" if cosine else "fixed"
 
 
 def _of(data: pd.DataFrame, family: str, way: str, quantity: str) -> pd.Series:
@@ -163,10 +196,11 @@ def _loss(value: float) -> str:
 
 def _style(theme: Theme, family: str, way: str) -> dict:
     if way == "cosine":
-        return dict(color=theme.text, linestyle=(0, (5, 1.5, 1, 1.5)), linewidth=1.3, marker="s", markersize=3.5)
+        return dict(color=theme.text, linestyle=COSINE_LINE, linewidth=1.3, marker="s", markersize=3.5)
     method = family if way == "fixed" else f"{family}_hd"
     strength, marker = (0.55, "o") if way == "HD" else (1.0, "D" if way in WAYS[2:] else "o")
-    return theme.line(method, strength=strength) | dict(marker=marker, markersize=4)
+    style = theme.line(method, strength=strength) | dict(marker=marker, markersize=4)
+    return style | dict(linestyle=COSINE_LINE, markerfacecolor=theme.background) if way == TOGETHER else style
 
 
 def _line(axis: plt.Axes, own: pd.DataFrame, way: str, style: dict) -> None:

@@ -60,7 +60,8 @@ class RunSpec(BaseModel):
     rule: Rule = Field("additive", description="how alpha is updated")
     decay: Literal["none", "inv_sqrt", "cosine"] = Field(
         "none",
-        description="of baselines: alpha_0 / sqrt(t), or alpha_0 (1 + cos(pi (t-1) / T)) / 2 over all T iterations",
+        description="schedule that multiplies alpha, 1 / sqrt(t) or (1 + cos(pi (t-1) / T)) / 2 over all T iterations; "
+        "where alpha adapts, with the rule 'auto' alone",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="mu of sgdn and sgdn_hd")
     weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="L2, added to the gradient")
@@ -125,8 +126,12 @@ class RunSpec(BaseModel):
         adapts = self.method in BASELINE
         if not adapts and self.beta != 0:
             raise ValueError(f"beta is {self.beta} but {self.method} does not adapt its learning rate: leave beta out.")
-        if adapts and self.decay != "none":
-            raise ValueError(f"decay is {self.decay!r} but {self.method} adapts its learning rate: leave decay out.")
+        bounded = not (self.min_lr is self.max_lr is self.final_lr is None)
+        if adapts and self.decay != "none" and (self.rule != "auto" or bounded):
+            raise ValueError(
+                f"decay is {self.decay!r} but {self.method} adapts its learning rate: leave decay out, or take "
+                "beta='auto' without min_lr, max_lr and final_lr."
+            )
         if self.rule == "multiplicative" and not (adapts and self.beta < 1):
             raise ValueError(
                 f"rule is 'multiplicative' with method {self.method} and beta {self.beta}: it needs a "
@@ -188,6 +193,14 @@ class RunSpec(BaseModel):
     def steps_per_epoch(self, size: int) -> int:
         """Return how many iterations an epoch has, on `size` training examples."""
         return -(-size // self.batch_size)
+
+    def schedule(self, t: int, size: int) -> float:
+        """Return what the decay multiplies alpha with in iteration t, from 1, on `size` training examples."""
+        if self.decay == "inv_sqrt":
+            return 1 / math.sqrt(t)
+        if self.decay == "cosine":
+            return (1 + math.cos(math.pi * (t - 1) / self.iterations(size))) / 2
+        return 1.0
 
     def iterations(self, size: int) -> int:
         """Return how many iterations the run takes at most, on `size` training examples."""

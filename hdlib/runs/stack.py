@@ -530,6 +530,8 @@ def _moves_by(alpha: Tensor, decay: Tensor, control: Control, memory: dict[str, 
     gamma, kept = step_size(alpha, control, memory)
     for key in initial_state(control):
         memory[key].copy_(kept[key])
+    if control.rule == "auto":
+        memory["step_size"].mul_(decay)
     return (gamma * decay).view(-1, 1, 1)
 
 

@@ -6,7 +6,6 @@ device a step is captured as a graph and replayed, which costs one launch instea
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from hdlib.optim import SGDHD, AdamHD
 from hdlib.runs.checkpoint import Checkpoints
 from hdlib.runs.history import CHUNK, History
 from hdlib.runs.record import Record, device_name, provenance
-from hdlib.runs.spec import RunSpec, SpecError
+from hdlib.runs.spec import BASELINE, RunSpec, SpecError
 from hdlib.tasks import Data, build_model, load_data
 from hdlib.tasks.images import draw_moves, epoch_seed, move, normalise
 
@@ -144,11 +143,8 @@ class Training:
         looks = self.on_host or self.spec.target_loss is not None
         first, left = self.history.iteration, self.spec.iterations(size) - self.history.iteration
         for i, batch in enumerate(batches[:left], start=1):
-            if self.spec.decay == "inv_sqrt":
-                self._set_alpha(self.spec.alpha0 / math.sqrt(first + i))
-            elif self.spec.decay == "cosine":
-                phase = math.pi * (first + i - 1) / self.spec.iterations(size)
-                self._set_alpha(self.spec.alpha0 * (1 + math.cos(phase)) / 2)
+            if self.spec.decay != "none":
+                self._decay(first + i, size)
             self.pending.append(self._next(batch))
             if looks and (i % CHUNK == 0 or i == len(batches)):
                 self._note(tick)
@@ -260,11 +256,17 @@ class Training:
         """Return an evaluation as [2, 1], NaN where there was none."""
         return np.full((2, 1), np.nan) if evaluated is None else evaluated.cpu().numpy()[:, None]
 
-    def _set_alpha(self, alpha: float) -> None:
-        if isinstance(self.group["lr"], Tensor):
-            self.group["lr"].fill_(alpha)
+    def _decay(self, t: int, size: int) -> None:
+        """Let alpha follow the schedule in iteration t; one that adapts is multiplied by what that changes."""
+        alpha, now = self.group["lr"], self.spec.schedule(t, size)
+        if self.spec.method not in BASELINE:
+            new = self.spec.alpha0 * now
         else:
-            self.group["lr"] = alpha
+            new = alpha * (now / self.spec.schedule(t - 1, size) if t > 1 else 1.0)
+        if isinstance(alpha, Tensor):
+            alpha.fill_(new)
+        else:
+            self.group["lr"] = new
 
 
 def captured(

@@ -55,6 +55,7 @@ def test_a_missing_field_is_named():
         dict(method="sgd", beta=1e-4),
         dict(method="adam_hd", decay="inv_sqrt"),
         dict(decay="cosine"),
+        dict(decay="cosine", beta="auto", max_lr=1.0),
         dict(method="sgd_hd", rule="multiplicative", beta=1.5),
         dict(method="sgd", rule="multiplicative", beta=0.0),
         dict(rule="multiplicative", beta="auto"),

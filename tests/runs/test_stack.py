@@ -34,6 +34,7 @@ def mixed(model="logreg", **fields):
         *grid(method="sgd_hd", beta=[1e-3, 1e-4], alpha0=ALPHAS, seeds=2, **common),
         *grid(method="sgdn_hd", beta=1e-4, momentum=[0.5, 0.9], alpha0=1e-3, **common),
         *grid(method="adam_hd", beta=1e-5, alpha0=ALPHAS, **common),
+        *grid(method=["sgd_hd", "sgdn_hd"], beta="auto", decay=["cosine", "inv_sqrt"], alpha0=[0.3, 1e-3], **common),
         *grid(method=["sgd_hd", "sgdn_hd", "adam_hd"], rule="multiplicative", beta=0.02, alpha0=1e-3, **common),
     ]
 

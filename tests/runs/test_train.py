@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hdlib.runs import METHODS, RunSpec, train
 from hdlib.runs.history import History, traced_iterations
 from hdlib.runs.stack import stackable
-from hdlib.runs.train import minibatches
+from hdlib.runs.train import Training, minibatches
 from hdlib.tasks import build_model, load_data
 
 
@@ -72,6 +72,23 @@ def test_a_cosine_falls_from_alpha0_to_almost_zero_over_the_iterations_that_a_ru
     spec = RunSpec(task="digits", method="sgd", alpha0=0.1, decay="cosine", epochs=2, max_iterations=cap)
     trace = train(spec).trace
     np.testing.assert_allclose(trace["alpha"], _cosine(0.1, cap or 24), rtol=1e-6)
+
+
+def test_an_alpha_that_adapts_is_multiplied_along_a_schedule_as_torchs_scheduler_does_it(tiny):
+    spec = tiny.with_(beta="auto", decay="cosine")
+    data = load_data("digits")
+    training = Training(spec, data, "cpu", torch.float32)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, 24)
+    alphas = []
+    for epoch in (1, 2):
+        for batch in minibatches(spec, epoch, len(data.train_y), "cpu"):
+            training.step(batch)
+            alphas.append(training.group["lr"])
+            schedule.step()
+    trace = train(spec).trace
+    np.testing.assert_allclose(trace["alpha"], alphas, rtol=1e-6)
+    free = train(spec.with_(decay="none")).trace
+    assert trace["alpha"].iloc[0] == free["alpha"].iloc[0] and trace["alpha"].iloc[-1] < 0.05 * free["alpha"].iloc[-1]
 
 
 def _cosine(alpha0, iterations):
