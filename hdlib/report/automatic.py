@@ -105,6 +105,7 @@ def noiseless(groups: Mapping[str, Sequence[Record]]) -> Table:
                 }
             )
     note = frames.note([record for records in groups.values() for record in records])
+    note = f"The fixed rate is the best of those that were tried, whose runs count in what follows. {note}"
     return Table(pd.DataFrame(rows), f"A run is lost that ends at an accuracy below {100 * HALF:.0f} %. {note}")
 
 

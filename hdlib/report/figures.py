@@ -159,6 +159,8 @@ def final_loss(records: Sequence[Record], name: str, caption: str = "") -> Figur
         axes[0, 0].set_ylabel("final training loss" + (", mean" if data["seeds"].max() > 1 else ""))
         return figure
 
+    if data["seeds"].max() > 1:
+        caption = f"{caption} Lines are means over seeds, bands reach from the lowest to the highest.".strip()
     names = " and ".join(LABELS[f] for f in families)
     alt = (
         f"Final training loss against the initial learning rate for {names} (dashed) and their hypergradient "

@@ -17,11 +17,12 @@ from hdlib.report.style import (
     between,
     label,
     power_of_ten,
+    relative,
     scientific,
     significant,
     spread,
 )
-from hdlib.runs import BASELINE, METHODS, Record
+from hdlib.runs import BASELINE, METHODS, Record, RunSpec
 
 APART = 0.03  # relative difference from which on two readings of the paper's curves are not the same
 
@@ -66,7 +67,7 @@ def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: 
     best = theirs.idxmin()
     text += f". The best {name}, α₀ = {power_of_ten(best)}, reaches {_loss(theirs[best])}"
     ratios = ours[np.isfinite(ours)] / theirs[best]
-    text += f": {hd} ends {_beside(ratios.min(), ratios.max())} that." if len(ratios) else "."
+    text += f": {hd} ends {relative(ratios.min(), ratios.max())} that." if len(ratios) else "."
     if len(lost):
         where = ", ".join(power_of_ten(rate) for rate in sorted(set(lost["alpha0"]), reverse=True))
         text += f" {len(lost)} {hd} run{'s' if len(lost) > 1 else ''} diverged, from α₀ = {where}."
@@ -149,7 +150,31 @@ def beside_paper(records: Sequence[Record]) -> str:
             lines.append(f"- {label(method, decay, rule)}: {' and '.join(told)}.")
     intro = f"In epoch {spec.epochs} the paper's curves, digitised, are at:"
     note = "Each is a range over α₀, without runs of ours that diverged."
-    return "\n".join([intro, "", *lines, "", f"{note}{_shown_twice(records)}"]) if lines else ""
+    return "\n".join([intro, "", *lines, "", f"{note}{_shown_twice(records)}{_turns(spec)}"]) if lines else ""
+
+
+def _turns(spec: RunSpec) -> str:
+    """Say from which alpha_0 the paper's own curves with and without HD change their order after our last epoch."""
+    curves = paper.figure2()
+    curves = curves[(curves["model"] == spec.model) & (curves["quantity"] == "train_loss")]
+    curves = curves[curves["rule"] == "additive"].pivot(index=["method", "alpha0"], columns="epoch", values="value")
+    last, told = curves.columns.max(), []
+    for hd, base in BASELINE.items():
+        if not {hd, base} <= set(curves.index.get_level_values("method")):
+            continue
+        ratios = (curves.loc[hd] / curves.loc[base])[[spec.epochs, last]].dropna()
+        turned = ratios[(ratios[spec.epochs] < 1) != (ratios[last] < 1)]
+        told += [
+            f"{LABELS[hd]}'s from α₀ = {power_of_ten(rate)} goes from {significant(now)} to {significant(end)} times "
+            f"{LABELS[base]}'s"
+            for rate, (now, end) in zip(turned.index, turned.to_numpy(), strict=True)
+        ]
+    if spec.epochs >= last or not told:
+        return ""
+    return (
+        f"\n\n**What runs of this length cannot show**: between epoch {spec.epochs} and {last} the paper's own "
+        f"training losses change their order. {'; '.join(told)}."
+    )
 
 
 def _shown_twice(records: Sequence[Record]) -> str:
@@ -344,24 +369,6 @@ def _apart(one: float, other: float) -> tuple[str, str]:
 
 def _loss(value: float, digits: int = 3) -> str:
     return "no finite value" if not np.isfinite(value) else significant(value, digits)
-
-
-def _beside(low: float, high: float) -> str:
-    """Say where ratios from low to high lie, to be followed by what they are ratios to: near 1 in per cent.
-
-    >>> _beside(0.51, 164), _beside(1.7, 1.701)
-    ('at 0.51 to 164 times', 'at 1.7 times')
-    >>> _beside(1.021, 1.043), _beside(0.9929, 0.9955), _beside(0.96, 1.038)
-    ('2.1 to 4.3 % above', '0.45 to 0.71 % below', 'between 4.0 % below and 3.8 % above')
-    """
-    if not 0.5 < low <= high < 1.5:
-        first, last = significant(low, 2), significant(high, 2)
-        return f"at {first if first == last else f'{first} to {last}'} times"
-    first, last = (significant(100 * abs(ratio - 1), 2) for ratio in (low, high))
-    if low < 1 <= high:
-        return f"between {first} % below and {last} % above"
-    first, last = (last, first) if high < 1 else (first, last)
-    return f"{first if first == last else f'{first} to {last}'} % {'below' if high < 1 else 'above'}"
 
 
 def _verdict(ours: pd.DataFrame, theirs: pd.DataFrame, column: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
@@ -87,8 +88,8 @@ def story(branches: pd.DataFrame, record: Record) -> str:
     after = rows.loc[top + 1 :, "hypergrad"].abs()
     if len(after):
         text += (
-            f"From there on |h| is {significant(after.median(), 2)} in the median, so that a step changes α by "
-            f"{scientific(record.spec.beta * after.median())}, and "
+            f"In what follows of these epochs |h| is {significant(after.median(), 2)} in the median, so that a step "
+            f"changes α by {scientific(record.spec.beta * after.median())}, and "
         )
     return f"{text}{'in' if len(after) else 'In'} the last epoch α still is {_number(record.epochs['alpha'].iloc[-1])}."
 
@@ -109,9 +110,12 @@ def ways(branches: pd.DataFrame, record: Record) -> Table:
                 f"epoch {ended}": significant(loss[ended]),
             }
         )
+    validation = record.epochs.set_index("epoch")["valid_loss"].reindex([jump - 2, jump - 1])
+    seen = f" and its validation loss {significant(validation.iloc[1])}" if np.isfinite(validation.iloc[1]) else ""
+    seen += f" ({significant(validation.iloc[0])} one epoch earlier)" if np.isfinite(validation).all() else ""
     note = (
         f"One run, gone on with from the end of epoch {jump - 1}, where its training loss was "
-        f"{significant(_losses(record)[jump - 1])}, in {len(rows)} ways."
+        f"{significant(_losses(record)[jump - 1])}{seen}, in {len(rows)} ways."
     )
     return Table(pd.DataFrame(rows), note)
 

@@ -89,8 +89,14 @@ def table(models: Mapping[str, Sequence[Record]]) -> Table:
         pd.DataFrame(rows),
         "Means over seeds, as in online tuning. Near: from how many α₀ the loss is at most a tenth above the lowest of "
         "the family, whichever way it was reached. "
-        + " ".join(f"{model.capitalize()}: {frames.note(runs)}" for model, runs in models.items()),
+        + " ".join(f"{model.capitalize()}: {frames.note(runs)}{_coinciding(runs)}" for model, runs in models.items()),
     )
+
+
+def _coinciding(records: Sequence[Record]) -> str:
+    """Say from which alpha_0 runs with the automatic beta are the same run, since their first step is limited alike."""
+    alone = frames.coinciding([record for record in records if _way(record) == AUTOMATIC])
+    return f" With the automatic β {alone}: the limit on the first step gives them the same α." if alone else ""
 
 
 def sentences(records: Sequence[Record]) -> str:
@@ -117,55 +123,80 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
     Args:
         models: records by a model's name.
     """
-    near, far, ahead = [], [], []
-    for records in models.values():
+    near, far, ahead = [], [], {}
+    for model, records in models.items():
         data = ends(records)
         for family in FAMILIES:
             cosine, automatic = (_of(data, family, way, "train_loss") for way in ("cosine", AUTOMATIC))
             decades = np.abs(np.log10(cosine.index / cosine.idxmin()))
             for distance, lower in zip(decades, automatic < cosine, strict=True):
                 (near if distance < 1 + 1e-6 else far).append(lower)
-            ahead.append(automatic.min() / cosine.min())
-    better = pd.Series([ratio for ratio in ahead if ratio > 1])
+            ahead[f"{LABELS[family]}, {model}"] = automatic.min() / cosine.min()
+    better = pd.Series([ratio for ratio in ahead.values() if ratio > 1])
+    other = [f"{name}, where it is {significant(ratio)} times" for name, ratio in ahead.items() if ratio <= 1]
     text = (
         f"From the same α₀ the automatic β ends at a lower training loss than the cosine in {sum(near + far)} of "
         f"{len(near + far)} cases: in {sum(near)} of {len(near)} where α₀ is the cosine's best or within a decade of "
         f"it, and in {sum(far)} of {len(far)} where it is further away. With the best of {len(cosine)} α₀ for each, "
         f"the cosine's is lower in {len(better)} of {len(ahead)}"
     )
-    text += f", by a factor of {_range(better)}." if len(better) else "."
+    text += f", by a factor of {_range(better)}" if len(better) else ""
+    text += f"; not with {' and '.join(other)}." if other and len(better) else "."
     if 2 * sum(far) > len(far) and 2 * len(better) > len(ahead):
         text += (
             f" So on {'this model' if len(models) == 1 else f'these {len(models)} models'} the automatic β is safer "
-            "where α₀ may be wrong by more than a decade, and a cosine is better where a good α₀ is known."
+            "where α₀ may be wrong by more than a decade, and a cosine is better "
+            f"{'in most cases ' if other else ''}where a good α₀ is known."
         )
     return text
 
 
 def together(models: Mapping[str, Sequence[Record]]) -> str:
-    """Say over all models and families how the automatic beta along a cosine ends beside each of the two alone.
+    """Say in how many cases the automatic beta along a cosine ends lower than each of the two alone.
 
     Args:
         models: records by a model's name.
     """
-    counts = {way: dict.fromkeys(LOSSES, 0) for way in ("cosine", AUTOMATIC)}
-    cases, off = 0, []
+    lower = {(way, quantity): [] for way in ("cosine", AUTOMATIC) for quantity in LOSSES}
+    for records in models.values():
+        data = ends(records)
+        for (way, quantity), cases in lower.items():
+            for family in FAMILIES:
+                cases += list(_of(data, family, TOGETHER, quantity) < _of(data, family, way, quantity))
+
+    def count(way: str) -> str:
+        train, valid = (sum(lower[way, quantity]) for quantity in LOSSES)
+        return f"in {train} of {len(lower[way, 'train_loss'])} cases (validation loss: {valid})"
+
+    return (
+        f"With both, the training loss is lower than with the automatic β alone {count(AUTOMATIC)}, and lower than "
+        f"with the cosine alone from the same α₀ {count('cosine')}."
+    )
+
+
+def together_table(models: Mapping[str, Sequence[Record]]) -> Table:
+    """Return, for each model and family, the losses with both over those of each alone, and how far alpha falls alone.
+
+    Args:
+        models: records by a model's name.
+    """
+    rows = []
     for model, records in models.items():
         data = ends(records)
         for family in FAMILIES:
-            for quantity in LOSSES:
-                both = _of(data, family, TOGETHER, quantity)
-                for way, lower in counts.items():
-                    lower[quantity] += int((both < _of(data, family, way, quantity)).sum())
-            cases += len(both)
-            both, cosine = (_of(data, family, way, "train_loss") for way in (TOGETHER, "cosine"))
-            off.append(f"{_loss(both.max() / cosine.min())} times ({LABELS[family]}, {model})")
-    alone, along = counts[AUTOMATIC], counts["cosine"]
-    return (
-        f"With both, the training loss is lower than with the automatic β alone in {alone['train_loss']} of {cases} "
-        f"cases (validation loss: {alone['valid_loss']}), and lower than with the cosine alone from the same α₀ in "
-        f"{along['train_loss']} of {cases} ({along['valid_loss']}). From the worst α₀ it is {', '.join(off)} that of "
-        "the cosine from its best one."
+            row = {"model": model, "family": LABELS[family]}
+            for way, other in ((AUTOMATIC, "the automatic β alone"), ("cosine", "the cosine alone")):
+                for quantity in LOSSES:
+                    ratio = _of(data, family, TOGETHER, quantity) / _of(data, family, way, quantity)
+                    row[f"{QUANTITIES[quantity]}, over {other}"] = _range(ratio)
+            alone = [r for r in records if (r.spec.method, _way(r)) == (f"{family}_hd", AUTOMATIC)]
+            fall = [r.epochs["alpha"].iloc[-1] / r.epochs["alpha"].iloc[1:].max() for r in alone]
+            row["α at the end, automatic β alone"] = f"{significant(100 * float(np.median(fall)), 2)} %"
+            rows.append(row)
+    return Table(
+        pd.DataFrame(rows),
+        "Losses with both over those with one alone, from the same α₀: from the least to the most over α₀, of means "
+        "over seeds. α at the end: the mean of the last epoch over the largest mean of an epoch, median over all runs.",
     )
 
 

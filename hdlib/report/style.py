@@ -221,6 +221,24 @@ def rounded(value: float) -> str:
     return significant(value, 2) if value < 100 else scientific(float(f"{value:.2g}"))
 
 
+def relative(low: float, high: float) -> str:
+    """Say where ratios from low to high lie, to be followed by what they are ratios to: near 1 in per cent.
+
+    >>> relative(0.51, 164), relative(1.7, 1.701)
+    ('at 0.51 to 164 times', 'at 1.7 times')
+    >>> relative(1.021, 1.043), relative(0.9929, 0.9955), relative(0.96, 1.038)
+    ('2.1 to 4.3 % above', '0.45 to 0.71 % below', 'between 4.0 % below and 3.8 % above')
+    """
+    if not 0.5 < low <= high < 1.5:
+        first, last = significant(low, 2), significant(high, 2)
+        return f"at {first if first == last else f'{first} to {last}'} times"
+    first, last = (significant(100 * abs(ratio - 1), 2) for ratio in (low, high))
+    if low < 1 <= high:
+        return f"between {first} % below and {last} % above"
+    first, last = (last, first) if high < 1 else (first, last)
+    return f"{first if first == last else f'{first} to {last}'} % {'below' if high < 1 else 'above'}"
+
+
 def power_of_ten(value: float) -> str:
     """Return 0.001 as 10⁻³, other numbers as they are."""
     exponent = np.log10(value) if value > 0 else np.nan

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from hdlib.report import frames, vgg
-from hdlib.report.style import LABELS, counted, power_of_ten, significant
+from hdlib.report.style import LABELS, counted, power_of_ten, relative, significant
 from hdlib.runs import BASELINE, PAPER_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
 
@@ -136,7 +136,7 @@ def _over_best(records: Sequence[Record], betas: dict[str, float | str]) -> str:
         stays = len(ratios) > 1 and len(ends) and all(abs(alpha / best - 1) < STAYS for alpha in ends)
         told.append(
             f"{LABELS[method]}, started at the best fixed rate of {base}, {power_of_ten(best)}, hardly moves α and "
-            f"ends at {significant(ratios[best], 2)} times that rate's training loss; from the other "
+            f"ends {relative(ratios[best], ratios[best])} that rate's training loss; from the other "
             f"{len(ratios) - 1} starts it ends at {_range(ratios.drop(best), 2)} times that"
             if stays
             else f"{LABELS[method]} ends at {_range(ratios, 2)} times the training loss of the best {base}"
@@ -180,11 +180,13 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record]) -> str:
     if not runs:
         return "That rule was not run into this store."
     lost = sum(r.outcome == "diverged" for r in runs)
+    alike = {frames.coinciding([r for r in own if r.spec.rule == "auto"]) for own in (logreg, mlp)} - {""}
+    same = f" Of the automatic ones {'; '.join(sorted(alike))}, so these are the same runs." if alike else ""
     return (
         f"From the paper's six α₀, {lost or 'none'} of its {len(runs)} runs diverged ({'; '.join(scales)}). It ends at "
         f"a lower training loss than the plain method from the same α₀ in {lower} of {total} cases; the paper's rule "
-        f"does in {plain} (β = {power_of_ten(STATED)}, on the perceptron those that the curves imply).{best} Where "
-        "gradients carry no noise an [upper bound on α](automatic.ipynb#gradients-without-noise) makes it safer."
+        f"does in {plain} (β = {power_of_ten(STATED)}, on the perceptron those that the curves imply).{same}{best} "
+        "Where gradients carry no noise an [upper bound on α](automatic.ipynb#gradients-without-noise) makes it safer."
     )
 
 

@@ -90,7 +90,8 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     finite = [scores for scores in cases.values() if np.isfinite(scores).all()]
     mean = np.mean([scores.mean() for scores in finite]) if finite else np.nan
     # the mean of the cases' own: wide enough however they depend on each other, and whatever their seeds
-    halves = [np.ptp(interval(scores)) / 2 for scores in finite if len(scores) > 1]
+    several = [scores for scores in finite if len(scores) > 2] or [scores for scores in finite if len(scores) > 1]
+    halves = [np.ptp(interval(scores)) / 2 for scores in several]
     half = np.mean(halves) if halves else np.nan
     against = len(fails) - len(undecided) - len(equal)
     mixed = "mostly not" if against > len(holds) else "partly" if against else "nothing against"
@@ -143,10 +144,10 @@ def ledger(found: Sequence[Verdict]) -> Table:
     return Table(
         pd.DataFrame(rows),
         "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
-        "below it its 95 % interval over seeds, Student's on the logarithms, as wide as its cases' intervals are in "
-        "the mean, which is safe however they correlate; of two seeds the range is shown instead. A run that did not "
-        "arrive counts with the iterations after which it was given up. Cases may have fewer seeds than stated, down "
-        "to one, which has no interval.",
+        "below it its 95 % interval over seeds, Student's on the logarithms, as wide in the mean as the intervals of "
+        "its cases with three seeds or more, which is safe however they correlate; where no case has more than two, "
+        "their range is shown instead. A run that did not arrive counts with the iterations after which it was given "
+        "up. Cases may have fewer seeds than stated, down to one, which has no interval.",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ STILL = 0.05  # relative change of alpha over a run up to which it has hardly mo
 _STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
+CLASSES = 10
+GUESSING = 0.99  # of the training loss of guessing, from which on a run has hardly learnt anything
 ORDERINGS = (  # quantity, the method that ends lower, the other
     ("train_end", "sgd_hd", "sgd"),
     ("valid_end", "sgd_hd", "sgd"),
@@ -167,7 +169,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
     lines = []
     for (name,), group in _groups(records, "network"):
         lines.append(f"As in {name}:")
-        lines += [f"- {said}" for said in (*_lost(group), *relapse.sentences(group))]
+        lines += [f"- {said}" for said in (*_lost(group), *_guessing(group), *relapse.sentences(group))]
         alike: dict[str, list[str]] = {}
         for source, label in SOURCES.items():
             alike.setdefault(_orderings(group, published.loc[source]), []).append(f"the {label}")
@@ -507,25 +509,32 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
     """
     rows = []
     for (model, method), runs in measured.groupby(["model", "method"], sort=False):
-        middle = runs["critical"].median()
+        ends = runs["critical"].agg(["min", "max"])
+        known = 0 < ends["min"] <= ends["max"] < np.inf
         rows.append(
             {
                 "model as in": _network(model),
                 "method": LABELS[method],
                 "seeds": len(runs),
-                f"critical β of {iterations} iterations": critical_beta(runs),
+                f"critical β of {iterations} iterations": _from_to(ends) if known else critical_beta(runs),
                 "β of the experiment": scientific(betas[method]),
-                "critical over that": rounded(middle / betas[method]) if 0 < middle < np.inf else "",
+                "critical over that": _from_to(ends / betas[method], rounded) if known else "",
                 PREDICTORS["at_start"]: f"{scientific(runs['at_start'].median())}{_of_seeds(runs['at_start'])}",
             }
         )
     return Table(
         pd.DataFrame(rows),
-        f"From α₀ = 0.001, {iterations} iterations, medians over seeds; where κ is negative in the first step, it "
-        "predicts nothing. A run fails if it leaves the finite numbers, "
-        "or if its loss at the end is a fifth above that of the first minibatch. The curvatures on the way, from which "
+        f"From α₀ = 0.001, {iterations} iterations; critical β from the lowest to the highest seed, predictions in "
+        "medians over seeds; where κ is negative in the first step, it predicts nothing. A run fails if it leaves "
+        "the finite numbers, or if its loss at the end is a fifth above that of the first minibatch. The curvatures on the way, from which "
         "the page on the critical β predicts better, were not measured here.",
     )
+
+
+def _from_to(values: pd.Series, told: Callable[[float], str] = scientific) -> str:
+    """Return the lowest and the highest value as text, or the only one."""
+    low, high = told(values.min()), told(values.max())
+    return low if low == high else f"{low} to {high}"
 
 
 def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -> str:
@@ -565,16 +574,16 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
         same = dict(model="vgg", variant=variant, width_factor=float(factor), method=method, beta=betas[method])
         same |= dict(rule="additive", alpha0=1e-3, max_iterations=None)
         longer = [r for r in known if all(getattr(r.spec, name) == value for name, value in same.items())]
-        over = runs["critical"].median() / betas[method]
+        over = runs["critical"] / betas[method]
         for (start, precision), own in _groups(longer, "norm_start", "precision"):
             at = sorted(r.iterations for r in own if r.outcome == "diverged")
             forgot = sorted(relapse.epoch_of(r) for r in relapse.relapsed(own))
-            if not (at or forgot) or not 1 < over < np.inf:
+            if not (at or forgot) or not 1 < over.min() <= over.max() < np.inf:
                 continue
             how = [f"diverged in {_which(at, own)}, at iteration {several(at, '{:,}'.format)}"] if at else []
             how += [f"lost what it had learnt in {_which(forgot, own)}, in epoch {several(forgot)}"] if forgot else []
             text = f"- {LABELS[method]} as in {_network(model)}, {' and '.join(how)}."
-            text += f" The β is {rounded(over)} times below the critical one"
+            text += f" The β is {_from_to(over, rounded)} times below the critical one"
             if (ours := f"{_STARTS[start]} in {precision}") != limits:
                 text += f" of {limits}; that of these runs, {ours}, was not measured"
             told.append(f"{text}.")
@@ -665,6 +674,20 @@ def _lost(records: Sequence[Record]) -> list[str]:
         at = sorted(r.iterations for r in group if r.outcome == "diverged")
         if at:
             told.append(f"{LABELS[method]} diverged in {_which(at, group)}, at iteration {several(at, '{:,}'.format)}.")
+    return told
+
+
+def _guessing(records: Sequence[Record]) -> list[str]:
+    """Return a sentence for each method of which a run's training loss still is that of guessing, or near it."""
+    told = []
+    for (method,), group in _groups(records, "method"):
+        losses = [r.epochs["train_loss"].iloc[-1] for r in group if r.outcome != "diverged"]
+        still = [loss for loss in losses if loss > GUESSING * np.log(CLASSES)]
+        if still:
+            told.append(
+                f"{LABELS[method]} hardly learnt anything in {_which(still, group)}: {several(still, significant)}, "
+                f"where guessing has a training loss of ln {CLASSES} = {significant(np.log(CLASSES))}."
+            )
     return told
 
 

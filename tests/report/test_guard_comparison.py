@@ -151,6 +151,7 @@ def test_the_worst_start_is_named_for_each_method_and_length():
         ("sgd_hd", 1e-6, 9.0, auto | dict(overshoot=0.0)),
         ("sgd_hd", 1e-6, 9.0, dict(beta=1e-3)),
         ("sgd", 1e-1, 0.001, dict(decay="cosine")),
+        ("sgd_hd", 1e-6, 9.0, auto | dict(decay="cosine")),
         ("adam", 1e-3, 0.1, {}),
     ]
     wide = dict(model="mlp", width=1000)
