@@ -61,7 +61,10 @@ def test_final_losses_are_means_with_the_range_over_seeds_and_a_decaying_adam_is
         for seed, loss in enumerate(losses)
     ]
     records += [run([2.3, 0.4], method="adam_hd", beta=1e-7, alpha0=0.01, epochs=1, seed=seed) for seed in range(3)]
-    [axis] = figures.final_loss(records, "name").draw(LIGHT).axes
+    figure = figures.final_loss(records, "name")
+    assert figure.caption == "Lines are means over seeds, bands reach from the lowest to the highest."
+    assert figures.final_loss([records[0]], "name", "One.").caption == "One."
+    [axis] = figure.draw(LIGHT).axes
     drawn = {line.get_label(): line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "o"}
     assert drawn == {"Adam": [pytest.approx(0.3)], LABELS["adam_decayed"]: [0.5], "Adam-HD": [pytest.approx(0.4)]}
     assert axis.get_ylabel() == "final training loss, mean"

@@ -90,6 +90,9 @@ def test_the_ways_are_told_apart_by_where_they_end(branches):
     assert table.data.iloc[:, 0].tolist() == ["as it was", "bound"]
     assert table.data.iloc[:, 1:3].to_numpy().tolist() == [["−0.100", "0.400"], ["0", "0.0200"]]
     assert table.data["epoch 4"].tolist() == ["2.20", "0.800"] and "end of epoch 2" in table.note
+    assert "its training loss was 0.800 and its validation loss 1.00 (1.00 one epoch earlier), in 2 ways" in table.note
+    unseen = replace(RUN, epochs=RUN.epochs.assign(valid_loss=[np.nan, np.nan, 1.5, np.nan, np.nan]))
+    assert "its training loss was 0.800 and its validation loss 1.50, in 2" in relapse.ways(branches, unseen).note
     assert " with: bound. It is higher with: as it was." in relapse.ways_sentence(branches, RUN)
 
 

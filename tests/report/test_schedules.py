@@ -61,6 +61,12 @@ def test_who_ends_lower_is_counted_from_the_same_start_near_the_best_one_and_wit
     assert "With the best of 2 α₀ for each, the cosine's is lower in 2 of 2, by a factor of 2.15." in said
     assert said.endswith("So on this model the automatic β is safer where α₀ may be wrong by more than a decade, and a "
                          "cosine is better where a good α₀ is known.")  # fmt: skip
+    ahead = [replace(r, epochs=r.epochs.assign(train_loss=0.05)) if r.spec.method == "adam_hd" else r for r in records]
+    said = schedules.overall({"logistic regression": ahead})
+    assert (
+        "the cosine's is lower in 1 of 2, by a factor of 2.15; not with Adam, logistic regression, where it is 0.500"
+        in said
+    )
     worse = [r for r in records if r.spec.rule != "auto"]
     worse += [record(f, "auto", rate, 0.95, seed) for f in schedules.FAMILIES for rate in RATES for seed in range(3)]
     assert "So on" not in schedules.overall({"logistic regression": worse})
@@ -101,7 +107,11 @@ def test_what_counts_as_near_is_near_the_lowest_of_the_family(records):
     assert sgd["near"].tolist() == sgd["near "].tolist() == ["0 of 2", "1 of 2", "0 of 2", "0 of 2", "0 of 2"]
     assert sgd.loc["fixed", ["validation loss, best α₀", "worst α₀ "]].tolist() == ["0.400", "1.80"]
     assert sgd.loc["fixed", ["training loss, best α₀", "worst α₀"]].tolist() == ["0.200", "0.900"]
-    assert "3 seeds" in schedules.table({"logistic regression": records}).note
+    note = schedules.table({"logistic regression": records}).note
+    assert "3 seeds" in note and "the same α" not in note
+    alike = [replace(r, epochs=r.epochs.assign(train_loss=0.2)) if r.spec.rule == "auto" else r for r in records]
+    note = schedules.table({"logistic regression": alike}).note
+    assert "With the automatic β SGD-HD from α₀ = 10⁻¹ and 10⁻³ ends at the same losses" in note
 
 
 def test_a_divergence_is_told_and_drawn(records):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from hdlib.report import figures, findings, frames
+from hdlib.report import figures, findings, frames, style
 from hdlib.report.style import LIGHT, LONG, Figure, Table, scientific, significant, spread
 from hdlib.runs import Record, RunSpec, train
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
@@ -21,7 +21,7 @@ def test_text_is_escaped_and_a_sentence_broken_into_lines():
 
 
 def test_numbers_that_are_nearly_equal_are_told_apart():
-    assert doctest.testmod(findings) == (0, 3)
+    assert (doctest.testmod(findings), doctest.testmod(style)) == ((0, 1), (0, 2))
 
 
 def test_zero_has_no_label_beside_it_on_an_axis_of_learning_rates():
