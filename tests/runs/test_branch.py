@@ -56,9 +56,11 @@ def test_a_run_that_does_not_repeat_itself_has_no_branches(record):
     assert branches(replace(record, epochs=epochs), 3, 2).empty
 
 
-def test_every_iteration_of_a_branch_is_there_whatever_of_the_run_was_traced(record, found):
-    less = replace(record, spec=SPEC.with_(early=2))
-    assert branches(less, 3, 2, {"as it was": {}}).equals(found.get_group("as it was").reset_index(drop=True))
+def test_every_iteration_of_a_branch_is_there_whatever_of_the_run_was_traced():
+    record = train(SPEC.with_(batch_size=32, early=2))
+    rows = branches(record, 5, 1, {"as it was": {}})
+    assert rows["iteration"].tolist() == list(range(4 * 47 + 1, 6 * 47 + 1))
+    assert len(record.trace) < 6 * 47
 
 
 def test_a_branch_is_computed_with_as_many_threads_as_its_run(record, monkeypatch):
