@@ -11,6 +11,7 @@ from pathlib import Path
 import gpu_queue
 import nbformat
 import pytest
+from nbclient.exceptions import DeadKernelError
 from typer.testing import CliRunner
 
 from hdlib.cli import app
@@ -114,13 +115,18 @@ def last_cell(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
 
 
-def test_an_executed_page_passes_and_says_what_made_it(executed):
-    pages.check(pages.read_pages(executed), executed)
+def test_an_executed_page_passes_and_says_what_made_it(executed, monkeypatch):
+    monkeypatch.chdir(executed / "notebooks")
+    assert hdlib("check").output == "1 pages are as their notebooks say.\n"
     notebook = nbformat.read(executed / "book" / "page.ipynb", as_version=4)
     assert notebook.metadata.hdlib.effective == {"name": "tests", "steps": 1}
     assert notebook.cells[0].source == "# A page about tests"
     assert last_cell(notebook).outputs[0].text == "2 1\n"
     assert notebook.metadata.hdlib.source == "notebooks/note.md"
+    assert "version" not in notebook.metadata.language_info
+    assert not [
+        d for d in (notebook.metadata, *(c.metadata for c in notebook.cells)) if {"papermill", "execution"} & set(d)
+    ]
 
 
 def test_a_page_shows_the_parameters_it_was_run_with_and_no_others(project):
@@ -129,13 +135,19 @@ def test_a_page_shows_the_parameters_it_was_run_with_and_no_others(project):
     source.write_text(
         source.read_text().replace('name = "nothing"  # what the page is about\nsteps = 2  # how many', lines)
     )
+    git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a page"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     given = {"steps": 3, "name": 'the paper\'s "β"'}
     pages.execute(source, project / "out.ipynb", given, project)
     notebook = nbformat.read(project / "out.ipynb", as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert len(code) == 2
     assert code[0] == "name: str = 'the paper\\'s \"β\"'; steps = 3  # β = 2"
-    assert notebook.metadata.hdlib.effective == given
+    stamp = notebook.metadata.hdlib
+    assert stamp.effective == stamp.parameters == given
+    assert (stamp.commit, stamp.dirty) == (head[:12], False)
 
 
 def test_an_executed_page_names_no_folder_of_this_machine(project):
@@ -185,6 +197,69 @@ def test_a_damaged_page_is_refused(executed):
     path.write_text(path.read_text()[:200])
     with pytest.raises(pages.PageError, match="page cannot be read"):
         pages.check(pages.read_pages(executed), executed)
+
+
+def test_every_page_that_is_not_as_it_should_be_is_named(project):
+    (project / "book" / "pages.yml").write_text("first: {notebook: note}\nlast: {notebook: note}")
+    with pytest.raises(pages.PageError) as refused:
+        pages.check(pages.read_pages(project), project)
+    assert str(refused.value).splitlines() == [
+        f"{name} was not executed: run `hdlib book`." for name in ("first", "last")
+    ]
+
+
+def test_a_page_that_cannot_be_made_is_named_when_the_book_is_built(project, monkeypatch):
+    source = project / "notebooks" / "note.md"
+    source.write_text(source.read_text() + "\n{{ model }}\n")
+    monkeypatch.chdir(project)
+    result = hdlib("book")
+    assert result.exit_code == 2
+    assert "The page page was not made: The prose of note.md names {{ model }}" in result.output
+
+
+def test_a_kernel_that_dies_is_told_in_a_sentence(project, monkeypatch):
+    def die(*_, **__):  # a real one is missed only after a while
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(pages.papermill, "execute_notebook", die)
+    source = project / "notebooks" / "note.md"
+    with pytest.raises(pages.PageError, match=r"^note\.md was not finished, its kernel died, perhaps for want of mem"):
+        pages.execute(source, project / "book" / "page.ipynb", {}, project)
+    assert [path.name for path in (project / "book").glob("*.ipynb")] == ["page.failed.ipynb"]
+
+
+def test_a_notebook_is_not_replaced_by_its_execution(project):
+    source = project / "notebooks" / "note.md"
+    with pytest.raises(pages.PageError, match=r"would replace note\.md: name another output"):
+        pages.execute(source, project / "notebooks" / ".." / "notebooks" / "note.md", {}, project)
+    assert source.read_text() == NOTEBOOK
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("note.ipynb", "{", "note.ipynb cannot be read as a notebook"),
+        ("note.md", NOTEBOOK.replace("steps = 2", "steps = = 2"), "The parameters cell of note.md is not Python"),
+        ("note.md", NOTEBOOK.replace("[parameters]", "[]"), "note.md has no cell tagged 'parameters': tag one."),
+    ],
+)
+def test_a_notebook_without_parameters_that_can_be_read_is_refused(tmp_path, name, text, sentence):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(pages.PageError) as refused:
+        pages.parameters_of(tmp_path / name)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_project_is_found_from_any_folder_in_it_and_only_there(project, monkeypatch):
+    monkeypatch.chdir(project / "notebooks")
+    assert pages.find_root() == project.resolve()
+    (project / "book" / "pages.yml").unlink()
+    with pytest.raises(pages.PageError, match=r"There is no book/pages\.yml here or above"):
+        pages.find_root()
+
+
+def test_the_way_to_a_project_in_the_systems_root_is_not_cut_out_of_addresses():
+    assert pages._without_folders("see https://example.org/a", Path("/")) == "see https://example.org/a"
 
 
 def test_a_cell_that_takes_too_long_is_stopped(project):
@@ -306,6 +381,41 @@ def test_the_command_line_runs_a_notebook(project, monkeypatch):
     result = hdlib("run", "notebooks/note.md", "-p", "steps=4", "-o", "out.ipynb")
     assert result.exit_code == 0, result.output
     assert last_cell(nbformat.read(project / "out.ipynb", as_version=4)).outputs[0].text == "8 0\n"
+
+
+def test_a_notebooks_parameters_are_listed_and_nothing_is_run(project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = hdlib("run", "notebooks/note.md", "--parameters")
+    assert result.output.splitlines() == ['name = "nothing"  # what the page is about', "steps = 2  # how many"]
+    assert not list(project.rglob("*.ipynb"))
+
+
+def test_what_is_executed_where_no_output_is_named(project, monkeypatch):
+    """A notebook goes below _build, and a page that is asked for alone to its place, with its own parameters."""
+    executed = []
+    monkeypatch.setattr(pages, "execute", lambda *arguments: executed.append(arguments))
+    monkeypatch.chdir(project)
+    root = project.resolve()
+    told = hdlib("run", "notebooks/note.md", "-p", "steps=1e-3").output
+    assert told.split() == ["Executed", "notebook:", str(root / "_build" / "runs" / "note.ipynb")]
+    assert hdlib("book", "--only", "page").exit_code == 0
+    (_, target, values, _), alone = executed
+    assert (target, values) == (root / "_build" / "runs" / "note.ipynb", {"steps": 0.001})
+    assert alone == (root / "notebooks" / "note.md", root / "book" / "page.ipynb", {"steps": 1, "name": "tests"}, root)
+    unknown = hdlib("book", "--only", "pag")
+    assert unknown.exit_code == 2 and unknown.output == "There is no page 'pag': the pages are page.\n"
+    assert len(executed) == 2
+
+
+def test_an_interruption_is_told_in_a_sentence(project, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pages, "execute", interrupt)
+    monkeypatch.chdir(project)
+    result = hdlib("run", "notebooks/note.md")
+    assert result.exit_code == 130
+    assert result.output == "\nInterrupted: the same command goes on from where it stopped.\n"
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,10 @@ def assignments(cell: str) -> dict[str, Parameter]:
     lines = [line.encode() for line in cell.splitlines()]  # Python counts columns in bytes
     found = {}
     for node in ast.parse(cell).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        value = getattr(node, "value", None)
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)):  # such as `name += value`, which computes with it
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        value = node.value
         if value is None or len(targets) != 1 or not isinstance(targets[0], ast.Name):
             continue
         found[targets[0].id] = Parameter(

@@ -1,5 +1,6 @@
 """Every way of computing a step gives what the plain loop gives, and the plain loop with beta 0 what torch gives."""
 
+import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -307,6 +308,68 @@ class TestKernels:
             monkeypatch.delenv("XDG_CACHE_HOME")
             monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
         assert _kernels.library.__wrapped__() is None
+
+    def test_a_compiler_without_threads_is_asked_for_vectors_alone(self, tmp_path, monkeypatch):
+        real = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        if real is None:
+            pytest.skip("this machine has no C++ compiler")
+        script = tmp_path / "compiler"
+        script.write_text(f'case " $* " in *" -fopenmp "*) exit 1;; esac\nexec {real} "$@"\n')
+        monkeypatch.setenv("CXX", f"sh {script}")  # a command and its argument
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(_kernels, "SOURCE", tmp_path / "kernels.cpp")
+        _kernels.SOURCE.write_text('extern "C" int answer() { return 42; }')
+        assert _kernels.library.__wrapped__().answer() == 42
+
+    def test_a_library_serves_its_source_its_command_and_its_processor_alone(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(_kernels, "SOURCE", tmp_path / "kernels.cpp")
+        monkeypatch.setattr(subprocess, "run", lambda command, **_: made(Path(command[-1])))
+
+        def made(path):
+            path.touch()
+            return subprocess.CompletedProcess([], 0)
+
+        _kernels.SOURCE.write_text("int one;")
+        first = _kernels._cached(["c++", "-O3"])
+        assert first == _kernels._cached(["c++", "-O3"])
+        found = {first, _kernels._cached(["c++", "-O2"])}
+        with monkeypatch.context() as patch:
+            patch.setattr(_kernels, "_cpu", lambda: "another")
+            found.add(_kernels._cached(["c++", "-O3"]))
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "__version__", "another")
+            found.add(_kernels._cached(["c++", "-O3"]))
+        _kernels.SOURCE.write_text("int two;")
+        found.add(_kernels._cached(["c++", "-O3"]))
+        assert len(found) == 5 and set((tmp_path / "hdlib").iterdir()) == found
+
+    def test_a_library_that_another_process_made_meanwhile_stays_whole_for_it(self, tmp_path, monkeypatch):
+        opened = []
+
+        def make(command, **_):
+            made = Path(command[-1])
+            made.write_bytes(b"ours")
+            theirs = tmp_path / "hdlib" / made.name
+            theirs.write_bytes(b"theirs")
+            opened.append(theirs.open("rb"))
+            return subprocess.CompletedProcess(command, 0)
+
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(subprocess, "run", make)
+        assert _kernels._cached(["c++"]).read_bytes() == b"ours"
+        with opened[0] as theirs:
+            assert theirs.read() == b"theirs"
+
+    def test_a_compiler_that_hangs_is_given_up(self, tmp_path, monkeypatch):
+        def hang(command, **how):
+            raise subprocess.TimeoutExpired(command, how["timeout"])
+
+        monkeypatch.setenv("CXX", "c++")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(subprocess, "run", hang)
+        assert _kernels.library.__wrapped__() is None
+        assert not list((tmp_path / "hdlib").iterdir())
 
     def test_a_library_is_compiled_once_and_kept(self, tmp_path, monkeypatch):
         if _kernels.library() is None:

@@ -38,6 +38,28 @@ def test_what_is_not_there_is_named_until_it_is(some, line, all_of_it):
     assert line not in missing.sentences(some + all_of_it)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(task="digits"),
+        dict(width=100),
+        dict(decay="cosine"),
+        dict(max_iterations=9),
+        dict(batch_size=64),
+        dict(weight_decay=0.0),
+    ],
+)
+def test_a_run_that_is_not_the_papers_takes_no_line_away(other):
+    runs = [record(**SMALL | dict(epochs=100, seed=seed) | other) for seed in range(3)]
+    said = missing.sentences([*runs, record(**SMALL)])
+    assert "50 epochs: here it has 10." in said and "100 epochs with more than 0 seeds." in said
+
+
+def test_vgg_runs_of_another_scale_are_named_where_there_are_some():
+    assert "narrower, shorter, or on fewer images" in missing.sentences(vgg(epochs=20, width_factor=0.125))
+    assert "narrower" not in missing.sentences([record(**SMALL)])
+
+
 def test_the_scales_at_which_vgg_was_run_are_counted_by_their_seeds():
     narrow = [*vgg(epochs=20, width_factor=0.125), *vgg(epochs=20, width_factor=0.125, seed=1)]
     runs = [*narrow, *vgg(epochs=1, train_images=200, precision="bf16"), *vgg(epochs=9, max_iterations=3)]
@@ -46,7 +68,9 @@ def test_the_scales_at_which_vgg_was_run_are_counted_by_their_seeds():
 
 
 def test_how_far_the_grid_search_went_is_told():
-    assert "beyond 469 iterations" in missing.sentences([record(**SMALL, max_iterations=469, target_loss=0.3)])
+    runs = [record(**SMALL, max_iterations=cap, target_loss=0.3) for cap in (469, 9)]
+    untargeted = record(**SMALL, max_iterations=900)
+    assert "beyond 469 iterations" in missing.sentences([*runs, untargeted])
 
 
 def test_guards_that_went_further_than_the_others_are_named():

@@ -1,8 +1,12 @@
 """The networks that may have been the paper's are compared with it by their runs' first epochs."""
 
+from dataclasses import replace
+
 import pandas as pd
+import pytest
 
 from hdlib.report import vgg, vgg_network
+from hdlib.report.parameters import ParameterError
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -38,6 +42,40 @@ def test_losses_stand_beside_the_published_ones_epoch_by_epoch():
     assert valid.index.get_level_values("epoch").max() == vgg_network.LAST
 
 
+def test_an_epoch_that_a_run_was_not_asked_for_is_blank():
+    short = [replace(r, spec=r.spec.with_(epochs=1), epochs=r.epochs[:2]) for r in AUTHORS]
+    table = vgg_network.beside(short, "train_loss").data.set_index(["epoch", "method"])["the authors' code"]
+    assert (table[(1, "Adam")], table[(2, "Adam")]) == ("1.85", "")
+
+
+def test_each_row_of_experiments_asks_for_its_methods_with_their_own_beta():
+    rows = [["blog", "uniform", 2, 2, ["sgd", "adam_hd"]], ["paper", "ones", 1, 1, ["sgdn_hd"]]]
+    specs = vgg_network.asked(
+        rows, {"adam_hd": 1e-8, "sgdn_hd": 1e-3}, task="cifar10", model="vgg", alpha0=1e-3, batch_size=64
+    )
+    assert [(s.method, s.seed, s.beta, s.epochs, s.variant, s.norm_start) for s in specs] == [
+        *[("sgd", seed, 0.0, 2, "blog", "uniform") for seed in (0, 1)],
+        *[("adam_hd", seed, 1e-8, 2, "blog", "uniform") for seed in (0, 1)],
+        ("sgdn_hd", 0, 1e-3, 1, "paper", "ones"),
+    ]
+    assert {s.batch_size for s in specs} == {64}
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([], "experiments is []: give rows of a network"),
+        ([["blog", "uniform", 1, 1, ["sgd"], 64]], "64]]: give rows of a network"),
+        ([["blog", "uniform", 1, 1, []]], "[]]]: give rows of a network"),
+        ([["blog", "uniform", 1, seeds, ["sgd"]] for seeds in (1, 2)], "experiments asks twice for sgd in ['blog'"),
+    ],
+)
+def test_rows_that_are_no_experiments_are_refused(rows, sentence):
+    with pytest.raises(ParameterError) as refused:
+        vgg_network.asked(rows, {}, task="cifar10", model="vgg", alpha0=1e-3)
+    assert sentence in str(refused.value)
+
+
 def test_the_nearest_network_is_named_for_each_source():
     said = vgg_network.nearest(AUTHORS + BLOG).splitlines()
     assert said[1] == (
@@ -56,6 +94,11 @@ def test_losses_above_guessing_and_divergence_are_told():
     said = vgg_network.guessing(AUTHORS + BLOG + PAPER)
     assert "the blog post (uniform start): SGDN-HD." in said and "paper, Figure 3: SGD-HD, SGDN and SGDN-HD" in said
     assert "authors" not in said
+    assert "the paper's text" not in said  # what is lost is not above, it is nowhere
+    near = begun("sgd", (2.31, 2.0, 1.9), 2.31)  # ln 10 is 2.303
+    untrained = replace(AUTHORS[0], epochs=AUTHORS[0].epochs.assign(valid_loss=[2.5, 1.8, 1.7]))
+    assert "authors" not in vgg_network.guessing([near, untrained])
+    assert "the authors' code: SGD;" in vgg_network.guessing([begun("sgd", (2.31, 2.0, 1.9), 2.33)])
     good = [begun("sgdn_hd", (2.38, 2.0, 1.9), 1.9, variant="blog", norm_start="uniform", seed=1)]
     assert "blog" not in vgg_network.guessing(BLOG + good)  # not in every seed
     assert vgg_network.lost(PAPER) == "SGDN-HD as in the paper's text diverged at iteration 190."

@@ -49,6 +49,8 @@ def test_a_smaller_experiment_says_that_the_papers_was_not_run():
     assert "An epoch of theirs has 391 iterations, of ours 79." in vgg.levels(as_many).note
     assert "200 epochs of these" in vgg.scale(as_many) and "all 200 epochs" not in vgg.scale(as_many)
     assert "left open" in vgg.variant(small)
+    longer = [record(method, width_factor=1 / 8, train_images=10_000, epochs=30) for method in METHODS]
+    assert "all 2,370 are as many as 6.1 of its epochs" in vgg.scale(longer)
 
 
 def test_the_whole_experiment_says_so_and_only_then():
@@ -89,12 +91,47 @@ def test_orderings_are_compared_with_the_published_ones():
     assert "all 9 orderings are the same in the means over seeds, 7 of them in every seed" in vgg.agreement_sentence(
         alike + again
     )
+    assert "What does not hold in every seed is not decided." in vgg.agreement_sentence(alike + again)
     other = [record(method, valid=0.4 if method == "adam_hd" else valid[method]) for method in METHODS]
     said = vgg.agreement_sentence(other)
     assert (
         "7 of 9" in said
         and "here Adam has no lower best validation loss than Adam-HD, and Adam has no lower validation loss" in said
     )
+
+
+def test_the_bottom_line_is_that_of_the_longest_runs_of_six_methods_on_all_images():
+    valid = dict(sgd=1.0, sgd_hd=0.9, sgdn=0.8, sgdn_hd=0.7, adam=0.5, adam_hd=0.6)
+
+    def six(**fields):
+        return [record(method, valid=valid[method], **fields) for method in METHODS]
+
+    longest, narrow = six(width_factor=1 / 8, epochs=20), dict(width_factor=1 / 8, epochs=20, seed=1)
+    others = [
+        *six(epochs=10),
+        *six(epochs=30)[:-1],  # not all methods
+        *six(train_images=10_000, epochs=200),
+        *[record(method, beta="auto", **narrow) for method in BASELINE],
+        *[record(method, decay="cosine", **narrow) for method in BASELINE.values()],
+    ]
+    assert vgg.bottom_line(others + longest) == (
+        "With 1/8 of the channels, 20 epochs of all images and one seed, 9 of the 9 orderings of methods that the "
+        "published runs show come out the same."
+    )
+    worse = [*longest[:-1], record("adam_hd", valid=0.4, width_factor=1 / 8, epochs=20)]
+    assert "one seed, 7 of the 9 orderings" in vgg.bottom_line(worse)
+    assert vgg.bottom_line([*six()[:-1], *six(train_images=10_000, epochs=200)]) == ""
+
+
+def test_jpegs_are_said_to_be_lossy_where_they_were_trained_on():
+    runs = [record(method) for method in METHODS]
+    assert "JPEG" not in vgg.scale(runs)
+    runs[0].provenance["data"] = "CIFAR-10, image folder, jpg files, 50,000 + 10,000 images"
+    assert "JPEG is lossy, so losses may differ" in vgg.scale(runs)
+
+
+def test_a_share_of_the_channels_is_a_fraction_where_it_is_one():
+    assert [vgg.fraction(factor) for factor in (1.0, 0.125, 1 / 3, 0.3, 2.0)] == ["all", "1/8", "1/3", "0.3", "2"]
 
 
 def test_an_epoch_of_the_papers_length_is_said_to_be_one():
@@ -134,6 +171,24 @@ def test_the_share_of_negative_rates_is_one_of_training_and_not_of_what_was_reco
     columns = ["at iteration", "of the first", "below zero"]
     assert told.loc["authors' repository", columns].tolist() == ["13,568", "39,100", "15 %"]
     assert told.loc["paper, Figure 3", columns].tolist() == ["", "9,000", ""]
+
+
+def test_where_rates_are_largest_is_told_of_the_seeds_that_went_on():
+    def traced(*alphas, iterations=391, **fields):
+        rows = [[i, 2.0, alpha, 0.0] for i, alpha in enumerate(alphas, 1)]
+        return replace(
+            record("sgd_hd", **fields), iterations=iterations, trace=pd.DataFrame(rows, columns=TRACE_COLUMNS)
+        )
+
+    def told(*runs):
+        columns = ["largest α", "at iteration", "of the first"]
+        return vgg.rates(runs).data.set_index("source").loc["ours", columns].tolist()
+
+    first, later = traced(1e-3, 0.02), traced(1e-3, 0.01, 0.04, iterations=782, seed=1)
+    assert told(first, later)[1:] == ["2 to 3", "782"]
+    assert told(first) == ["0.02000", "2", "391"]
+    assert told(traced(1e-3, 1e-4)) == ["does not rise above α₀", "", "391"]
+    assert told(replace(first, outcome="diverged")) == ["grows until nothing is finite", "", ""]
 
 
 def test_every_column_of_the_learning_rates_that_needs_it_is_explained():
@@ -231,6 +286,12 @@ def test_what_a_hypergradient_costs_is_over_its_own_baseline():
     assert times.loc["Adam", "authors: seconds an epoch"] == "32.4"
     assert times.loc["Adam", ["seconds an epoch", "minutes a run"]].tolist() == ["0.500", "1.67"]
     runs = [record("adam"), record("adam_hd")]
+    for seed, (epoch, whole) in enumerate(((0.4, 60.0), (9.0, 900.0)), 1):
+        runs.append(record("adam_hd", seed=seed))
+        runs[-1].provenance.update(epoch_seconds=epoch, seconds=whole)
+    runs[1].provenance.update(epoch_seconds=0.45)
+    shown = vgg.times(runs).data.set_index("method").loc["Adam-HD"]
+    assert shown[["seconds an epoch", "minutes a run", "over its baseline"]].tolist() == ["0.450", "1.67", "−10.0 %"]
     lost = replace(runs[1], provenance={k: v for k, v in runs[1].provenance.items() if k != "epoch_seconds"})
     shown = vgg.times([runs[0], lost]).data.set_index("method").loc["Adam-HD"]
     assert (shown["seconds an epoch"], shown["over its baseline"]) == ("", "")
@@ -271,6 +332,10 @@ def test_precisions_are_compared_seed_by_seed():
     assert vgg.precisions(near, exact + far).data.iloc[0, -1] == "no"
     assert vgg.precisions(near, exact + near[:1]) is None
     assert vgg.precisions([record("adam", width_factor=1 / 8)], exact + near) is None
+    wide = [record("adam", train, seed=seed, precision="tf32") for seed, train in enumerate((0.4, 0.8))]
+    [row] = vgg.precisions(near, exact + wide).data.to_dict("records")
+    assert (row["precisions"], row["within the spread of seeds"]) == ("float32, tf32", "no")
+    assert float(row["largest distance of the means"]) == 0.08 and float(row["largest range over seeds"]) == 0.04
     third = [record("adam", seed=2), record("adam", seed=2, precision="bf16")]
     third[1] = replace(third[1], outcome="diverged", epochs=third[1].epochs[:1])
     assert "2 seeds, 1 more diverged" in vgg.precisions(near, exact + near + third).data.loc[0, "run"]
@@ -291,6 +356,10 @@ def test_the_experiments_beta_is_set_against_the_critical_one_of_the_widest_netw
     table = vgg.critical(measured, betas, 100).data
     assert table["seeds"].tolist() == [2, 1, 1]
     assert table["model as in"][0] == "the paper's text, 1/8 of the channels"
+    assert table["critical over that"][1] == "50"
+    assert "seeds)" not in table.iloc[0, -1]
+    measured.loc[1, "at_start"] = np.nan
+    assert vgg.critical(measured, betas, 100).data.iloc[0, -1].endswith(" (1 of 2 seeds)")
 
 
 def test_longer_runs_that_diverge_below_the_critical_beta_are_told():
@@ -304,6 +373,9 @@ def test_longer_runs_that_diverge_below_the_critical_beta_are_told():
         "- SGDN-HD as in the paper's text, 1/8 of the channels, diverged in 2 of its 3 runs, at iteration 240 and 241. "
         "The β is 50 times below the critical one."
     ]
+    shorter = [replace(run, spec=run.spec.with_(max_iterations=300)) for run in lost]  # and from another start
+    shorter += [replace(run, spec=run.spec.with_(alpha0=1e-2)) for run in lost]
+    assert vgg.later_failures(measured, dict(sgdn_hd=1e-3), shorter + runs[2:]) == ""
     forgot = [replace(runs[0], epochs=RELAPSE), *runs[1:]]
     said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), forgot)
     assert "lost what it had learnt in 1 of its 3 runs, in epoch 2." in said

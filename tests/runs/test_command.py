@@ -58,8 +58,8 @@ def test_a_run_in_a_terminal_shows_its_bar_there_and_not_in_the_notebook(tmp_pat
 def recorded(tmp_path):
     """A store with four runs of two rules, and a function that gives `hdlib forget` arguments and keys to it."""
     specs = grid(task="digits", method="sgd_hd", alpha0=0.01, beta=["auto", 1e-3], epochs=1, seeds=2)
-    by = {"commit": "0123456789ab", "date": "2026-01-02T03:04:05+00:00"}
-    Store(tmp_path).put([replace(train(spec), provenance=by) for spec in specs])
+    by = [{"commit": "0123456789ab", "date": f"2026-01-0{1 + spec.seed}T03:04:05+00:00"} for spec in specs]
+    Store(tmp_path).put([replace(train(spec), provenance=own) for spec, own in zip(specs, by, strict=True)])
 
     def forget(*arguments, keys=""):
         arguments = ["forget", "--store", str(tmp_path), *arguments]
@@ -73,7 +73,8 @@ def test_forgetting_runs_says_how_many_and_whose_and_asks(recorded):
     refused = forget("-p", "rule=auto", keys="n\n")
     assert refused.exit_code == 1 and len(store.keys()) == 4
     assert "2 of 4 records" in refused.output and "0123456789ab: 2, the last of 2026-01-02" in refused.output
-    assert forget("-p", "rule=auto", "-p", "commit=0123456789ab", keys="y\n").exit_code == 0
+    done = forget("-p", "rule=auto", "-p", "commit=0123456789ab", keys="y\n")
+    assert done.exit_code == 0 and done.output.endswith("Forgotten: 2 records.\n")
     assert [record.spec.rule for record in store.all()] == ["additive", "additive"]
     assert forget("-p", "seed=1", "-p", "beta=1e-3", "--yes").exit_code == 0
     assert [record.spec.seed for record in store.all()] == [0]
@@ -114,6 +115,7 @@ computed = 2 * 3
         ("epochs", True, "epochs is the truth value True: give a number, such as 20."),
         ("epochs", None, "epochs is the value None: give a number, such as 20."),
         ("beta", "automatic", "beta is the string 'automatic': give a number, such as 1e-4."),
+        ("beta", "rate", "beta is the string 'rate': give a number, such as 1e-4."),
         ("alphas", 0.1, "alphas is the number 0.1: give a list, such as [1e-1, 1e-2]."),
         ("alphas", "0.1", "alphas is the string '0.1': give a list, such as [1e-1, 1e-2]."),
         ("title", 2018, 'title is the number 2018: give a string, such as "a page".'),
@@ -136,6 +138,15 @@ computed = 2 * 3
 )
 def test_a_parameter_of_another_type_is_refused_in_one_sentence(name, value, sentence):
     assert refusal("note.md", name, value, KNOWN) == sentence
+
+
+def test_what_a_cell_gives_to_one_name_is_a_parameter_and_nothing_else():
+    cell = "a = b = 1\nc, d = 1, 2\ne: int\nf.g = 3\nsteps = 2  # β, how many\nsteps += 1\nprint(steps)\nh: int = 4"
+    found = assignments(cell)
+    assert {name: (p.text, p.value, p.comment) for name, p in found.items()} == {
+        "steps": ("2", 2, "# β, how many"),
+        "h": ("4", 4, ""),
+    }
 
 
 @pytest.mark.parametrize("count", [-1, 10.5, "3", float("inf"), None])
@@ -165,6 +176,9 @@ def test_what_papermill_injects_is_checked_too():
         refuse_unknown([*cells, "# Parameters\nsteps = [3]\n"])
     with pytest.raises(ParameterError, match="no parameter 'rows'"):
         refuse_unknown([*cells, "# Parameters\nrows = [3]\n"])
+    refuse_unknown([*cells, "rows = [3]  # Parameters\n"])  # a cell of the user's own
+    with pytest.raises(ParameterError, match="no parameter 'steps'"):
+        refuse_unknown(["%matplotlib inline", "# Parameters\nsteps = 3\n"])
     typed = 'steps: int = 2\ntitle = (\n    "in two "\n    "lines"\n)'
     refuse_unknown([typed, '# Parameters\nsteps = 3\ntitle = "other"\n'])
     with pytest.raises(ParameterError, match="title is the number 3: give a string"):

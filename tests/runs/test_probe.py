@@ -49,6 +49,37 @@ def test_the_first_hypergradient_of_adam_is_near_the_gradients_1_norm():
     assert -sgd["slope"].iloc[0] == pytest.approx(sgd["grad_l2"].iloc[0] ** 2, rel=1e-6)
 
 
+def test_decades_have_three_significant_digits():
+    assert probe.decades(-3, -1, 3) == [0.001, 0.01, 0.1] and probe.decades(-1, 0, 3) == [0.1, 0.316, 1.0]
+
+
+def test_the_secant_is_the_slopes_change_over_the_length_of_the_step():
+    rows = probe.steps(SPECS[0], 4)
+    expected = (rows["hypergrad"] - rows["slope"].shift()) / rows["alpha"].shift()
+    np.testing.assert_allclose(rows["kappa_secant"], expected, rtol=1e-12)
+
+
+def test_what_is_measured_ends_with_the_first_number_that_is_not_finite():
+    rows = probe.steps(SPECS[0].with_(alpha0=1e200), 5)
+    finite = np.isfinite(rows[["loss", "alpha", "hypergrad"]].iloc[:, :2]).all(axis=1)
+    assert len(rows) < 5 and finite.iloc[:-1].all()
+
+
+def test_a_recorded_line_goes_through_its_lowest_loss_and_says_which_step_was_taken(tmp_path):
+    line, near = probe.recorded_line(SPECS[0], 3, 10, tmp_path), probe.steps(SPECS[0], 3)
+    assert line["length"].iloc[0] < 0 < near["slope"].iloc[1] / -near["kappa"].iloc[2]
+    best = line["length"].iloc[line["loss"].argmin()]
+    assert best > 0 and 2 * best < line["length"].iloc[-1] < 8 * best
+    assert (line["taken"] == near["alpha"].iloc[1]).all()
+    assert len(line) == 10 and len(probe.recorded_line(SPECS[0], 3, 4, tmp_path)) == 4
+
+
+def test_runs_that_are_measured_together_are_told_apart_by_their_keys(tmp_path):
+    rows = probe.recorded(SPECS[:2], 2, tmp_path)
+    assert rows["key"].tolist() == [SPECS[0].key] * 2 + [SPECS[1].key] * 2
+    assert rows["alpha"].iloc[[0, 2]].tolist() == [0.1, 0.02]
+
+
 def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):
     first = probe.recorded(SPECS[:1], 3, tmp_path)
     assert (len(first), len(probe.recorded(SPECS[:1], 4, tmp_path))) == (3, 4)
@@ -58,6 +89,7 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):
     again = probe.recorded(SPECS[:1], 3, tmp_path)
     assert again.equals(first) and again.attrs["made"] == first.attrs["made"]
     assert {"device", "threads", "seconds", "date", "data", "code"} <= again.attrs["made"].keys()
+    assert again.attrs["made"]["seconds"] > 0 and "digits" in again.attrs["made"]["data"]
     assert probe.recorded_line(SPECS[0], 2, 5, tmp_path).equals(line)
     assert len(list((tmp_path / "probes").iterdir())) == 3
 

@@ -340,6 +340,18 @@ class TestPlan:
         assert sum(map(len, stacks)) == 6 and max(map(len, stacks)) <= 4
         assert all(len(stack) == 1 for stack in plan(self.specs, "cuda", memory=1))
         assert all(len(stack) == 1 for stack in plan(self.specs[:1], "cpu", jobs=2, memory=1))
+        [*pairs] = plan(self.specs, "cuda", jobs=2, memory=4 * each)  # of which each process has its share
+        assert [len(stack) for stack in pairs] == [2, 2, 2]
+
+    def test_a_stack_leaves_half_of_the_free_memory(self, monkeypatch):
+        each = bytes_per_run(self.specs[0], 784, 10)
+        monkeypatch.setattr(sys.modules["hdlib.runs.sweep"], "free_memory", lambda device: 4 * each)
+        assert [len(stack) for stack in plan(self.specs, "cuda")] == [2, 2, 2]
+
+    def test_a_stack_has_room_for_as_many_of_its_largest_run(self):
+        small, large = self.specs[0], self.specs[0].with_(method="adam")
+        assert bytes_per_run(small, 784, 10) < (each := bytes_per_run(large, 784, 10))
+        assert [len(stack) for stack in plan([small, large], "cuda", memory=2 * each - 1)] == [1, 1]
 
     def test_large_models_are_trained_alone_on_a_cpu_and_long_runs_first(self):
         specs = grid(task="mnist", model="mlp", method="adam", alpha0=ALPHAS, epochs=[1, 5])

@@ -27,7 +27,7 @@ import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.record import _commit, code_version
-from hdlib.runs.sweep import SweepError, _Recorder, resolve_device
+from hdlib.runs.sweep import SweepError, _Recorder, resolve_device, steps_per_epoch
 from hdlib.tasks.data import DataNotFoundError
 
 LONG = 300_000  # epochs on the digits: minutes, and not yet enough for compiling to pay, which takes half of one
@@ -258,6 +258,27 @@ def test_records_that_cannot_be_merged_are_kept_as_they_are(tmp_path):
     with files_of_at_most(1000), pytest.warns(UserWarning, match="The records are safe, but"):
         store.compact(paths)
     assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_a_files_name_says_of_which_task_and_model_its_records_are(tmp_path):
+    records = [train(spec) for spec in (*specs(2), *specs(2, model="mlp", width=4))]
+    Store(tmp_path / "together").put(records)
+    merged = Store(tmp_path / "merged")
+    merged.compact([path for record in records for path in merged.put([record])])
+    for folder in ("together", "merged"):
+        found = {path.name.rpartition("-")[0]: path for path in (tmp_path / folder).iterdir()}
+        assert set(found) == {"digits-logreg", "digits-mlp"}
+        for name, path in found.items():
+            keys = pq.read_table(path).column("key").to_pylist()
+            assert sorted(keys) == sorted(r.spec.key for r in records if name.endswith(r.spec.model))
+
+
+def test_a_record_under_another_runs_key_is_left_out(tmp_path):
+    [spec] = specs(1)
+    Store(tmp_path).put([train(spec)])
+    path = rewritten(next(tmp_path.iterdir()), weight_decay=spec.weight_decay)  # which the key leaves out
+    with pytest.warns(UserWarning, match=rf"{path.name} holds 1 records .* the run's key is {spec.key} and not"):
+        assert Store(tmp_path).all() == []
 
 
 def test_forgotten_records_are_trained_again_and_the_others_stay_as_they_are(tmp_path):
@@ -512,7 +533,9 @@ def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
         (dict(device="tpu"), "must be 'auto', 'cpu' or"),
         (dict(device="cudaxyz"), "must be 'auto', 'cpu' or"),
         (dict(device=None), "device is 'None': it must be 'auto', 'cpu' or"),
+        (dict(device="cuda:first"), "must be 'auto', 'cpu' or"),
         (dict(jobs=0), "jobs is 0"),
+        (dict(memory=0), "memory is 0: it must be a positive number of bytes"),
     ],
 )
 def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message, monkeypatch):
@@ -546,6 +569,7 @@ def test_a_missing_data_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("HDLIB_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"HDLIB_DATA names .*nowhere"):
         sweep(specs(task="mnist"), tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_store_that_is_a_file_is_refused(tmp_path):
@@ -557,3 +581,22 @@ def test_a_store_that_is_a_file_is_refused(tmp_path):
 def test_no_bar_where_there_is_no_terminal(tmp_path, capfd):
     sweep(specs(1), tmp_path, jobs=1)
     assert capfd.readouterr().err == ""
+    sweep(specs(2), tmp_path, jobs=1, progress=True)  # unless it is asked for
+    assert "1 runs" in capfd.readouterr().err
+
+
+def test_processes_are_started_for_much_work_alone(tmp_path, monkeypatch):
+    module, asked = sys.modules["hdlib.runs.sweep"], []
+    monkeypatch.setattr(module, "usable_cores", lambda: 7)
+    monkeypatch.setattr(module, "_train_missing", lambda specs, store, device, jobs, *_: asked.append(jobs))
+    for wanted in (specs(), specs(epochs=100_000)):
+        with pytest.raises(SweepError):
+            sweep(wanted, tmp_path, device="cpu")
+    assert asked == [1, 7]
+
+
+def test_an_epochs_last_minibatch_may_be_smaller_and_no_minibatch_is_empty():
+    assert steps_per_epoch() == 469 and steps_per_epoch("digits", 500) == 3
+    assert steps_per_epoch("cifar10", 64, train_images=129) == 3
+    with pytest.raises(SpecError, match="batch_size is 0: it must be at least 1"):
+        steps_per_epoch("digits", 0)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -177,6 +178,45 @@ def test_a_checkpoint_that_cannot_be_trusted_is_named_and_not_used(tiny_vgg, tmp
         path.rename(path.with_name(f"{asked.key}.pt"))
     with pytest.warns(UserWarning, match=f"{asked.key}.pt .* its run starts anew"):
         assert checkpoints.load(asked) is None
+
+
+def test_a_checkpoint_is_due_after_so_many_seconds_or_epochs(tmp_path):
+    by_time = Checkpoints(tmp_path, seconds=30.0)
+    assert [by_time.due(4, seconds) for seconds in (0.0, 29.9, 30.0, 99.0)] == [False, False, True, True]
+    by_epoch = Checkpoints(tmp_path, seconds=30.0, epochs=3)
+    assert [by_epoch.due(epoch, 0.0) for epoch in (1, 2, 3, 4, 6)] == [False, False, True, False, True]
+    assert by_epoch.due(1, 30.0)
+
+
+def test_checkpoints_are_beside_the_store_whatever_it_is_called(tmp_path, monkeypatch):
+    (tmp_path / "of.2026").mkdir()
+    monkeypatch.chdir(tmp_path / "of.2026")
+    for store in (Path("."), Path("../of.2026"), tmp_path / "of.2026"):
+        assert Checkpoints.beside(store).folder == tmp_path.resolve() / "of.2026.checkpoints"
+
+
+def test_a_discarded_checkpoint_leaves_those_of_other_runs(tiny_vgg, tmp_path):
+    checkpoints, other = Checkpoints(tmp_path / "kept"), tiny_vgg.with_(seed=1)
+    for spec in (tiny_vgg, other):
+        checkpoints.save(spec, {"epoch": 1})
+    checkpoints.discard(tiny_vgg)
+    checkpoints.discard(tiny_vgg)  # there is none any more
+    assert checkpoints.load(tiny_vgg) is None and checkpoints.load(other) == {"epoch": 1}
+    checkpoints.discard(other)
+    assert not checkpoints.folder.exists()
+
+
+def test_a_device_without_room_for_a_checkpoint_is_no_damage_to_it(tiny_vgg, tmp_path, monkeypatch):
+    """A run that started anew there would be given its checkpoint's place, and lose hours."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(tiny_vgg, {"epoch": 1})
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        checkpoints.load(tiny_vgg)
 
 
 def test_an_interrupted_save_keeps_the_last_checkpoint(tiny_vgg, tmp_path, monkeypatch):

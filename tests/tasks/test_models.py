@@ -28,7 +28,8 @@ def test_all_variants_have_the_papers_convolutions(variant):
 def test_the_variants_differ_in_what_the_text_does_not_mention():
     paper, authors = vgg(variant="paper"), vgg(variant="authors")
     assert not layers(paper, nn.BatchNorm2d) and not layers(paper, nn.Dropout)
-    assert len(layers(authors, nn.BatchNorm2d)) == 13 and len(layers(authors, nn.Dropout)) == 2
+    assert len(layers(authors, nn.BatchNorm2d)) == 13
+    assert [layer.p for layer in layers(authors, nn.Dropout)] == [0.5, 0.5]
     shapes = [[(layer.in_features, layer.out_features) for layer in layers(m, nn.Linear)] for m in (paper, authors)]
     assert shapes == [[(512, 512), (512, 10)], [(512, 512), (512, 512), (512, 10)]]
 
@@ -53,6 +54,7 @@ def test_batch_normalisation_starts_at_ones_or_uniform_and_the_rest_alike(varian
     scales = torch.cat([layer.weight for layer in layers(uniform, nn.BatchNorm2d)])
     assert 0 <= scales.min() < 0.01 and 0.99 < scales.max() <= 1 and abs(scales.mean() - 0.5) < 0.03
     assert all((layer.weight == 1).all() for layer in layers(ones, (nn.BatchNorm2d, nn.BatchNorm1d)))
+    assert not any((layer.weight == 1).any() for layer in layers(uniform, nn.BatchNorm1d))
     for a, b in zip(layers(ones, (nn.Conv2d, nn.Linear)), layers(uniform, (nn.Conv2d, nn.Linear)), strict=True):
         assert torch.equal(a.weight, b.weight)
 
@@ -76,3 +78,25 @@ def test_a_width_factor_scales_channels_and_units():
     assert [c.out_channels for c in layers(model, nn.Conv2d)] == [8] * 2 + [16] * 2 + [32] * 3 + [64] * 6
     assert [layer.in_features for layer in layers(model, nn.Linear)] == [64, 64, 64]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.dim() == 4)
+    assert {c.out_channels for c in layers(vgg(width_factor=1e-3), nn.Conv2d)} == {1}  # and leaves one at least
+
+
+def test_a_perceptron_has_its_hidden_layers_and_logistic_regression_has_none():
+    layers_of = {"mlp": [(12, 6), nn.ReLU, (6, 6), nn.ReLU, (6, 3)], "logreg": [(12, 3)]}
+    for name, expected in layers_of.items():
+        model = build_model(name, 12, 3, seed=0, width=6)
+        found = [(m.in_features, m.out_features) if isinstance(m, nn.Linear) else type(m) for m in model]
+        assert found == expected
+
+
+@pytest.mark.parametrize(("name", "fields"), [("logreg", {}), ("mlp", dict(width=6)), ("vgg", dict(width_factor=0.01))])
+def test_one_seed_gives_one_start_in_every_precision_and_leaves_the_callers_numbers_alone(name, fields):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    single, double = (build_model(name, 12, 3, seed=1, dtype=d, **fields) for d in (torch.float32, torch.float64))
+    other = build_model(name, 12, 3, seed=2, **fields)
+    assert torch.equal(torch.rand(3), expected)
+    for a, b in zip(single.parameters(), double.parameters(), strict=True):
+        assert a.dtype == torch.float32 and b.dtype == torch.float64 and torch.equal(a.double(), b)
+    assert not torch.equal(next(single.parameters()), next(other.parameters()))
