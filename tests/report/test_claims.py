@@ -297,8 +297,9 @@ def test_the_learning_rates_of_the_whole_vgg_are_judged_for_each_description():
     [adam] = [c for c in CLAIMS if c.text.startswith("On VGG Adam-HD's α")]
     whole = dict(task="cifar10", model="vgg", alpha0=1e-3)
 
-    def peaked(peak, **fields):
-        return replace(run(1.0, **whole, **fields), trace=pd.DataFrame(dict(iteration=[1], loss=[2.3], alpha=[peak])))
+    def peaked(peak, last=1e-4, **fields):
+        trace = pd.DataFrame(dict(iteration=[1, 2], loss=[2.3, 2.2], alpha=[peak, last]))
+        return replace(run(1.0, **whole, **fields), trace=trace)
 
     records = [peaked(0.02, method="sgd_hd", beta=1e-3), peaked(0.003, method="sgd_hd", beta=1e-3, variant="paper")]
     records += [
@@ -307,6 +308,8 @@ def test_the_learning_rates_of_the_whole_vgg_are_judged_for_each_description():
     ]
     verdict = judge(sgd, records)
     assert (len(verdict.holds), len(verdict.fails)) == (1, 1) and "the paper's text" in verdict.fails[0]
+    rising = peaked(0.003, 0.004, method="sgd_hd", beta=1e-3, variant="paper")  # which says nothing of the peak to come
+    assert judge(sgd, [records[0], rising]).fails == ()
     assert judge(adam, records).verdict == "reproduced"
     assert judge(adam, [peaked(1e-3, method="adam_hd", beta=1e-8)]).verdict == "not reproduced"
 
@@ -376,7 +379,8 @@ def test_a_claim_is_judged_by_the_number_that_its_criterion_states(claim):
 def test_the_largest_alpha_and_its_decay_are_judged_apart(start, method, beta, peak, last, holds):
     [claim] = [c for c in CLAIMS if c.text.startswith(start)]
     record = run(0.1, method=method, alpha0=1e-3, beta=beta)
-    record = replace(record, trace=record.trace.assign(alpha=peak), epochs=record.epochs.assign(alpha=last))
+    trace = pd.DataFrame(dict(iteration=[1, 2], loss=[2.3, 2.2], alpha=[peak, peak / 2]))
+    record = replace(record, trace=trace, epochs=record.epochs.assign(alpha=last))
     found = judge(claim, [record]).holds
     assert tuple(any(name.endswith(what) for name in found) for what in ("the peak", "the decay")) == holds
 
