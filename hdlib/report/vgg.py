@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.critical import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
+BETAS = {"sgd_hd": 1e-3, "sgdn_hd": 1e-3, "adam_hd": 1e-8}  # of it
 STEPS = -(-IMAGES // 128)  # of an epoch of it
 STILL = 0.05  # relative change of alpha over a run up to which it has hardly moved
 _STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
@@ -165,15 +166,11 @@ def agreement(records: Sequence[Record]) -> Table:
 
 def agreement_sentence(records: Sequence[Record]) -> str:
     """Say which orderings of the published runs hold in ours, for each network, which do not, and which are chance."""
-    published = _published().set_index(["source", "method"])
     lines = []
     for (name,), group in _groups(records, "network"):
         lines.append(f"As in {name}:")
         lines += [f"- {said}" for said in (*_lost(group), *_guessing(group), *relapse.sentences(group))]
-        alike: dict[str, list[str]] = {}
-        for source, label in SOURCES.items():
-            alike.setdefault(_orderings(group, published.loc[source]), []).append(f"the {label}")
-        lines += [f"- Beside {', and '.join(labels)}: {said}." for said, labels in alike.items()]
+        lines += [f"- {said}" for said in _beside_published(group)]
         lines.append(
             "- What does not hold in every seed is not decided."
             if max(len(_pairs(group, *ordering)) for ordering in ORDERINGS) > 1
@@ -183,28 +180,83 @@ def agreement_sentence(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def in_short(records: Sequence[Record]) -> str:
+    """Say in a line which orderings of the published runs hold in ours, and which do not, for each network."""
+    networks = _groups(records, "network")
+    told = [
+        f"{'' if len(networks) == 1 else f'as in {name}, '}{said[0].lower()}{said[1:]}"
+        for (name,), group in networks
+        for said in _beside_published(group)
+    ]
+    return f"**In short.** Which of two methods has the lower loss, {' And '.join(told)}"
+
+
+def _beside_published(records: Sequence[Record]) -> list[str]:
+    """Return a sentence on the orderings for each of the published experiments, one where it is the same for both."""
+    published = _published().set_index(["source", "method"])
+    alike: dict[str, list[str]] = {}
+    for source, label in SOURCES.items():
+        alike.setdefault(_orderings(records, published.loc[source]), []).append(f"the {label}")
+    return [f"Beside {', and '.join(labels)}: {said}." for said, labels in alike.items()]
+
+
 def bottom_line(records: Sequence[Record]) -> str:
     """Say what the runs that come nearest to the paper's experiment show of its orderings; nothing if there are none.
 
     Nearest are those of six methods on all images, and of these the longest.
     """
-    kinds: dict[tuple, list[Record]] = {}
-    for r in records:
-        if _scale(r)[1] == IMAGES and r.spec.rule == "additive" and r.spec.decay == "none":
-            kinds.setdefault((r.spec.epochs, r.spec.width_factor, network(r), r.spec.precision), []).append(r)
-    kinds = {kind: own for kind, own in kinds.items() if {r.spec.method for r in own} == set(METHODS)}
-    if not kinds:
+    nearest = _longest(r for r in records if _scale(r)[1] == IMAGES)
+    if not nearest:
         return ""
-    nearest = kinds[max(kinds)]
-    published = _published().set_index(["source", "method"])
-    compared = [_compared(nearest, published.loc[source]) for source in SOURCES]
-    same = sum(all(of_source[ordering]["same"] for of_source in compared) for ordering in compared[0])
+    same, _, total = _same(nearest)
     spec = nearest[0].spec
     return (
         f"With {fraction(spec.width_factor)} of the channels, {spec.epochs} epochs of all images and "
-        f"{_seeds(nearest)}, {same} of the {len(compared[0])} orderings of methods that the published runs show come "
-        "out the same."
+        f"{_seeds(nearest)}, {same} of the {total} orderings of methods that the published runs show come out the same."
     )
+
+
+def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
+    """Say the same of the longest runs on fewer images, and which of them lost what they had learnt."""
+    longest = _longest(r for r in records if _scale(r)[1] < IMAGES)
+    if not longest:
+        return ""
+    same, everywhere, total = _same(longest)
+    spec, many = longest[0].spec, frames.seeds(longest)[1] > 1
+    start = ", ".join((_STARTS[spec.norm_start], spec.precision))
+    text = (
+        f"With [{_seeds(longest)}](vgg-epochs), {fraction(spec.width_factor)} of the channels, {spec.epochs} epochs of "
+        f"{_scale(longest[0])[1]:,} images ({start}), {same} of {total} do"
+        f"{f' in the means over seeds, {everywhere} of them in every seed' if many else ''}"
+    )
+    lost = [
+        f"{counted(len(own), 'run')} of {LABELS[method]} lost again what it had learnt"
+        if len(own) == 1
+        else f"{len(own)} runs of {LABELS[method]} lost again what they had learnt"
+        for (method,), own in _groups(relapse.relapsed(longest), "method")
+    ]
+    return f"{text}; with the paper's β {several(lost)} there." if lost else f"{text}."
+
+
+def _longest(records: Iterable[Record]) -> list[Record]:
+    """Return the longest runs of all six methods as in the paper's experiment, of one network and precision."""
+    kinds: dict[tuple, list[Record]] = {}
+    for r in records:
+        as_stated = r.spec.alpha0 == paper.TUNED_FROM and r.spec.beta == BETAS.get(r.spec.method, 0.0)
+        if as_stated and (r.spec.rule, r.spec.decay, r.spec.max_iterations) == ("additive", "none", None):
+            kind = (r.spec.epochs, r.spec.width_factor, _scale(r)[1], network(r), r.spec.precision)
+            kinds.setdefault(kind, []).append(r)
+    kinds = {kind: own for kind, own in kinds.items() if {r.spec.method for r in own} == set(METHODS)}
+    return kinds[max(kinds)] if kinds else []
+
+
+def _same(records: Sequence[Record]) -> tuple[int, int, int]:
+    """Return how many orderings are those of both published experiments, in how many of them in every seed, of all."""
+    published = _published().set_index(["source", "method"])
+    compared = [_compared(records, published.loc[source]) for source in SOURCES]
+    same = [key for key in compared[0] if all(of_source[key]["same"] for of_source in compared)]
+    everywhere = sum(all(of_source[key]["everywhere"] for of_source in compared) for key in same)
+    return len(same), everywhere, len(compared[0])
 
 
 def _compared(records: Sequence[Record], published: pd.DataFrame) -> dict[tuple[str, str, str], dict]:
@@ -238,11 +290,7 @@ def _orderings(records: Sequence[Record], published: pd.DataFrame) -> str:
     decided = {key: row for key, row in compared.items() if row["adapts"] not in still}
     told = []
     if decided:
-        lost = [
-            f"{LABELS[row['lower']]} has no lower {ENDS[quantity]} than {LABELS[row['higher']]}"
-            for (quantity, *_), row in decided.items()
-            if not row["same"]
-        ]
+        lost = [(row["adapts"], quantity) for (quantity, *_), row in decided.items() if not row["same"]]
         of = several([LABELS[BASELINE[method]] for method, n in counts.items() if n and method not in still])
         everywhere = sum(row["everywhere"] for row in decided.values() if row["same"])
         several_seeds = max(row["seeds"] for row in decided.values()) > 1
@@ -251,13 +299,29 @@ def _orderings(records: Sequence[Record], published: pd.DataFrame) -> str:
             f"{f' of {of}' if still else ''} are the same"
             f"{f' in the means over seeds, {everywhere} of them in every seed' if several_seeds else ''}"
         )
-        told += [f"here {', and '.join(lost)}"] if lost else []
+        told += [f"not the same: {_differ(lost)}"] if lost else []
     told += [
         f"the {counts[method]} of {LABELS[method]} are undecided, since its α is at most "
         f"{significant(100 * moved, 2)} % from α₀ in the last epoch"
         for method, moved in still.items()
         if counts[method]
     ]
+    return "; ".join(told)
+
+
+def _differ(orderings: Sequence[tuple[str, str]]) -> str:
+    """Say of which methods, and in which quantities, orderings differ.
+
+    >>> _differ([("sgdn_hd", "train_end"), ("sgdn_hd", "valid_end"), ("adam_hd", "valid_best")])
+    'SGDN-HD against SGDN in training loss and validation loss at the end; Adam-HD against Adam in best validation loss'
+    """
+    told = []
+    for method in dict.fromkeys(method for method, _ in orderings):
+        own = {quantity for of, quantity in orderings if of == method}
+        ends = [ENDS[q].removesuffix(" at the end") for q in ("train_end", "valid_end") if q in own]
+        parts = [f"in {several(ends)} at the end"] if ends else []
+        parts += [f"in {ENDS['valid_best']}"] if "valid_best" in own else []
+        told.append(f"{LABELS[method]} against {LABELS[BASELINE[method]]} {' and '.join(parts)}")
     return "; ".join(told)
 
 
@@ -301,8 +365,7 @@ def variant(records: Sequence[Record]) -> str:
     if not complete(records):
         where = "at full size" if whole(records) else "at this scale"
         return (
-            "Which network explains the published levels is left open here: that takes the whole network, whose first "
-            "epochs have a page of their own. "
+            "Which network the published runs trained: [most likely two different ones](vgg-network). "
             f"{_speaks_for(records, where)}"
         ).strip()
     theirs = _published().set_index(["source", "method"])
@@ -526,8 +589,8 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
         pd.DataFrame(rows),
         f"From α₀ = 0.001, {iterations} iterations; critical β from the lowest to the highest seed, predictions in "
         "medians over seeds; where κ is negative in the first step, it predicts nothing. A run fails if it leaves "
-        "the finite numbers, or if its loss at the end is a fifth above that of the first minibatch. The curvatures on the way, from which "
-        "the page on the critical β predicts better, were not measured here.",
+        "the finite numbers, or if its loss at the end is a fifth above that of the first minibatch. The "
+        "curvatures on the way, from which the page on the critical β predicts better, were not measured here.",
     )
 
 
