@@ -84,6 +84,8 @@ def test_both_together_stand_beside_each_alone(records):
         "With both, the training loss is lower than with the automatic β alone in 3 of 4 cases (validation loss: 3), "
         "and lower than with the cosine alone from the same α₀ in 2 of 4 cases (validation loss: 2)."
     )
+    worse = [replace(r, epochs=r.epochs.assign(train_loss=0.9)) if r.spec.decay == "cosine" else r for r in records]
+    assert schedules.together({"one": worse}).endswith("gained next to nothing from a schedule.")
     table = schedules.together_table({"logistic regression": records}).data.set_index("family")
     assert table.loc["Adam"].tolist() == ["logistic regression", "0.233 to 0.545", "0.233 to 0.545", "0.0625 to 1.20",
                                           "0.0625 to 1.20", "100 %"]  # fmt: skip
