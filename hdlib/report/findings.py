@@ -25,14 +25,20 @@ from hdlib.report.style import (
 from hdlib.runs import BASELINE, METHODS, Record, RunSpec
 
 APART = 0.03  # relative difference from which on two readings of the paper's curves are not the same
+# times the best fixed rate's training loss; book/online-tuning.md says these two in words
+ALMOST = 1.1  # up to here a method almost repairs a bad alpha_0
+MOSTLY = 1.5  # up to here it mostly does, if it beats the same fixed rate from more than half of the alpha_0
+STILL = 2  # times the highest alpha of the smaller alpha_0: an alpha from there on is still higher than those
+FALLS = 0.9  # of its peak: an alpha that averages less than that in the last epoch has fallen
 
 
 def online_tuning(records: Sequence[Record], family: str) -> str:
-    """Say, for a method and its hypergradient version, where they end from each alpha_0 and which is better."""
+    """Say whether a hypergradient method repairs a bad alpha_0, how it and its baseline end, and where alpha goes."""
     finals = frames.finals(records)
     finals = finals[finals["rule"] != "multiplicative"]
     adapted = finals[finals["method"] == f"{family}_hd"]
-    told = [
+    told = [_repairs(finals[(finals["method"] == family) & (finals["decay"] == "none")], adapted, family)]
+    told += [
         _compare(finals[(finals["method"] == family) & (finals["decay"] == decay)], adapted, family, decay)
         for decay in ("none", "inv_sqrt")
         if ((finals["method"] == family) & (finals["decay"] == decay)).any()
@@ -44,6 +50,53 @@ def online_tuning(records: Sequence[Record], family: str) -> str:
     return "\n\n".join(filter(None, told))
 
 
+def _repairs(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str) -> str:
+    """Return the verdict: does the method end near the best fixed rate wherever it starts? One alpha_0 has none.
+
+    It is by the mean training loss over seeds; the validation loss stands beside it.
+    """
+    name, hd = LABELS[family], LABELS[f"{family}_hd"]
+    ours, theirs = (f.groupby("alpha0")["train_loss"].mean() for f in (adapted, baseline))
+    if len(ours) < 2 or not np.isfinite(theirs.min()):
+        return ""
+    ratios, total = ours / theirs.min(), len(ours)
+    kept = ratios[np.isfinite(ratios)]
+    if kept.empty:
+        return f"**No: {hd} diverged from every initial learning rate.**"
+    better = int((ours < theirs.reindex(ours.index)).sum())
+    worst, ends = kept.max(), f"the training loss of {hd} ends"
+    above = f"{significant(100 * (worst - 1), 2)} % above"
+    if len(kept) < total or worst > MOSTLY or (worst > ALMOST and 2 * better <= total):
+        answer = "Only in part" if better else "No"
+        text = f"{answer}: {hd} ends below {name} from {better or 'none'} of {total} α₀"
+        if worst > 1:
+            end = f"{significant(worst, 2)} times" if worst > MOSTLY else above
+            joined = "but" if better else "and"
+            text += f", {joined} from {power_of_ten(kept.idxmax())} at {end} the training loss of the best fixed one"
+        if len(kept) < total:
+            lost = sorted(ratios.index.difference(kept.index), reverse=True)
+            text += f"; from {', '.join(map(power_of_ten, lost))} it diverged"
+    elif worst > ALMOST:
+        text = (
+            f"Mostly: {ends} below that of {name} from {better} of {total} α₀, and at most {above} the best fixed one's"
+        )
+    elif worst > 1:
+        text = f"Almost: from every α₀ {ends} at most {above} that of the best fixed {name}"
+    else:
+        text = f"Yes: from every α₀ {ends} no higher than that of the best fixed {name}"
+    return f"**{text}.**{_validation(baseline, adapted, hd, name)}"
+
+
+def _validation(baseline: pd.DataFrame, adapted: pd.DataFrame, hd: str, name: str) -> str:
+    """Say where the validation losses end, beside the lowest one of a fixed rate."""
+    ours, theirs = (f.groupby("alpha0")["valid_loss"].mean() for f in (adapted, baseline))
+    ratios = ours[np.isfinite(ours)] / theirs.min()
+    if ratios.empty or not np.isfinite(theirs.min()):
+        return ""
+    where = " where it does not diverge" if len(ratios) < len(ours) else ""
+    return f" Its validation loss ends {relative(ratios.min(), ratios.max())} the lowest of a fixed {name}{where}."
+
+
 def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: str) -> str:
     name, hd = label(family, decay), LABELS[f"{family}_hd"]
     ours, theirs = (f.groupby("alpha0")["train_loss"].mean() for f in (adapted, baseline))
@@ -52,8 +105,8 @@ def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: 
     if len(lost) == len(adapted):
         first, last = lost["iterations"].min(), lost["iterations"].max()
         return (
-            f"**{hd} diverged from every initial learning rate**: all {len(lost)} runs left the finite numbers, "
-            f"the first at iteration {first}, the last at iteration {last}. {name} itself {_range(theirs)}."
+            f"Against {name}: all {len(lost)} runs of {hd} left the finite numbers, the first at iteration {first}, "
+            f"the last at iteration {last}. {name} itself {_range(theirs)}."
         )
     better = [rate for rate in rates if ours[rate] < theirs[rate]]
     worse = [rate for rate in rates if not ours[rate] < theirs[rate]]
@@ -87,25 +140,36 @@ def _where_alpha_goes(records: Sequence[Record], best: float) -> str:
     top = pd.Series({rate: np.mean(values) for rate, values in peaks.items()}, dtype=float)
     told = []
     if len(smaller := last[last.index < best]):
-        told.append(
-            f"started below it, α rises to at most {between(top[smaller.index])} and averages {between(smaller)} in "
-            "the last epoch"
-        )
-    if best in last:
-        told.append(f"started at it, α averages {scientific(last[best])} there")
-    if len(larger := last[last.index > best]):
-        told.append(f"started above it, {between(larger)}")
+        fell = (smaller <= FALLS * top[smaller.index]).all()
+        ends = f"falls to {_alphas(smaller)} by the last epoch" if fell else f"is {_alphas(smaller)} in the last epoch"
+        told.append(f"from smaller α₀, α peaks at {_alphas(top[smaller.index])} and {ends}")
+    for start, there in ((power_of_ten(best), last[last.index == best]), ("larger α₀", last[last.index > best])):
+        if len(there):
+            still = "still " if len(smaller) and there.min() > STILL * smaller.max() else ""
+            told.append(
+                f"from {start} it {still}is {_alphas(there)}" if told else f"from {start}, α is {_alphas(there)}"
+            )
+            told[-1] += " then" if len(smaller) else " in the last epoch" if len(told) == 1 else ""
     if not told:
         return ""
     told[0] = told[0][0].upper() + told[0][1:]
-    return f"The best fixed rate is {power_of_ten(best)}. {'; '.join(told)} (means over seeds)."
+    return f"The best fixed rate is {power_of_ten(best)}. {'; '.join(told)} (means over seeds and over that epoch)."
+
+
+def _alphas(values: pd.Series) -> str:
+    """Return the lowest and the highest alpha with two digits, or one where these do not tell them apart."""
+    shown = (scientific(v) if abs(v) < 1e-4 else significant(v, 2) for v in (values.min(), values.max()))
+    return " to ".join(dict.fromkeys(shown))
 
 
 def overview(records: Sequence[Record]) -> dict[str, str]:
     """Return what was run, and where each hypergradient method ends with its best baseline in brackets.
 
     That is the training loss under the name of the baseline, "sgd", and the validation loss under "sgd_valid". Under
-    "decayed" is the best training loss of an Adam that decays, as the paper's does.
+    "sgd_reached" is from how many alpha_0 the training loss ends no higher than that of the best baseline, and under
+    "sgd_worst" how many times that it is at most, of the alpha_0 from which no run diverges, and from which; "sgd_lost"
+    is from how many alpha_0 a run diverged. Under "decayed" is the best training loss of an Adam that decays, as the
+    paper's does.
     """
     finals = frames.finals(records)
     decayed = finals[(finals["method"] == "adam") & (finals["decay"] == "inv_sqrt")].groupby("alpha0")["train_loss"]
@@ -117,6 +181,14 @@ def overview(records: Sequence[Record]) -> dict[str, str]:
             ours, theirs = (finals[finals["method"] == m].groupby("alpha0")[column].mean() for m in (method, base))
             if len(ours):
                 found[name] = f"{_between(ours)} ({_loss(theirs.min())})"
+            if column == "train_loss" and len(ours):
+                found[f"{base}_lost"] = f"{int(np.isinf(ours).sum())} of {len(ours)}"
+            if column == "train_loss" and len(kept := ours[np.isfinite(ours)]) and len(theirs):
+                worst = significant(kept.max() / theirs.min(), 2)
+                found[f"{base}_reached"] = f"{int((ours <= theirs.min()).sum())} of {len(ours)}"
+                found[f"{base}_worst"] = (
+                    f"{worst} times that of the best fixed {LABELS[base]}, from α₀ = {power_of_ten(kept.idxmax())}"
+                )
     if len(decayed):
         found["decayed"] = _loss(decayed.mean().min())
     return found
@@ -263,9 +335,25 @@ def tuning(records: Sequence[Record]) -> str:
                 for kind, column in (("training", "train_loss"), ("validation", "valid_loss"))
             ]
             lines.append(f"- {LABELS[method]} against {name}: {'; '.join(verdicts)}.")
-    lines.append(f"- The learning rate of {_peaks(records)}.")
-    lines += [f"- {told}" for told in (_annealing(records, method) for method in BASELINE) if told]
-    return "\n".join(lines)
+    annealing = [f"- {told}" for told in (_annealing(records, method) for method in BASELINE) if told]
+    return "\n".join([*annealing, *lines, f"- The learning rate of {_peaks(records)}."])
+
+
+def tuning_overview(records: Sequence[Record]) -> dict[str, str]:
+    """Return what was run, and by baseline, as in "sgd" and "sgd_valid", its loss at the end and that with HD.
+
+    The Adam that decays, as the paper's does on logistic regression, is "adam_decayed".
+    """
+    finals, spec = frames.finals(records), records[0].spec
+    found = {"runs": f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}, {_seeds(finals)}"}
+    for method, base in BASELINE.items():
+        for decay, name in (("none", base), ("inv_sqrt", f"{base}_decayed")):
+            ours = finals[finals["method"] == method]
+            theirs = finals[(finals["method"] == base) & (finals["decay"] == decay)]
+            if len(ours) and len(theirs):
+                for column, key in (("train_loss", name), ("valid_loss", f"{name}_valid")):
+                    found[key] = " → ".join(_loss(runs[column].mean()) for runs in (theirs, ours))
+    return found
 
 
 def tuning_table(records: Sequence[Record]) -> Table:

@@ -11,6 +11,11 @@ import pandas as pd
 from hdlib.report.style import LABELS, Table, counted, power_of_ten, scientific
 from hdlib.runs import BASELINE, Record, RunSpec
 
+CLEAR = 1.5  # from here on, of the next candidate's factor over the best one's, alpha says clearly which fits best
+SAME = 1.05  # up to here, of two candidates' factors of the training loss, it does not tell them apart
+DECAYED = "α₀ / √t"
+NAMES = {"logreg": "logistic regression", "mlp": "the perceptron"}
+
 panel_of = attrgetter("model", "method")
 
 
@@ -32,11 +37,28 @@ def error(record: Record, curve: pd.DataFrame, epochs: int | None = None, column
 def table(records: Sequence[Record], theirs: pd.DataFrame) -> Table:
     """Return, for each candidate beta, how far its learning rates and its training losses are off the paper's."""
     table = candidates(records, theirs)
+    note = _seeds(table)
     table["model"] = table["model"].map({"logreg": "logistic regression", "mlp": "perceptron"})
     table["method"] = table["method"].map(LABELS)
     table["α off by a factor of"] = [scientific(value) for value in table["factor"]]
     table["training loss off by"] = [scientific(value) for value in table["loss"]]
-    return Table(table.drop(columns=["factor", "loss"]).rename(columns={"rates": "initial learning rates"}))
+    table = table.drop(columns=["factor", "loss", "seeds"]).rename(columns={"rates": "initial learning rates"})
+    return Table(table, note)
+
+
+def _seeds(table: pd.DataFrame) -> str:
+    """Say how many seeds the candidates of each panel are compared over."""
+    found: dict[int, list[str]] = {}
+    for (model, method), rows in _panels(table):
+        found.setdefault(int(rows["seeds"].iloc[0]), []).append(f"{LABELS[method]} on {NAMES[model]}")
+    told = [f"{counted(seeds, 'seed')} for {', '.join(panels)}" for seeds, panels in sorted(found.items())]
+    return f"Candidates with all initial learning rates are compared over {'; '.join(told)}." if told else ""
+
+
+def _panels(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """Return each panel's candidates with the most alpha_0, best first."""
+    panels = table.groupby(["model", "method"])
+    return [(panel, rows[rows["rates"] == rows["rates"].max()]) for panel, rows in panels]
 
 
 def candidates(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +97,9 @@ def candidates(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat(found, ignore_index=True) if found else frame.assign(rates=0)
     grouped = table.groupby(["model", "method", "candidate", "rates"])
     medians = dict(factor=("factor", "median"), loss=("loss", "median"))
-    table = grouped.agg(runs=("factor", "size"), epochs=("epochs", "max"), **medians).reset_index()
+    table = grouped.agg(
+        runs=("factor", "size"), seeds=("seed", "nunique"), epochs=("epochs", "max"), **medians
+    ).reset_index()
     order = table.assign(rates=-table["rates"]).sort_values(["model", "method", "rates", "factor"]).index
     return table.loc[order].reset_index(drop=True)
 
@@ -92,8 +116,7 @@ def _alike(panel: pd.DataFrame) -> pd.DataFrame:
 def sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
     """Say for each panel which candidate fits best, and how much worse the next one does, by alpha and by the loss."""
     lines = []
-    for (model, method), rows in candidates(records, theirs).groupby(["model", "method"]):
-        rows = rows[rows["rates"] == rows["rates"].max()]
+    for (model, method), rows in _panels(candidates(records, theirs)):
         best, others = rows.iloc[0], rows.iloc[1:]
         text = (
             f"- {'The perceptron' if model == 'mlp' else 'Logistic regression'}, {LABELS[method]}: {best['candidate']} "
@@ -107,6 +130,43 @@ def sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
             text += f"; the training loss is off by {by_loss(rows)}"
         lines.append(text + ".")
     return "\n".join(lines)
+
+
+def in_short(records: Sequence[Record], theirs: pd.DataFrame) -> str:
+    """Say which beta fits best, how clearly, and what the loss says where alpha is close; and whether Adam decays."""
+    panels = _panels(candidates(records, theirs))
+    told = [
+        _which(rows)
+        for (_, method), rows in panels
+        if method in BASELINE and len(rows) > 1 and np.isfinite(rows["factor"].iloc[0])
+    ]
+    adam = dict(panels).get(("logreg", "adam"))
+    if adam is not None and len(adam) > 1 and adam["candidate"].iloc[0] == DECAYED:
+        best, other = adam.iloc[0], adam.iloc[1]
+        told.append(
+            f"The paper's Adam on logistic regression decays as {DECAYED}: α is off by a "
+            f"factor of {scientific(best['factor'])} with this decay, and of {scientific(other['factor'])} with "
+            f"{other['candidate']}."
+        )
+    return f"**In short.** {' '.join(told)}" if told else ""
+
+
+def _which(rows: pd.DataFrame) -> str:
+    """Say which candidate of a panel fits best, and whether alpha, or else the loss, tells it from the next one."""
+    best, second = rows.iloc[0], rows.iloc[1]
+    ratio = second["factor"] / best["factor"]
+    text = f"{LABELS[best['method']]} on {NAMES[best['model']]}: {best['candidate']}, "
+    text += "clearly" if ratio >= CLEAR else "but not clearly"
+    if np.isinf(ratio):
+        return f"{text}; with all others it diverges."
+    text += f"; with {second['candidate']}, the next, α is {scientific(ratio)} times as far off"
+    losses = best["loss"], second["loss"]
+    if ratio >= CLEAR or not np.isfinite(losses).all():
+        return f"{text}."
+    shown = f"(off by {' against '.join(map(scientific, losses))})"
+    if max(losses) / min(losses) <= SAME:
+        return f"{text}, and the training loss does not tell the two apart {shown}."
+    return f"{text}, and the training loss says {'the same' if losses[0] < losses[1] else 'the opposite'} {shown}."
 
 
 def by_loss(rows: pd.DataFrame) -> str:
@@ -125,11 +185,10 @@ def by_loss(rows: pd.DataFrame) -> str:
 
 def told_of_losses(records: Sequence[Record], theirs: pd.DataFrame) -> dict[str, str]:
     """Return, by model and method as in "mlp_adam_hd", what `by_loss` says of the candidates with the most alpha_0."""
-    panels = candidates(records, theirs).groupby(["model", "method"])
-    return {"_".join(panel): by_loss(rows[rows["rates"] == rows["rates"].max()]) for panel, rows in panels}
+    return {"_".join(panel): by_loss(rows) for panel, rows in _panels(candidates(records, theirs))}
 
 
 def _candidate(spec: RunSpec) -> str:
     if spec.method in BASELINE:
         return f"β = {power_of_ten(spec.beta)}"
-    return "α₀ / √t" if spec.decay == "inv_sqrt" else "α₀ throughout"
+    return DECAYED if spec.decay == "inv_sqrt" else "α₀ throughout"

@@ -130,7 +130,7 @@ def heatmap(records: Sequence[Record], name: str) -> Figure:
     """Draw the grid as the paper does: the median of each cell, how it failed, and where the paper's number lies.
 
     A red frame marks the cells in which the hypergradient method takes longer, in the median, than its baseline at the
-    same alpha_0: the paper's where the paper prints numbers, the plain method elsewhere.
+    same alpha_0: the paper's where the paper prints numbers, the one without decay elsewhere.
     """
     table = cells(reached(records))
     cap = _cap(records)
@@ -181,7 +181,7 @@ def heatmap(records: Sequence[Record], name: str) -> Figure:
     lost = int(table.loc[table["method"].isin(BASELINE), "diverged"].sum())
     alt = (
         "Three grids of iterations until the target loss, one each for SGD, SGD with Nesterov momentum and Adam: rows "
-        "are initial learning rates, the first columns the plain methods, the others the hypergradient method with "
+        "are initial learning rates, the first columns the baselines, the others the hypergradient method with "
         f"increasing beta. {len(slower)} of {total} hypergradient cells are slower than their baseline"
         + (f", {lost} diverged." if lost else ".")
     )
@@ -195,7 +195,7 @@ def _legend(records: Sequence[Record], table: pd.DataFrame, slower: set) -> str:
     text = (
         f"Iterations until the loss of {CRITERIA[spec.target_of]} first falls to {spec.target_loss:g}"
         + (f", median over {seeds} seeds" if seeds > 1 else "")
-        + ". Plain methods come first, then the hypergradient method for each β."
+        + ". Baselines come first, then the hypergradient method for each β."
     )
     if (np.isinf(table["median"]) & ~table["diverged"]).any():
         text += f" Hatched: not arrived{middle} by the cap of {cap:,} iterations."
@@ -255,7 +255,8 @@ def holds(records: Sequence[Record]) -> str:
     """Say where the paper's finding for logistic regression, no slower outside its red outline, holds for a model."""
     frame, outlined = reached(records), paper.outlined()
     seeds = frame["seed"].nunique()
-    lines = [f"With {counted(seeds, 'seed')} and up to {_cap(records):,} iterations:\n"]
+    half = "; a cell has diverged where at least half of its seeds have" if seeds > 1 else ""
+    lines = [f"With {counted(seeds, 'seed')} and up to {_cap(records):,} iterations{half}:\n"]
     for method, baseline in PLAIN_BASELINE.items():
         pairs = _pairs(frame, method, baseline)
         pairs["bad"] = pairs["kind"].isin(["slower", "diverged"])
@@ -289,6 +290,23 @@ def holds(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def overview(records: Sequence[Record]) -> dict[str, str]:
+    """Return what was run, and in how many of the hypergradient cells how many failed, for the page on both grids.
+
+    "cells" is how many have a beta, "diverged" in how many of them at least half of the seeds have, "slower" how many
+    are slower than the baseline, as `where_slower` counts them, of Adam the undecayed. Where the paper prints numbers
+    "within" is how many of them lie within our seeds, and "printed" how many there are.
+    """
+    frame = reached(records)
+    kinds = pd.concat([_pairs(frame, method, baseline)["kind"] for method, baseline in PLAIN_BASELINE.items()])
+    found = {"seeds": counted(frame["seed"].nunique(), "seed"), "cells": f"{len(kinds)}"}
+    found |= {kind: f"{int((kinds == kind).sum())}" for kind in ("slower", "diverged")}
+    if printed(records):
+        numbers = cells(frame)["paper"].notna().sum()
+        found |= {"within": f"{_within(records)}", "printed": f"{numbers}"}
+    return found
+
+
 def where_slower(records: Sequence[Record]) -> str:
     """Say in how many cells each hypergradient method is slower than its baselines, diverged, or cannot be compared."""
     lines = []
@@ -310,7 +328,8 @@ def where_slower(records: Sequence[Record]) -> str:
                 text += f"; by the paper's numbers in {len(theirs)}"
             text += "."
             if len(found["diverged"]):
-                text += f" Diverged in {len(found['diverged'])}{_by_beta(found['diverged'])}."
+                most = "At least half of the seeds diverged in" if pairs["seeds"].max() > 1 else "Diverged in"
+                text += f" {most} {len(found['diverged'])}{_by_beta(found['diverged'])}."
             if len(found["neither arrived"]):
                 text += f" In {len(found['neither arrived'])} neither arrived{_by_beta(found['neither arrived'])}."
             lines.append(text)
@@ -322,11 +341,12 @@ def alike(records: Sequence[Record]) -> Table:
     rows = []
     frame = reached(records)
     own = frame[frame["method"] == "adam_hd"]
+    column = f"α₀ from which {'a seed of ' if frame['seed'].nunique() > 1 else ''}Adam-HD diverged"
     for beta in sorted(own["beta"].unique()):
         row = {"β": power_of_ten(beta)}
         if (own["outcome"] == "diverged").any():
             lost = own[(own["beta"] == beta) & (own["outcome"] == "diverged")]["alpha0"].nunique()
-            row["α₀ from which Adam-HD diverged"] = f"{lost} of {own['alpha0'].nunique()}"
+            row[column] = f"{lost} of {own['alpha0'].nunique()}"
         for name, baseline in _baselines("adam_hd"):
             pairs = _pairs(frame, "adam_hd", baseline)
             pairs = pairs[pairs["beta"] == beta]
@@ -341,7 +361,7 @@ def alike(records: Sequence[Record]) -> Table:
         "initial learning rates; below 1 Adam-HD is faster."
     )
     note += " The interval is Student's, over seeds, on the logarithms." if intervals else ""
-    note += " The mean leaves out α₀ from which Adam-HD diverged." if "α₀ from which Adam-HD diverged" in table else ""
+    note += f" The mean leaves out {column}." if column in table else ""
     note += (
         " A run that did not arrive counts with the cap: a ratio against such a baseline is an upper bound, one of "
         "Adam-HD's own a lower bound, and one of two such runs 1."
@@ -384,10 +404,10 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
 
     alt = (
         "Iterations until the target against the initial learning rate, for SGD, SGDN and Adam: dashed lines are the "
-        f"plain methods, coloured lines the hypergradient method, one for each beta. {insensitivity(records)}"
+        f"baselines, coloured lines the hypergradient method, one for each beta. {insensitivity(records)}"
     )
     caption = (
-        "The same numbers against the initial learning rate. Dashed: the plain methods (dotted: Adam with α₀/√t); "
+        "The same numbers against the initial learning rate. Dashed: the baselines (dotted: Adam with α₀/√t); "
         "solid: the hypergradient method, one line for each β, stronger for larger β."
     )
     if table["seeds"].max() > 1:

@@ -36,9 +36,15 @@ def online():
 def test_the_page_says_where_alpha_goes_beside_the_best_fixed_rate(online):
     told = findings.online_tuning(online, "sgd").split("\n\n")[-1]
     assert told == (
-        "The best fixed rate is 10⁻¹. Started below it, α rises to at most 0.0200 and averages 0.00400 in the last "
-        "epoch; started at it, α averages 0.0960 there (means over seeds)."
+        "The best fixed rate is 10⁻¹. From smaller α₀, α peaks at 0.020 and falls to 0.0040 by the last epoch; from "
+        "10⁻¹ it still is 0.096 then (means over seeds and over that epoch)."
     )
+    near = run([2, 0.3, 0.2], [1e-2, 0.0203, 0.0199], method="sgd_hd", beta=1e-5, alpha0=1e-2)
+    fixed = run([2, 0.5], [1e-2] * 2, method="sgd", alpha0=1e-2)
+    told = findings.online_tuning([*online, fixed, near], "sgd").split("\n\n")[-1]  # 0.0200 is 0.0203 in two digits
+    assert "α peaks at 0.020 and is 0.0040 to 0.020 in the last epoch; from 10⁻¹ it still is 0.096 then" in told
+    below = run([2, 0.3, 0.01], [0.1, 0.1, 0.0050], method="sgd_hd", beta=1e-5, alpha0=0.1)
+    assert "; from 10⁻¹ it is 0.0050 then (" in findings.online_tuning([*online[:-1], below], "sgd")
 
 
 def ended(loss, alpha0, outcome="finished", **fields):
@@ -58,7 +64,7 @@ def rates():
 
 
 def test_who_ends_lower_from_which_rate_is_told_with_what_diverged(rates):
-    compared, course = findings.online_tuning(rates, "sgd").split("\n\n")
+    verdict, compared, course = findings.online_tuning(rates, "sgd").split("\n\n")
     assert compared == (
         "Against SGD: after the last epoch the mean training loss of SGD ends between 0.100 and 0.800; that of SGD-HD "
         "ends between 0.100 and 0.200 where it does not diverge. SGD-HD ends lower from 1 of 3 initial learning rates; "
@@ -66,15 +72,57 @@ def test_who_ends_lower_from_which_rate_is_told_with_what_diverged(rates):
         "0.100: SGD-HD ends at 1.0 to 2.0 times that. 1 SGD-HD run diverged, from α₀ = 10⁻³."
     )
     assert course == (
-        "The best fixed rate is 10⁻². Started at it, α averages 0.0100 there; started above it, 0.100 (means over "
-        "seeds)."
+        "The best fixed rate is 10⁻². From 10⁻², α is 0.010 in the last epoch; from larger α₀ it is 0.10 (means over "
+        "seeds and over that epoch)."
+    )
+    assert verdict == (
+        "**Only in part: SGD-HD ends below SGD from 1 of 3 α₀, but from 10⁻² at 2.0 times the training loss of the "
+        "best fixed one; from 10⁻³ it diverged.** Its validation loss ends 0 % above the lowest of a fixed SGD "
+        "where it does not diverge."
     )
     lost = [replace(r, outcome="diverged", iterations=5 + i) for i, r in enumerate(rates) if r.spec.method == "sgd_hd"]
     told = findings.online_tuning([r for r in rates if r.spec.method == "sgd"] + lost, "sgd")
     assert told == (
-        "**SGD-HD diverged from every initial learning rate**: all 6 runs left the finite numbers, the first at "
-        "iteration 11, the last at iteration 16. SGD itself ends between 0.100 and 0.800."
+        "**No: SGD-HD diverged from every initial learning rate.**\n\nAgainst SGD: all 6 runs of SGD-HD left the "
+        "finite numbers, the first at iteration 11, the last at iteration 16. SGD itself ends between 0.100 and 0.800."
     )
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((0.1, 0.09), "Yes: from every α₀ the training loss of SGD-HD ends no higher than that of the best fixed SGD."),
+        (
+            (0.101, 0.105),
+            "Almost: from every α₀ the training loss of SGD-HD ends at most 5.0 % above that of the best fixed SGD.",
+        ),
+        (
+            (0.09, 0.13),
+            "Mostly: the training loss of SGD-HD ends below that of SGD from 2 of 2 α₀, and at most 30 % above the "
+            "best fixed one's.",
+        ),
+        (
+            (0.11, 0.13),
+            "Only in part: SGD-HD ends below SGD from 1 of 2 α₀, but from 10⁻² at 30 % above the training loss of the "
+            "best fixed one.",
+        ),
+        (
+            (0.2, 0.9),
+            "No: SGD-HD ends below SGD from none of 2 α₀, and from 10⁻² at 9.0 times the training loss of the best "
+            "fixed one.",
+        ),
+    ],
+)
+def test_the_verdict_is_by_the_worst_end_and_by_how_often_the_same_rate_is_beaten(ends, verdict):
+    fixed = [ended(loss, rate, method="sgd", valid=0.5) for rate, loss in ((0.1, 0.1), (0.01, 0.8))]
+    ours = [
+        ended(loss, rate, method="sgd_hd", beta=1e-5, valid=valid)
+        for rate, loss, valid in zip((0.1, 0.01), ends, (0.4, 0.6), strict=True)
+    ]
+    assert findings.online_tuning([*fixed, *ours], "sgd").partition("\n\n")[0] == (
+        f"**{verdict}** Its validation loss ends between 20 % below and 20 % above the lowest of a fixed SGD."
+    )
+    assert findings.online_tuning([fixed[0], ours[0]], "sgd").startswith("Against SGD")  # from one rate there is none
 
 
 def test_the_table_of_ends_has_each_loss_in_its_column_and_leaves_diverged_runs_out_of_the_accuracy(rates):
@@ -94,7 +142,20 @@ def test_the_overview_has_validation_losses_too(online):
         "runs": "1 epoch, one seed",
         "sgd": "between 0.0100 and 0.200 (1.00)",
         "sgd_valid": "at 0.500 (0.500)",
+        "sgd_lost": "0 of 2",
+        "sgd_reached": "2 of 2",
+        "sgd_worst": "0.20 times that of the best fixed SGD, from α₀ = 10⁻³",
     }
+    assert findings.overview(online)["sgd_reached"] == "1 of 2"  # the best fixed one is at 0.01
+
+
+def test_the_overview_tells_the_worst_end_of_the_rates_from_which_no_run_diverged(rates):
+    found = findings.overview(rates)
+    assert (found["sgd_reached"], found["sgd_worst"]) == (
+        "1 of 3",
+        "2.0 times that of the best fixed SGD, from α₀ = 10⁻²",
+    )
+    assert found["sgd_lost"] == "1 of 3"
 
 
 def test_the_papers_losses_are_told_over_ours(monkeypatch):
@@ -164,6 +225,26 @@ def test_losses_stand_against_those_of_the_baseline_seed_by_seed():
     assert single.endswith("0.550 against 0.500, not lower with the one seed.")
 
 
+def test_the_overview_of_tuning_has_what_the_baseline_and_hypergradients_end_at():
+    runs = [
+        ended(train, 1e-3, method=method, decay=decay, beta=beta, seed=seed, valid=valid)
+        for method, decay, beta, train, valid in (
+            ("adam", "none", 0.0, 0.4, 0.5),
+            ("adam", "inv_sqrt", 0.0, 0.6, 0.7),
+            ("adam_hd", "none", 1e-7, 0.1, 0.2),
+        )
+        for seed in (0, 1)
+    ]
+    runs[-1] = ended(0.3, 1e-3, method="adam_hd", beta=1e-7, seed=1, valid=0.4)
+    assert findings.tuning_overview(runs) == {
+        "runs": "1 epoch, 2 seeds",
+        "adam": "0.400 → 0.200",
+        "adam_valid": "0.500 → 0.300",
+        "adam_decayed": "0.600 → 0.200",
+        "adam_decayed_valid": "0.700 → 0.300",
+    }
+
+
 def test_seeds_that_the_baseline_lacks_are_not_counted_as_lost():
     ours = [ended(0.1, 1e-3, method="sgd_hd", beta=1e-3, seed=seed) for seed in range(3)]
     said = findings.tuning([ended(0.2, 1e-3, method="sgd"), *ours])
@@ -201,7 +282,7 @@ def test_a_learning_rate_that_falls_from_the_start_is_told_as_a_schedule():
     adam = run([2, 0.5, 0.4], [1e-3] * 3, method="adam", **common)
     falling = run([2, 0.3, 0.1], [1e-3, 8e-4, 1e-7], method="adam_hd", beta=1e-7, **common)
     told = findings.tuning([adam, falling])
-    assert "schedule: α averages 0.000800 in epoch 1, about 0 in epoch 2." in told
+    assert told.startswith("- What Adam-HD finds is an annealing schedule: α averages 0.000800 in epoch 1, about 0 in ")
     assert "After epoch 2 its training loss is 0.100, that of Adam 0.400." in told
     decayed = run([2, 0.25, 0.2], [1e-3, 5e-5, 3e-5], method="adam", decay="inv_sqrt", **common)
     assert (

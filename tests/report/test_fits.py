@@ -1,5 +1,7 @@
 """Which beta the paper ran is asked of runs that can be compared: once each, from equal starts, over equal lengths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -13,9 +15,9 @@ CURVES = pd.DataFrame(
 )
 
 
-def run(alpha, beta, alpha0=1e-3, epochs=2, seed=0):
+def run(alpha, beta, alpha0=1e-3, epochs=2, seed=0, method="sgd_hd", decay="none"):
     """Return a made-up run whose alpha is always the same."""
-    spec = RunSpec(method="sgd_hd", alpha0=alpha0, beta=beta, epochs=epochs, seed=seed)
+    spec = RunSpec(method=method, alpha0=alpha0, beta=beta, epochs=epochs, seed=seed, decay=decay)
     table = pd.DataFrame([[i, i, 1.0, alpha, 1.0, 0.5] for i in range(epochs + 1)], columns=EPOCH_COLUMNS)
     return Record(spec, "finished", epochs, table, pd.DataFrame([], columns=TRACE_COLUMNS), {})
 
@@ -64,3 +66,51 @@ def test_the_training_loss_is_compared_beside_alpha():
     }
     assert list(fits.table([near, far], both).data["training loss off by"]) == ["2.00", "8.00"]
     assert fits.candidates([near], CURVES)["loss"].isna().all() and "loss" not in fits.sentences([near], CURVES)
+
+
+def short(first, second, losses=None):
+    """Return what is said in short of beta 1e-4 and 1e-5 with these alphas, 0.01 at best, and losses, 1 at best."""
+    runs = [run(alpha, beta) for alpha, beta in ((first, 1e-4), (second, 1e-5))]
+    for record, loss in zip(runs, losses or (), strict=False):
+        record.epochs["train_loss"] = loss
+    curves = pd.concat([CURVES, CURVES.assign(quantity="train_loss", value=1.0)]) if losses else CURVES
+    return fits.in_short(runs, curves)
+
+
+def test_in_short_the_best_beta_is_told_with_how_clearly_alpha_or_else_the_loss_says_so():
+    assert short(0.02, 0.06) == (
+        "**In short.** SGD-HD on logistic regression: β = 10⁻⁴, clearly; with β = 10⁻⁵, the next, α is 3.00 times as "
+        "far off."
+    )
+    close = (
+        "SGD-HD on logistic regression: β = 10⁻⁴, but not clearly; with β = 10⁻⁵, the next, α is 1.25 times as far off"
+    )
+    assert short(0.02, 0.025).endswith(f"{close}.")
+    assert short(0.02, 0.025, (1.1, 2)).endswith(
+        f"{close}, and the training loss says the same (off by 1.10 against 2.00)."
+    )
+    assert short(0.02, 0.025, (3, 2)).endswith("the training loss says the opposite (off by 3.00 against 2.00).")
+    assert short(0.02, 0.025, (2.02, 2)).endswith("loss does not tell the two apart (off by 2.02 against 2.00).")
+    lost = replace(run(0.01, 1e-5), outcome="diverged")
+    assert fits.in_short([run(0.02, 1e-4), lost], CURVES).endswith("clearly; with all others it diverges.")
+    assert fits.in_short([run(0.02, 1e-4)], CURVES) == ""
+
+
+def test_in_short_the_papers_adam_decays_where_that_fits_best():
+    curves = CURVES.assign(method="adam")
+    found = [run(alpha, 0.0, method="adam", decay=decay) for alpha, decay in ((0.02, "inv_sqrt"), (0.5, "none"))]
+    assert fits.in_short(found, curves) == (
+        "**In short.** The paper's Adam on logistic regression decays as α₀ / √t: α is off by a factor of 2.00 with "
+        "this decay, and of 50.0 with α₀ throughout."
+    )
+    assert fits.in_short(found, curves.assign(value=0.5)) == ""
+
+
+def test_the_table_says_over_how_many_seeds_each_panel_is_compared():
+    alone = [run(0.02, beta, seed=seed) for beta in (1e-4, 1e-5) for seed in (0, 1)]
+    adam = run(0.02, 0.0, method="adam")
+    curves = pd.concat([CURVES, CURVES.assign(method="adam")])
+    assert fits.table([*alone, adam, run(0.02, 1e-4, seed=2)], curves).note == (
+        "Candidates with all initial learning rates are compared over one seed for Adam on logistic regression; 2 "
+        "seeds for SGD-HD on logistic regression."
+    )

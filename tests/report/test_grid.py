@@ -302,6 +302,23 @@ def test_a_cell_has_diverged_if_half_of_its_seeds_have(records):
     table = grid.full_table(more).data.set_index(["method", "β"])
     assert table.loc[("SGD-HD", "10⁻¹"), ["median", "lowest to highest"]].tolist() == ["diverged", "9 to diverged"]
     assert table.loc[("SGDN-HD", "10⁻¹"), ["median", "seeds that diverged"]].tolist() == ["9", "1 of 3"]
+    assert "At least half of the seeds diverged in 1 (1 at β = 10⁻¹)." in grid.where_slower(more)
+    assert "iterations; a cell has diverged where at least half of its seeds have:" in grid.holds(more)
+    assert grid.overview(more)["diverged"] == "1"  # and not 2
+
+
+def test_a_rate_from_which_one_seed_diverged_is_named_so(records):
+    rest = [r for r in records if (r.spec.method, r.spec.alpha0) != ("adam_hd", 0.1)]
+    table = grid.alike([*rest, *runs("adam_hd", (LOST, 50, 55), beta=1e-3)])
+    assert table.data["α₀ from which a seed of Adam-HD diverged"].tolist() == ["1 of 2"]
+    assert "The mean leaves out α₀ from which a seed of Adam-HD diverged." in table.note
+
+
+def test_the_overview_counts_what_the_pages_say(records, once):
+    assert grid.overview(once) == dict(seeds="one seed", cells="12", slower="2", diverged="2")
+    found, said = grid.overview(records), grid.beside_the_paper(records)
+    assert found.pop("within") == said.partition("**")[2].partition(" ")[0]
+    assert found == dict(seeds="3 seeds", cells="6", slower="2", diverged="0", printed="12")
 
 
 def test_what_diverged_is_left_out_of_the_mean_time(once):
@@ -361,6 +378,7 @@ def test_a_page_without_printed_numbers_says_where_the_finding_holds(once):
 def test_a_caption_explains_the_marks_that_occur_and_no_others(records, once):
     ours, theirs = grid.heatmap(once, "g").caption, grid.heatmap(records, "g").caption
     assert "Hatched: not arrived by the cap of 1,000 iterations. Grey: diverged. Red frame" in ours
+    assert "Baselines come first, then" in ours and "Dashed: the baselines" in grid.sensitivity(once, "s").caption
     assert "median" not in ours and "paper" not in ours
     assert "median over 3 seeds" in theirs and "Grey" not in theirs and "▲" in theirs
     assert "Crosses" in grid.sensitivity(once, "s").caption and "medians" not in grid.sensitivity(once, "s").caption

@@ -1,6 +1,7 @@
 """The Performance page shows what the benchmarks wrote, and says so where they were not run."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hdlib.report import performance
 
 MADE = {"date": "2026-01-02T03:04:05", "device": "a processor", "torch": "2.15.0", "commit": "abc"}
 NAMES = ("logreg", "mlp")
+PAGE = Path(__file__).parents[2] / "notebooks" / "performance.md"
 
 
 @pytest.fixture
@@ -91,6 +93,11 @@ def test_an_iteration_stands_with_the_spread_of_its_rounds(store):
     rows = performance.iterations(store).data
     assert rows.iloc[0].tolist() == ["SGD-HD", "perceptron", "1.20", "1.12 to 1.28", 3]
     assert rows.iloc[1].tolist() == ["Adam-HD", "VGG-16", "1.02", "1.00 to 1.04", 2]
+
+
+def test_the_page_begins_with_what_an_iteration_and_a_step_cost():
+    shown = re.findall(r"performance\.(\w+)\(", PAGE.read_text())
+    assert shown[:4] == ["iterations", "optimizer_step", "targets", "stacked"]
 
 
 def test_a_missed_goal_is_said_to_be_missed(store):
