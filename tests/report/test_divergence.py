@@ -361,16 +361,16 @@ def test_each_guard_has_its_worst_cell_in_its_own_row_and_a_cross_where_a_run_di
     dots, crosses = (next(line for line in axis.lines if line.get_marker() == marker) for marker in "oX")
     found = {names[int(y)]: x for x, y in zip(*dots.get_data(), strict=True)}
     assert found == pytest.approx({"bounds": 10, "automatic": 2})
-    assert [names[int(y)] for y in crosses.get_ydata()] == ["plain"]
+    assert [names[int(y)] for y in crosses.get_ydata()] == ["the paper's rule"]
     assert guards.verdict(*compared).startswith(
-        "Of the 3 rules, only *plain* lost runs. Over the three methods the worst loss of *automatic* is the smallest, "
-        "2.00 times that of the best fixed rate; then comes *bounds* with 10.0."
+        "Of the 3 rules, only *the paper's rule* had runs that diverged. Over the three methods the worst loss of "
+        "*automatic* is the smallest, 2.00 times that of the best fixed rate; then comes *bounds* with 10.0."
     )
 
 
 def test_the_table_of_guards_counts_cells_and_names_their_range(compared):
     table = guards.table(*compared).data.set_index("guard")
-    assert table.loc["plain", "diverged"] == "1 of 2"
+    assert table.loc["the paper's rule", "diverged"] == "1 of 2"
     assert table.loc["bounds", ["below the fixed rate", "all ÷ best fixed"]].tolist() == ["0 of 2", "1.00 to 10.0"]
 
 
