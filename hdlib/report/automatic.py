@@ -19,6 +19,7 @@ from hdlib.optim.control import (
     AUTO_WORTH,
 )
 from hdlib.report import frames
+from hdlib.report.guards import model_name
 from hdlib.report.style import LABELS, MODELS, Figure, Table, Theme, between, counted, power_of_ten
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.divergence import VARIED
@@ -35,7 +36,8 @@ def slope_ratios(measured: pd.DataFrame, specs: Sequence[RunSpec]) -> str:
     """
     mean = measured.groupby(["model", "epochs"])["ratio"].mean().unstack()
     seeds, trained = counted(len({spec.seed for spec in specs}), "seed"), counted(specs[0].epochs, "epoch")
-    told = [f"{mean.loc[model, 0]:.2f} and {mean.loc[model].iloc[-1]:.2f} for {MODELS[model]}" for model in mean.index]
+    names = MODELS | {spec.model: model_name(spec) for spec in specs}
+    told = [f"{mean.loc[model, 0]:.2f} and {mean.loc[model].iloc[-1]:.2f} for {names[model]}" for model in mean.index]
     return (
         f"For SGD the mean *r*, before training and after {trained} at α = {power_of_ten(specs[0].alpha0)}, is "
         f"{'; '.join(told)} ({seeds}, {len(measured):,} pairs of successive minibatches, {specs[0].precision})."
@@ -61,7 +63,7 @@ def scope(records: Sequence[Record]) -> str:
         "weights that are trained already, was not tested beyond that. Those of the look at what steps gain, "
         f"{AUTO_WORTH:g}, {AUTO_JUMP:g}, {AUTO_MEMORY:g} and {AUTO_DROP:g}, were chosen on the digits, in batches of "
         "16 to all of them, and on small models of other kinds that are not shown, and kept because they changed next "
-        "to nothing on logistic regression and the narrow perceptron with batches of 128."
+        "to nothing on logistic regression and the perceptron of 100 with batches of 128."
     )
 
 
@@ -73,7 +75,7 @@ def tolerances() -> str:
     chosen = ", ".join(f"{value:.2g} for {LABELS[method]}" for method, value in of.items())
     return (
         f"The factor is {', '.join(worth.values())}, and so *c* is {chosen}. The one number behind the three, that of "
-        "SGD-HD, was chosen: on the runs of logistic regression and of the small perceptron."
+        "SGD-HD, was chosen: on the runs of logistic regression and of the perceptron of 100."
     )
 
 

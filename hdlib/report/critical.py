@@ -13,6 +13,7 @@ from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, s
 from hdlib.runs import BASELINE, RunSpec
 from hdlib.runs.critical import GROWTHS, PREDICTORS
 
+CLEARLY = 0.1  # share of the runs by which a prediction has to be better
 SHORT = {"at_start": "first", "largest": "largest", "growth": "growth"}  # the predictors, as heads of a table
 
 
@@ -190,6 +191,27 @@ def best_predictor(measured: pd.DataFrame) -> str:
             )
         lines.append(text + ".")
     return "\n\n".join(lines)
+
+
+def answer(measured: pd.DataFrame) -> str:
+    """Say for each method how often the growth of deviations predicts the critical beta, and how often 2 / kappa."""
+    lines = []
+    for method in dict.fromkeys(measured["method"]):
+        growth = within_two(measured, method, "growth")
+        simple, column = max((within_two(measured, method, name), name) for name in ("at_start", "largest"))
+        if growth > simple + CLEARLY:
+            lines.append(
+                f"For {LABELS[method]} the critical β is predicted within a factor of two in {100 * growth:.0f} % of "
+                "the runs by [how deviations grow over a stretch of steps](#predicted-and-measured), with a growth "
+                f"factor that is fitted and not explained; {PREDICTORS[column]} does it in {100 * simple:.0f} %."
+            )
+        else:
+            beats = "hardly beats" if growth > simple else "does not beat"
+            lines.append(
+                f"For {LABELS[method]} the growth of deviations {beats} {PREDICTORS[column]} "
+                f"({100 * growth:.0f} % against {100 * simple:.0f} %)."
+            )
+    return " ".join(lines)
 
 
 def growths(measured: pd.DataFrame) -> str:

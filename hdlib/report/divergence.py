@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 
 from hdlib.report import frames
 from hdlib.report.critical import Boundaries, Boundary, against, probe_note
+from hdlib.report.guards import run_length
 from hdlib.report.style import LABELS, Figure, Table, Theme, counted, power_of_ten, rounded, scientific
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.critical import ALPHA0
@@ -60,9 +61,9 @@ def blow_up_sentence(records: Sequence[Record]) -> str:
     model = "the perceptron" if records[0].spec.model == "mlp" else "logistic regression"
     which = f"{model} with β = {power_of_ten(records[0].spec.beta)}, of {records[0].spec.max_iterations:,} iterations,"
     if 1 < len(lost) == len(runs):
-        text = f"All {len(runs)} Adam-HD runs of {which} left the finite numbers"
+        text = f"All {len(runs)} Adam-HD runs of {which} diverged"
     else:
-        text = f"Of {counted(len(runs), 'Adam-HD run')} of {which} {len(lost) or 'none'} left the finite numbers"
+        text = f"Of {counted(len(runs), 'Adam-HD run')} of {which} {len(lost) or 'none'} diverged"
     return f"{text}, at iteration {_span(lost['iterations'])}." if len(lost) else f"{text}."
 
 
@@ -311,9 +312,8 @@ def _boundary_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> st
         return "No critical β was measured here."
     iterations = max(mark.iterations for mark in firsts.values())
     text = (
-        f"A dot is the measured critical β from α₀ = {ALPHA0:g}: above it a run of {iterations:,} iterations leaves "
-        "the finite numbers or ends with a loss a fifth above its first one, so the dot can lie below the cells that "
-        "diverged"
+        f"A dot is the measured critical β from α₀ = {ALPHA0:g}: above it a run of {iterations:,} iterations diverges "
+        "or ends with a loss a fifth above its first one, so the dot can lie below the cells that diverged"
     )
     by: dict[str, list[str]] = {}
     for method, mark in firsts.items():
@@ -418,6 +418,41 @@ def _told(cells: dict[str, pd.DataFrame]) -> str:
     return f"Of {counted(len(own) // len(HD), 'pair')} each, {', '.join(parts[:-1])} and {parts[-1]}."
 
 
+def phase_lead(diagrams: dict[str, Sequence[Record]]) -> str:
+    """Say for each model where its methods first diverge, near the critical betas' alpha_0 and over all, or nowhere.
+
+    Args:
+        diagrams: records by model, as a sentence names it.
+    """
+    return " ".join(_first_told(model, phases(records)) for model, records in diagrams.items())
+
+
+def _first_told(model: str, cells: pd.DataFrame) -> str:
+    """Say with which beta of its grid a model first diverges, or that it only rings."""
+    lost, rung = (cells[cells["kind"] == kind] for kind in ("diverged", "ringing"))
+    if lost.empty:
+        rings = f"α rings, that is, it is negative at times, at {len(rung)}" if len(rung) else "α rings at none"
+        return f"On {model} {rings} of {len(cells):,} pairs of α₀ and β, and none diverged."
+    far = np.log(cells["alpha0"] / ALPHA0).abs()
+    near = cells.loc[far.idxmin(), "alpha0"]
+    methods = [method for method in HD if (cells["method"] == method).any()]
+    firsts = [lost[lost["alpha0"] == near].groupby("method")["beta"].min(), lost.groupby("method")["beta"].min()]
+    there, anywhere = (_listed({m: first.get(m, np.nan) for m in methods}, cells["beta"].min()) for first in firsts)
+    return (
+        f"On {model}, from α₀ = {scientific(near)}, the smallest β of the grid at which training diverges is {there}; "
+        f"from any α₀, {anywhere}."
+    )
+
+
+def _listed(betas: dict[str, float], smallest: float) -> str:
+    """Return the beta of each method, and whether it is the smallest that was tried."""
+    told = []
+    for method, beta in betas.items():
+        number = "none" if np.isnan(beta) else scientific(beta)
+        told.append(f"{number}{', the smallest that was tried,' if beta == smallest else ''} with {LABELS[method]}")
+    return " and ".join(filter(None, (", ".join(told[:-1]), told[-1])))
+
+
 def phase_sentences(records: Sequence[Record]) -> str:
     """Say for each method how the cells of its grid fared."""
     lines = []
@@ -445,7 +480,18 @@ def first_divergences(diagrams: dict[str, Sequence[Record]]) -> Table:
             first = f"β from {scientific(lost['beta'].min())}" if len(lost) else "none"
             row[LABELS[method]] = f"{first}; {len(lost)} of {total}"
         rows.append(row)
-    return Table(pd.DataFrame(rows), "The smallest β of the grid at which a pair diverged, and how many pairs did.")
+    note = "The smallest β of the grid at which a pair diverged, and how many pairs did."
+    return Table(pd.DataFrame(rows), f"{note} {_lengths(diagrams)}")
+
+
+def _lengths(diagrams: dict[str, Sequence[Record]]) -> str:
+    """Say how long the runs are, and those of which models are of another length."""
+    models: dict[str, list[str]] = {}
+    for model, records in diagrams.items():
+        models.setdefault(run_length(records[0].spec), []).append(model)
+    most, *others = sorted(models, key=lambda length: -len(models[length]))
+    apart = "".join(f"; those of {' and '.join(models[length])}, of {length}" for length in others)
+    return f"Runs are of {most}{apart}."
 
 
 # -- small things

@@ -81,18 +81,27 @@ def across_seeds(frame: pd.DataFrame, x: str, values: Sequence[str]) -> pd.DataF
 
 
 def coinciding(records: Sequence[Record]) -> str:
-    """Say which methods' runs from several alpha_0 end at the same losses, seed by seed: they are the same runs."""
+    """Say which methods' runs from several alpha_0 have the same losses, seed by seed: they are the same runs."""
     told = []
-    for method, runs in finals(records).groupby("method", sort=False):
-        ends = runs.pivot(index="seed", columns="alpha0", values="train_loss")
+    rows = [(LABELS[r.spec.method], r.spec.seed, r.spec.alpha0, _losses(r)) for r in records]
+    for method, runs in pd.DataFrame(rows, columns=["method", "seed", "alpha0", "losses"]).groupby(
+        "method", sort=False
+    ):
+        ran = runs.pivot(index="seed", columns="alpha0", values="losses")
         alike: dict[tuple, list[float]] = {}
-        for rate in ends.columns[np.isfinite(ends).all()]:
-            alike.setdefault(tuple(ends[rate]), []).append(rate)
+        for rate in ran.columns[ran.notna().all()]:
+            alike.setdefault(tuple(ran[rate]), []).append(rate)
         for rates in alike.values():
             if len(rates) > 1:
                 named = " and ".join(map(power_of_ten, reversed(rates)))
-                told.append(f"{LABELS[method]} from α₀ = {named} ends at the same losses")
+                told.append(f"{method} from α₀ = {named} ends at the same losses")
     return "; ".join(told)
+
+
+def _losses(record: Record) -> bytes | None:
+    """Return all losses of training that a run recorded, to compare them; nothing of a diverged or untold run."""
+    losses = [record.trace["loss"].to_numpy(float), record.epochs["train_loss"].to_numpy(float)[1:]]
+    return None if record.outcome == "diverged" else np.concatenate(losses).tobytes() or None
 
 
 def note(records: Sequence[Record]) -> str:

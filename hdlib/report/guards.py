@@ -25,7 +25,7 @@ DOES = {
     "bounds 0 and 0.1": "keeps α between two bounds",
     "change of at most 10 %": "bounds the relative change of α in a step",
     "multiplicative": "the paper's Equation 8: only the angle between g and D counts",
-    "log space": "the plain descent on log α, so that α cannot become negative",
+    "log space": "the paper's rule on log α, so that α cannot become negative",
     "α kept where h is not finite": "ignores an h that is not a finite number",
     "step skipped where h is not finite": "leaves such a step out, too",
     "AdaGrad on h": "divides h by the root of the sum of all h² so far",
@@ -36,7 +36,16 @@ DOES = {
     "automatic": "needs no β, and tolerates at first that a step goes too far",
     "automatic, greedy": "the same without that tolerance",
 }
-Compared = tuple[Sequence[Record], Sequence[Record], Sequence[Record]]  # automatic beta, plain rule, no hypergradients
+SHOWN = {"plain": "the paper's rule"}  # guards that readers meet under another name
+Comparisons = Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]]  # runs by guard, no hypergradients
+Compared = tuple[
+    Sequence[Record], Sequence[Record], Sequence[Record]
+]  # automatic beta, paper's rule, no hypergradients
+
+
+def shown(guard: str) -> str:
+    """Return how a guard is called in figures, tables and sentences."""
+    return SHOWN.get(guard, guard)
 
 
 def arguments() -> Table:
@@ -49,29 +58,48 @@ def arguments() -> Table:
         given = {"hypergrad_lr" if option == "beta" else option: value for option, value in guard.items()}
         told = (f'{option}="{value}"' if isinstance(value, str) else f"{option}={value:g}"
                 for option, value in given.items())  # fmt: skip
-        rows.append({"in the figures": name, "arguments": ", ".join(told), "what it does": DOES[name]})
+        rows.append({"in the figures": shown(name), "arguments": ", ".join(told), "what it does": DOES[name]})
     low, high = power_of_ten(min(PAPER_RATES)), power_of_ten(max(PAPER_RATES))
     return Table(
         pd.DataFrame(rows), f"Where no hypergrad_lr is given there is a β to choose: {low} to {high} were tried."
     )
 
 
-def without_beta(comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]]) -> str:
+def without_beta(comparisons: Comparisons) -> str:
     """Say which of the guards without a beta to choose has the smallest worst loss over the methods, and how often.
 
     Args:
-        comparisons: of all guards, each the runs by guard and those without hypergradients.
+        comparisons: of all guards.
     """
-    names = [name for name, guard in GUARDS.items() if "beta" in guard]
-    worst = [worst_losses(by_cell(guarded, unguarded)).max(axis=1)[names] for guarded, unguarded in comparisons]
-    wins = pd.Series([losses.idxmin() for losses in worst if np.isfinite(losses).any()]).value_counts()
-    told = "; ".join(f"{', '.join(_worst_told(losses[name]) for losses in worst)} with *{name}*" for name in names)
-    best = " and ".join(f"*{name}* in {n} of {len(worst)}" for name, n in wins.items()) or "none in any"
+    worst = _worst_without_beta(comparisons)
+    wins = pd.Series([losses.idxmin() for losses in worst.values() if np.isfinite(losses).any()]).value_counts()
+    best = " and ".join(f"*{name}* in {n}" for name, n in wins.items()) or "none in any"
+    count = len(next(iter(worst.values())))
     return (
-        f"Of the {len(names)} settings without a β to choose, the smallest worst loss over methods and α₀, in the "
-        f"comparisons of all guards, is that of {best}. Over that of the best fixed rate it is, in the order below, "
-        f"{told}."
+        f"Of the {count} settings without a β to choose, the one with the smallest worst loss over methods and α₀ is "
+        f"{best} of the {len(worst)} comparisons of all guards."
     )
+
+
+def without_beta_table(comparisons: Comparisons) -> Table:
+    """Return the worst loss of each guard without a beta to choose, a column a comparison."""
+    worst = _worst_without_beta(comparisons)
+    names = sorted(next(iter(worst.values())).index, key=lambda name: not name.startswith("automatic"))
+    rows = [{"setting": name} | {run: _worst_told(losses[name]) for run, losses in worst.items()} for name in names]
+    return Table(
+        pd.DataFrame(rows),
+        "The final training loss from the worst α₀ and with the worst method, over that of the best fixed rate of the "
+        "same method; by medians over seeds.",
+    )
+
+
+def _worst_without_beta(comparisons: Comparisons) -> dict[str, pd.Series]:
+    """Return, by comparison, the worst loss over methods and alpha_0 of the guards that leave no beta to choose."""
+    names = [name for name, guard in GUARDS.items() if "beta" in guard]
+    return {
+        compared_on(next(iter(guarded.values()))[0].spec): worst_losses(by_cell(guarded, base)).max(axis=1)[names]
+        for guarded, base in comparisons
+    }
 
 
 def by_cell(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> pd.DataFrame:
@@ -80,7 +108,7 @@ def by_cell(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -
     A guard is compared with the runs of its own seeds alone.
 
     Columns beside these: `runs` and `diverged` ones; `loss`; `no_hd`, the loss of the fixed rate alpha_0; `over_best`,
-    the loss over that of the best fixed rate; `plain`, that of the plain rule from alpha_0 with its best beta.
+    the loss over that of the best fixed rate; `plain`, that of the paper's rule from alpha_0 with its best beta.
     """
     plain, base = frames.outcomes(guarded["plain"]), frames.outcomes(unguarded)
     found = []
@@ -113,11 +141,11 @@ def table(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> 
             by_rate = own.groupby("alpha0")[["loss", "plain"]].min().replace(np.inf, np.nan)  # not where none converges
             rows.append(
                 {
-                    "guard": name,
+                    "guard": shown(name),
                     "method": LABELS[method],
                     "diverged": f"{own['diverged'].sum()} of {own['runs'].sum()}",
                     "below the fixed rate": f"{int((own['loss'] < own['no_hd']).sum())} of {len(own)}",
-                    "best β ÷ plain": between(by_rate["loss"] / by_rate["plain"]),
+                    "best β ÷ paper's rule": between(by_rate["loss"] / by_rate["plain"]),
                     "all ÷ best fixed": between(own["over_best"]),
                     "worst, best single β": _worst_told(
                         *single.loc[(name, method), ["worst", "beta"]], len(set(own["beta"]))
@@ -171,13 +199,11 @@ def _by_method(worst: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def settings(
-    comparisons: Sequence[tuple[Mapping[str, Sequence[Record]], Sequence[Record]]], recorded: Sequence[Record] = ()
-) -> str:
+def settings(comparisons: Comparisons, recorded: Sequence[Record] = ()) -> str:
     """Say which guards' settings are what turned out best, and which may lack the beta that suits them.
 
     Args:
-        comparisons: of all guards, each the runs by guard and those without hypergradients.
+        comparisons: of all guards.
         recorded: all runs that there are, of which those of online tuning may have that beta.
     """
     best: dict[str, list[float]] = {}
@@ -225,6 +251,7 @@ def figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], na
     """
     cells = by_cell(guarded, unguarded)
     rows = {"any β": worst_losses(cells), "best single β": _by_method(best_single_beta(cells), cells)}
+    rows = {betas: worst.rename(index=shown) for betas, worst in rows.items()}
     guards = list(rows["any β"].index)
 
     def draw(theme: Theme) -> plt.Figure:
@@ -265,15 +292,15 @@ def figure(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record], na
 
 
 def _sentence(losses: pd.DataFrame) -> str:
-    """Say which guards lost no run, and which two of them have the smallest worst loss over the three methods."""
-    worst = losses.max(axis=1)
+    """Say with which guards no run diverged, and which two of them have the smallest worst loss over the methods."""
+    worst = losses.max(axis=1).rename(index=shown)
     safe = worst[np.isfinite(worst)].sort_values(kind="stable")
-    lost = worst.index[np.isinf(worst)]
-    if len(lost) < len(safe):
-        told = f"only *{'*; *'.join(lost)}* lost runs" if len(lost) else "none lost a run"
+    diverging = worst.index[np.isinf(worst)]
+    if len(diverging) < len(safe):
+        told = f"only *{'*; *'.join(diverging)}* had runs that diverged" if len(diverging) else "none had a run diverge"
     else:
         kept = [f"*{name}*" for name in worst.index if name in safe.index]
-        told = f"{len(kept)} lost no run: {'; '.join(kept)}" if kept else "each lost runs"
+        told = f"{len(kept)} had no run diverge: {'; '.join(kept)}" if kept else "all had runs that diverged"
     text = f"Of the {len(worst)} rules, {told}."
     if len(safe):
         text += f" Over the three methods the worst loss of *{safe.index[0]}* is the smallest, "
@@ -283,11 +310,12 @@ def _sentence(losses: pd.DataFrame) -> str:
 
 
 def _described(losses: pd.DataFrame) -> str:
-    """Return the rest of a figure's description, as plain text: how many rules lost runs, and which is the best."""
+    """Return the rest of a figure's description, without markup: how many rules diverged, and which is the best."""
     worst = losses.max(axis=1)
-    lost = int(np.isinf(worst).sum())
-    text = f"with any beta and with the best single one. With any, {lost or 'none'} of the {len(worst)} rules lost runs"
-    if lost < len(worst):
+    diverged = int(np.isinf(worst).sum())
+    text = "with any beta and with the best single one. With any, "
+    text += f"{diverged or 'none'} of the {len(worst)} rules had runs that diverged"
+    if diverged < len(worst):
         text += f", and the worst loss of {worst.idxmin()} is the smallest, {scientific(worst.min())} times that rate's"
     return f"{text}."
 
@@ -305,13 +333,13 @@ def _single_beta_sentence(single: pd.DataFrame) -> str:
         if own.empty:
             continue
         if np.isinf(own.iloc[0]):
-            told.append(f"of none for {LABELS[method]}, where every rule loses runs")
+            told.append(f"of none for {LABELS[method]}, where runs diverge with every rule")
             continue
         first = [name for name in own.index if scientific(own[name]) == scientific(own.iloc[0])]
         also = f" and {counted(len(first) - 1, 'other')} alike" if len(first) > 1 else ""
         less = "automatic" in own.index and "automatic" not in first
         than = f"; *automatic*: {_worst_told(own['automatic'])}" if less else ""
-        told.append(f"of *{first[0]}*{also} for {LABELS[method]} ({scientific(own.iloc[0])}{than})")
+        told.append(f"of *{shown(first[0])}*{also} for {LABELS[method]} ({scientific(own.iloc[0])}{than})")
     return f"With the best single β of each, the smallest worst loss is that {', '.join(told)}."
 
 
@@ -322,33 +350,33 @@ def _worst_told(worst: float, beta: float = 1.0, betas: int = 1) -> str:
 
 
 def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) -> str:
-    """Say why log space loses runs and the multiplicative rule does not; nothing where it is not so.
+    """Say why runs diverge in log space and not with the multiplicative rule; nothing where it is not so.
 
     Args:
         guarded: the runs by guard.
-        traced: runs of the perceptron with "log space", of which iterations are kept: the one among those lost whose
-            largest factor is the smallest is the example.
+        traced: runs of the perceptron with "log space", of which iterations are kept: the one among those that
+            diverged whose largest factor is the smallest is the example.
     """
     counts = {}
     for name in ("log space", "multiplicative"):
         runs = frames.outcomes(guarded[name])
         counts[name] = runs.groupby("method", sort=False)["diverged"].agg(["sum", "size"])
     most = counts["log space"]["sum"].idxmax()
-    lost, runs = counts["log space"].loc[most]
-    if not lost or counts["multiplicative"]["sum"].any():
+    diverged, runs = counts["log space"].loc[most]
+    if not diverged or counts["multiplicative"]["sum"].any():
         return ""
     largest = {}
     for record in traced:
         if record.outcome == "diverged" and len(record.trace):
             largest[np.nanmax(-record.spec.beta * record.trace["hypergrad"].to_numpy(float))] = record.spec
     text = (
-        f"*Log space* keeps α positive, and yet it lost {lost} of {runs} runs of {LABELS[most]}, where "
-        "*multiplicative* lost none. Its factor exp(−βh) has no bound"
+        f"*Log space* keeps α positive, and yet {diverged} of its {runs} runs of {LABELS[most]} diverged, "
+        "where none did with *multiplicative*. Its factor exp(−βh) has no bound"
     )
     if largest and 0 < min(largest) < np.log(np.finfo(float).max):
         exponent, spec = min(largest), largest[min(largest)]
         text += (
-            f": of the {len(largest)} runs that were lost with it on {model_name(spec)} over {run_length(spec)}, "
+            f": of the {len(largest)} runs that diverged with it on {model_name(spec)} over {run_length(spec)}, "
             f"further down, the mildest, of {LABELS[spec.method]}, met an *h* of {scientific(-exponent / spec.beta)} "
             f"at β = {power_of_ten(spec.beta)}, which multiplied α by {scientific(np.exp(exponent))}"
         )
@@ -357,10 +385,10 @@ def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) ->
 
 def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], unguarded: Sequence[Record], name: str,
                    caption: str) -> Figure:  # fmt: skip
-    """Draw the final loss against alpha_0: no HD, the plain rule over all its betas, and the automatic beta."""
+    """Draw the final loss against alpha_0: no HD, the paper's rule over all its betas, and the automatic beta."""
     auto, rule, base = frames.outcomes(automatic), frames.outcomes(plain), frames.outcomes(unguarded)
-    shown = np.concatenate([frame["loss"][np.isfinite(frame["loss"])] for frame in (auto, rule, base)])
-    top = 1.2 * min(20, shown.max())
+    losses = np.concatenate([frame["loss"][np.isfinite(frame["loss"])] for frame in (auto, rule, base)])
+    top = 1.2 * min(20, losses.max())
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9, 3.9), sharey=True)
@@ -386,20 +414,20 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
                 linestyle="",
                 marker=".",
                 markersize=5,
-                label="plain rule, a dot a β (▲: also above)",
+                label="the paper's rule, a dot a β (▲: also above)",
             ),
             Line2D([], [], color=theme.text, marker="D", markersize=5, label="automatic β"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        axes[0].set_ylim(0.8 * shown.min(), top)
+        axes[0].set_ylim(0.8 * losses.min(), top)
         axes[0].set_ylabel("final training loss")
         return figure
 
-    data = pd.concat([auto.assign(what="automatic"), rule.assign(what="plain"), base.assign(what="no HD")])
+    data = pd.concat([auto.assign(what="automatic"), rule.assign(what=shown("plain")), base.assign(what="no HD")])
     over = {LABELS[method]: between(n["over_best"]) for method, n in _counted(automatic, plain, unguarded).items()}
     alt = (
-        "Final training loss against alpha_0, without hypergradients, with the plain rule and with the automatic beta. "
-        "With the latter it is, over that of the best fixed rate, "
+        "Final training loss against alpha_0, without hypergradients, with the paper's rule and with the automatic "
+        "beta. With the latter it is, over that of the best fixed rate, "
         f"{'; '.join(f'{ratios} with {method}' for method, ratios in over.items())}."
     )
     records = [*automatic, *plain, *unguarded]
@@ -407,7 +435,7 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
 
 
 def automatic_table(comparisons: Sequence[Compared]) -> Table:
-    """Return how the automatic beta fares against the plain rule and fixed rates: a row a comparison and method."""
+    """Return how the automatic beta fares against the paper's rule and fixed rates: a row a comparison and method."""
     rows = []
     for comparison in comparisons:
         spec = comparison[0][0].spec
@@ -415,11 +443,11 @@ def automatic_table(comparisons: Sequence[Compared]) -> Table:
             single, best = f"β = {power_of_ten(n['beta'])}", f"α = {power_of_ten(n['best'])}"
             rows.append(
                 {
-                    "comparison": f"{model_name(spec).removeprefix('the ')}, {run_length(spec)}",
+                    "comparison": compared_on(spec),
                     "method": LABELS[method],
                     "diverged": f"{n['lost']} of {n['runs']}",
-                    "≤ plain, best single β": f"{n['single']} of {n['rates']}, {single}",
-                    "≤ plain, best β for each α₀": f"{n['each']} of {n['rates']}",
+                    "≤ paper's rule, best single β": f"{n['single']} of {n['rates']}, {single}",
+                    "≤ paper's rule, best β for each α₀": f"{n['each']} of {n['rates']}",
                     "< fixed α₀": f"{n['lower']} of {n['rates']}",
                     "≤ best fixed rate": f"{n['matched']} of {n['rates']}, {best}",
                     "loss ÷ best fixed": between(n["over_best"]),
@@ -446,13 +474,13 @@ def automatic_in_all(kinds: Mapping[str, Sequence[Compared]], worst: pd.DataFram
         over = pd.concat([n["over_best"] for n in counts])
         lines.append(
             f"- **{models}**: {total['lost'] or 'none'} of {total['runs']} runs diverged. Of {total['rates']} starts "
-            f"it ended at or below the plain rule with its best single β from {total['single']}, and at or below the "
+            f"it ended at or below the paper's rule with its best single β from {total['single']}, and at or below the "
             f"best fixed rate from {total['matched']}. Its loss is {scientific(over.median())} times that of the best "
             f"fixed rate in the median, from {between(over)}.{_in_longer_runs(comparisons, worst)}"
         )
     return (
         "How the automatic β fares over whole epochs, where a start is a method and an α₀ in one of the comparisons "
-        "below:\n\n" + "\n".join(lines) + "\n\nThe plain rule's best β and the best fixed rate were chosen when "
+        "below:\n\n" + "\n".join(lines) + "\n\nThe best β of the paper's rule and the best fixed rate were chosen when "
         "everything had been run; the automatic β had nothing to choose."
     )
 
@@ -461,7 +489,7 @@ def _in_longer_runs(comparisons: Sequence[Compared], worst: pd.DataFrame) -> str
     """Say how the automatic beta's worst start ends in longer runs of the same models; nothing without any."""
     lengths: dict[str, int] = {}
     for (first, *_), _, _ in comparisons:
-        name = _with_layers(first.spec)
+        name = model_name(first.spec)
         lengths[name] = max(first.spec.epochs, lengths.get(name, 0))
     longer = worst[worst["epochs"] > worst["model"].map(lengths).fillna(np.inf)]
     told = [
@@ -470,11 +498,6 @@ def _in_longer_runs(comparisons: Sequence[Compared], worst: pd.DataFrame) -> str
         for row in [own.loc[own["worst"].idxmax()]]
     ]
     return f" In longer runs, which are not counted here, it is up to {' and '.join(told)}." if told else ""
-
-
-def _with_layers(spec: RunSpec) -> str:
-    """Return what a run trains: "the perceptron with hidden layers of 1000"."""
-    return MODELS[spec.model] + (f" with hidden layers of {spec.width}" if spec.model == "mlp" else "")
 
 
 def on_vgg(records: Sequence[Record]) -> str:
@@ -528,6 +551,11 @@ def run_length(spec: RunSpec) -> str:
     return counted(spec.max_iterations, "iteration") if spec.max_iterations else counted(spec.epochs, "epoch")
 
 
+def compared_on(spec: RunSpec) -> str:
+    """Return what a comparison is of: "perceptron of 100, 2 epochs"."""
+    return f"{model_name(spec).removeprefix('the ')}, {run_length(spec)}"
+
+
 def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
     """Return the automatic beta's worst start on each model after each number of epochs.
 
@@ -556,7 +584,7 @@ def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
         if ours.empty or not len(fixed):
             continue
         over = ours.groupby("alpha0")["train_loss"].median() / fixed.median().min()
-        rows.append((_with_layers(own[0].spec), epochs, ours["method"].iloc[0], over.idxmax(), over.max()))
+        rows.append((model_name(own[0].spec), epochs, ours["method"].iloc[0], over.idxmax(), over.max()))
     return pd.DataFrame(rows, columns=["model", "epochs", "method", "alpha0", "worst"])
 
 
@@ -579,9 +607,10 @@ def _counted(
 ) -> dict[str, dict[str, Any]]:
     """Return for each method what is counted of the automatic beta.
 
-    `runs` and `lost` ones; `rates`, and from how many of them the loss is at or below the plain rule's with its best
-    `single` beta and with its best for `each`, `lower` than the fixed rate's, or has `matched` the best fixed rate's;
-    `over_best`, the loss over that one's; `beta` and `best`, the best single beta and the best fixed rate.
+    `runs` and `lost` ones, which diverged; `rates`, and from how many of them the loss is at or below that of the
+    paper's rule with its best `single` beta and with its best for `each`, `lower` than the fixed rate's, or has
+    `matched` the best fixed rate's; `over_best`, the loss over that one's; `beta` and `best`, the best single beta and
+    the best fixed rate.
     """
     auto, base = frames.outcomes(automatic), frames.outcomes(unguarded)
     cells = by_cell({"plain": plain}, unguarded)
@@ -610,13 +639,16 @@ def _counted(
 
 
 def costs(store: str) -> Table | Markdown:
-    """Return what a step takes with each guard over a step of the plain rule, as the benchmark measured it."""
+    """Return what a step takes with each guard over a step of the paper's rule, as the benchmark measured it."""
     found = (read(store, "optimizer_step") or {}).get("guards")
     if not found:
         return Markdown("Not measured: `make bench` does it.")
-    rows = [{"guard": name} | {method: f"{ratio:.2f}" for method, ratio in row.items()} for name, row in found.items()]
+    rows = [
+        {"guard": shown(name)} | {method: f"{ratio:.2f}" for method, ratio in row.items()}
+        for name, row in found.items()
+    ]
     return Table(
         pd.DataFrame(rows),
-        "The time of the optimiser's step alone, without the forward and backward pass, over that of the plain rule in "
-        "the same round, median; the parameters of the paper's perceptron, on a CPU, steps as they come.",
+        "The time of the optimiser's step alone, without the forward and backward pass, over that of the paper's rule "
+        "in the same round, median; the parameters of the paper's perceptron, on a CPU, steps as they come.",
     )

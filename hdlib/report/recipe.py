@@ -94,10 +94,17 @@ def sentences(found: pd.DataFrame) -> str:
             text += f" ({reached.index[0]}; in {others} at most at {_times(reached.iloc[1])})"
             critical = own.groupby("model")["critical"].first()[reached.index]
             text += f", though the critical β span a factor of {rounded(critical.max() / critical.min())}"
-        short = worst.index[worst.isna()]
-        text += f". The grid ends before {share} of it in {' and '.join(short)}" if len(short) else ""
-        lines.append(f"{text}.")
+        lines.append(f"{text}{_grid_ends(own, f'{share} of it')}.")
     return "\n".join(lines)
+
+
+def in_practice(iterations: int) -> str:
+    """Say how beta is found and which share of it is taken."""
+    first, *others = (f"{SHARES[share]} with {LABELS[method]}" for method, share in TAKEN.items())
+    return (
+        f"**In practice:** find the largest β at which the loss does not rise in {iterations} iterations, and take "
+        f"{', '.join([first.replace(' with', ' of it with'), *others])}: [what that is worth](#what-to-do-with-it)."
+    )
 
 
 def longer_sentences(found: pd.DataFrame) -> str:
@@ -105,6 +112,7 @@ def longer_sentences(found: pd.DataFrame) -> str:
     lines, least = [], max(SHARES)
     for length, runs in found.groupby("length", sort=False):
         for method, own in _recommended(runs):
+            without = _grid_ends(own, SHARES[TAKEN[method]])
             own = own.dropna(subset="over")
             if own.empty:
                 continue
@@ -114,14 +122,22 @@ def longer_sentences(found: pd.DataFrame) -> str:
                 f"- {LABELS[method]}, {length}: {SHARES[TAKEN[method]]} (here {here} times below the critical β) ends "
             )
             text += f"at most at {_times(worst['over'])} the loss of the best β, in {worst['model']}"
-            less = runs[(runs["method"] == method) & (runs["share"] == least)].set_index(["model", "alpha0"])["over"]
+            smaller = runs[(runs["method"] == method) & (runs["share"] == least)]
+            less = smaller.set_index(["model", "alpha0"])["over"]
             ratio = (own.set_index(["model", "alpha0"])["over"] / less).dropna()
             for told, by in (("lower", ratio[ratio > 1]), ("higher", 1 / ratio[ratio < 1])):
                 if len(by):
                     text += f". {SHARES[least].capitalize()} ends {told} from {len(by)} of {len(ratio)} starts, by a "
                     text += f"factor of up to {scientific(by.max())}"
+            text += without + _grid_ends(smaller, SHARES[least])
             lines.append(f"{text}.")
     return "\n".join(lines)
+
+
+def _grid_ends(found: pd.DataFrame, share: str) -> str:
+    """Name the models whose grid ends before a share; nothing where there are none."""
+    short = found.loc[found["over"].isna(), "model"].unique()
+    return f". The grid ends before {share} in {' and '.join(short)}" if len(short) else ""
 
 
 def papers(measured: pd.DataFrame, models: Sequence[str]) -> str:

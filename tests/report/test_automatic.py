@@ -64,10 +64,11 @@ def test_the_ratios_of_slopes_are_told_from_before_training_and_from_its_end():
         ],
         columns=["model", "epochs", "ratio"],
     )
-    specs = [RunSpec(method="sgd", alpha0=0.01, epochs=2, seed=seed) for seed in range(2)]
+    common = dict(method="sgd", alpha0=0.01, epochs=2)
+    specs = [RunSpec(**common, **model, seed=i) for i in range(2) for model in ({}, dict(model="mlp", width=100))]
     assert automatic.slope_ratios(measured, specs) == (
         "For SGD the mean *r*, before training and after 2 epochs at α = 10⁻², is 0.60 and 0.10 for logistic "
-        "regression; 0.50 and 0.20 for the perceptron (2 seeds, 6 pairs of successive minibatches, float32)."
+        "regression; 0.50 and 0.20 for the perceptron of 100 (2 seeds, 6 pairs of successive minibatches, float32)."
     )
 
 

@@ -1,5 +1,7 @@
 """Tables of runs hold what their columns say, and statistics over seeds are the ones that captions name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from hdlib.report import figures, frames
 from hdlib.report.style import LIGHT
 from hdlib.runs import Record, RunSpec
+from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 MADE = dict(device="a processor", data="made up")
 
@@ -32,6 +35,36 @@ def test_the_outcome_of_a_short_run_is_the_mean_of_its_last_fifth():
     assert (traced.loss, traced.lowest) == pytest.approx((0.4, -0.2))
     assert whole.loss == 0.2 and np.isnan(whole.lowest)
     assert lost.loss == np.inf and lost.diverged
+
+
+def capped(*losses, alpha0, seed=0, outcome="finished"):
+    """Return a made-up run that ends within its first epoch: only its trace has what it did."""
+    spec = RunSpec(task="digits", method="sgd_hd", alpha0=alpha0, beta="auto", epochs=1, max_iterations=3, seed=seed)
+    epochs = pd.DataFrame([[0, 0, 2.3, alpha0, 2.3, 0.1]], columns=EPOCH_COLUMNS)
+    rows = [[i, loss, alpha0, 0.0] for i, loss in enumerate(losses, 1)]
+    return Record(spec, outcome, 3, epochs, pd.DataFrame(rows, columns=TRACE_COLUMNS), MADE)
+
+
+def test_runs_that_end_within_an_epoch_coincide_where_all_their_iterations_do():
+    same = [capped(2.3, 1.0, 0.5, alpha0=0.1), capped(2.3, 1.0, 0.5, alpha0=0.01)]
+    apart = [capped(2.3, 1.0, 0.6, alpha0=0.001), capped(2.3, 1.1, 0.5, alpha0=1e-4)]
+    lost = [capped(2.3, 9.0, alpha0=rate, outcome="diverged") for rate in (1e-5, 1e-6)]
+    untold = [capped(alpha0=rate) for rate in (0.2, 0.3)]
+    told = "SGD-HD from α₀ = 10⁻¹ and 10⁻² ends at the same losses"
+    assert frames.coinciding([*same, *apart, *lost, *untold]) == told
+    assert frames.coinciding(apart) == frames.coinciding(lost) == frames.coinciding([]) == ""
+    other = [capped(2.3, 1.0, loss, alpha0=rate, seed=1) for loss, rate in ((0.5, 0.1), (0.4, 0.01))]
+    assert frames.coinciding([*same, *other]) == ""  # the other seed tells them apart
+
+
+def test_runs_of_whole_epochs_that_nothing_traced_coincide_where_their_epochs_do():
+    def whole(loss, alpha0):
+        made = run(loss, trace=False)
+        return replace(made, spec=made.spec.with_(alpha0=alpha0))
+
+    assert frames.coinciding([whole(0.2, 0.1), whole(0.2, 0.01), whole(0.3, 0.001)]).startswith(
+        "SGD-HD from α₀ = 10⁻¹ and 10⁻² ends"
+    )
 
 
 def test_lines_are_medians_over_seeds_and_bands_reach_from_the_lowest_to_the_highest():

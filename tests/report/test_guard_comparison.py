@@ -1,4 +1,4 @@
-"""How the automatic beta is set against the plain rule and no hypergradients follows from the runs."""
+"""How the automatic beta is set against the paper's rule and no hypergradients follows from the runs."""
 
 import json
 from dataclasses import asdict, replace
@@ -26,7 +26,7 @@ def run(loss, method="adam_hd", alpha0=1e-3, outcome="finished", iterations=469,
 
 @pytest.fixture
 def comparison():
-    """Two initial learning rates; of the plain rule's two betas the larger is better from one and diverges from one."""
+    """Two initial learning rates; of the paper's two betas the larger is better from one and diverges from one."""
     automatic = [run(0.2, alpha0=1e-3, beta="auto"), run(0.3, alpha0=1e-2, beta="auto")]
     plain = [
         run(0.25, alpha0=1e-3, beta=1e-6),
@@ -46,8 +46,8 @@ def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_b
         "comparison": "logistic regression, one epoch",
         "method": "Adam-HD",
         "diverged": "0 of 2",
-        "≤ plain, best single β": "2 of 2, β = 10⁻⁶",
-        "≤ plain, best β for each α₀": "1 of 2",
+        "≤ paper's rule, best single β": "2 of 2, β = 10⁻⁶",
+        "≤ paper's rule, best β for each α₀": "1 of 2",
         "< fixed α₀": "1 of 2",
         "≤ best fixed rate": "2 of 2, α = 10⁻²",
         "loss ÷ best fixed": "0.667 to 1.00",
@@ -97,8 +97,10 @@ def test_the_figure_of_the_automatic_beta_is_described_in_plain_sentences(compar
 def test_every_name_of_a_guard_is_told_as_the_arguments_that_set_it():
     """What is told is given to an optimiser, which has as its options what the runs had."""
     table = guards.arguments().data.set_index("in the figures")
-    assert list(table.index) == list(divergence.GUARDS) and set(guards.DOES) == set(divergence.GUARDS)
-    for name, told in table["arguments"].items():
+    assert list(table.index) == list(map(guards.shown, divergence.GUARDS)) and set(guards.DOES) == set(
+        divergence.GUARDS
+    )
+    for name, told in zip(divergence.GUARDS, table["arguments"], strict=True):
         given = dict(hypergrad_lr=0.1) | eval(f"dict({told})")
         [group] = SGDHD([torch.nn.Parameter(torch.ones(1))], lr=0.1, **given).param_groups
         run = RunSpec(**dict(method="sgd_hd", alpha0=0.1, beta=0.1, epochs=1) | divergence.GUARDS[name])
@@ -106,7 +108,7 @@ def test_every_name_of_a_guard_is_told_as_the_arguments_that_set_it():
             "overshoot": run.overshoot
         }
         assert group["hypergrad_lr"] == run.beta
-    assert table.loc["plain", "arguments"] == ""
+    assert table.loc["the paper's rule", "arguments"] == ""
     assert table.loc["change of at most 10 %", "arguments"] == "max_change=0.1"
     assert table.loc["automatic, greedy", "arguments"] == 'hypergrad_lr="auto", overshoot=0'
 
@@ -120,22 +122,36 @@ def test_of_the_settings_without_a_beta_the_best_is_counted_over_comparisons():
             for name, loss in zip(names, losses, strict=True)
         }, [run(0.2, "adam")]
 
-    said = guards.without_beta([comparison(0.3, 0.2, 0.4), comparison(0, 0.8, 0.6), comparison(0, 0.2, 0.4)])
-    assert said == (
-        "Of the 3 settings without a β to choose, the smallest worst loss over methods and α₀, in the comparisons "
-        "of all guards, is that of *automatic* in 2 of 3 and *automatic, greedy* in 1 of 3. Over that of the best "
-        "fixed rate it is, in the order below, 1.50, diverges, diverges with *β = 0.5 / κ, at most × 2*; 1.00, 4.00, "
-        "1.00 with *automatic*; 2.00, 3.00, 2.00 with *automatic, greedy*."
+    all_three = [comparison(0.3, 0.2, 0.4), comparison(0, 0.8, 0.6), comparison(0, 0.2, 0.4)]
+    for i, (guarded, _) in enumerate(all_three):
+        for records in guarded.values():
+            records[0] = replace(records[0], spec=records[0].spec.with_(epochs=i + 1))
+    assert guards.without_beta(all_three) == (
+        "Of the 3 settings without a β to choose, the one with the smallest worst loss over methods and α₀ is "
+        "*automatic* in 2 and *automatic, greedy* in 1 of the 3 comparisons of all guards."
     )
+    assert guards.without_beta_table(all_three).data.set_index("setting").T.to_dict("list") == {
+        "automatic": ["1.00", "4.00", "1.00"],
+        "automatic, greedy": ["2.00", "3.00", "2.00"],
+        "β = 0.5 / κ, at most × 2": ["1.50", "diverges", "diverges"],
+    }
+    assert list(guards.without_beta_table(all_three).data)[1:3] == [
+        "logistic regression, one epoch",
+        "logistic regression, 2 epochs",
+    ]
 
 
 def test_the_models_that_the_constants_were_chosen_on_are_counted_apart_from_the_one_that_tests_them(comparison):
     lost = ([run(0.1, "sgd_hd", beta="auto", outcome="diverged")], [run(0.5, "sgd_hd", beta=1e-6)], [run(0.6, "sgd")])
     same = ([run(0.2, alpha0=rate, beta="auto") for rate in (1e-3, 1e-2)], *comparison[1:])
-    said = guards.automatic_in_all({"Chosen on": [comparison, lost], "Test": [same]})
+    rows = [("logistic regression", 1, "adam_hd", 1e-2, 9.0), ("logistic regression", 50, "sgd_hd", 1e-6, 3.0)]
+    worst = pd.DataFrame(rows, columns=["model", "epochs", "method", "alpha0", "worst"])
+    said = guards.automatic_in_all({"Chosen on": [comparison, lost], "Test": [same]}, worst)
     chosen, test = (line for line in said.splitlines() if line.startswith("- "))
     assert chosen.startswith("- **Chosen on**: 1 of 3 runs diverged. Of 3 starts")
     assert "its best single β from 2, and at or below the best fixed rate from 2" in chosen
+    assert chosen.endswith("it is up to 3.00 times (logistic regression, SGD-HD, 50 epochs).")
+    assert "longer runs" not in guards.automatic_in_all({"Test": [same]}, worst[:1])
     assert test.startswith("- **Test**: none of 2 runs diverged. Of 2 starts")
 
 
@@ -158,8 +174,8 @@ def test_the_worst_start_is_named_for_each_method_and_length():
     records = runs(short, 2, **wide) + runs(long, 10, **wide) + runs(others, 10, **wide)
     worst = guards.worst_starts([*records, *runs(long, 3, task="digits")], "mnist")
     assert worst.to_numpy().tolist() == [
-        ["the perceptron with hidden layers of 1000", 2, "sgd_hd", 1e-6, pytest.approx(1.5)],
-        ["the perceptron with hidden layers of 1000", 10, "sgd_hd", 1e-6, pytest.approx(4)],
+        ["the perceptron of 1000", 2, "sgd_hd", 1e-6, pytest.approx(1.5)],
+        ["the perceptron of 1000", 10, "sgd_hd", 1e-6, pytest.approx(4)],
     ]
     table = guards.worst_start_table(worst).data
     assert table["SGD-HD"].tolist() == ["1.50, α₀ = 10⁻⁶", "4.00, α₀ = 10⁻⁶"] and set(table["Adam-HD"]) == {""}
@@ -242,11 +258,11 @@ def test_the_figure_of_the_guards_is_described_in_two_plain_sentences(comparison
     alt = guards.figure({"plain": plain[:3], "log space": plain}, base, "name", "").alt
     assert alt == (
         "Worst loss of each guard over that of the best fixed rate, a panel a method, with any beta and with the best "
-        "single one. With any, 1 of the 2 rules lost runs, and the worst loss of plain is the smallest, 1.00 times "
-        "that rate's."
+        "single one. With any, 1 of the 2 rules had runs that diverged, and the worst loss of the paper's rule is the "
+        "smallest, 1.00 times that rate's."
     )
     alone = guards.figure({"plain": plain}, base, "name", "").alt
-    assert alone.endswith("With any, 1 of the 1 rules lost runs.")
+    assert alone.endswith("With any, 1 of the 1 rules had runs that diverged.")
 
 
 def test_the_verdict_names_a_winner_for_each_method_and_owns_up_where_it_is_not_the_automatic_beta():
@@ -257,11 +273,12 @@ def test_the_verdict_names_a_winner_for_each_method_and_owns_up_where_it_is_not_
         "automatic": [run(0.5, "sgd_hd", beta="auto"), run(0.1, beta="auto")],
     }
     assert guards.verdict(guarded, base).endswith(
-        "that of *plain* and one other alike for SGD-HD (2.00; *automatic*: 2.50), of *automatic* for Adam-HD (0.500)."
+        "that of *the paper's rule* and one other alike for SGD-HD (2.00; *automatic*: 2.50), of *automatic* for "
+        "Adam-HD (0.500)."
     )
 
 
-def test_log_space_is_explained_by_the_mildest_of_the_runs_that_it_lost():
+def test_log_space_is_explained_by_the_mildest_of_its_runs_that_diverged():
     def traced(h):
         record = run(1.0, beta=0.1, rule="log", outcome="diverged", model="mlp", width=1000, max_iterations=100)
         rows = [[1, 2.3, 1e-3, -0.0], [2, 2.2, 1e-3, h], [3, float("nan"), float("inf"), float("nan")]]
@@ -269,9 +286,9 @@ def test_log_space_is_explained_by_the_mildest_of_the_runs_that_it_lost():
 
     guarded = {"log space": [run(0.3, beta=1e-4, rule="log"), traced(-500.0)], "multiplicative": [run(0.3, beta=0.1)]}
     said = guards.unbounded(guarded, [traced(-9000.0), traced(-500.0), guarded["log space"][0]])
-    assert "lost 1 of 2 runs of Adam-HD" in said
+    assert "yet 1 of its 2 runs of Adam-HD diverged, where none did" in said
     assert (
-        "of the 2 runs that were lost with it on the perceptron of 1000 over 100 iterations, further down, the "
+        "of the 2 runs that diverged with it on the perceptron of 1000 over 100 iterations, further down, the "
         "mildest, of Adam-HD, met an *h* of −500 at β = 10⁻¹, which multiplied α by 5.2 × 10²¹" in said
     )
     assert guards.unbounded(guarded | {"multiplicative": [traced(-1.0)]}, []) == ""
@@ -287,7 +304,7 @@ def test_a_guard_with_fewer_seeds_is_compared_with_the_runs_of_its_own(compariso
     cell = guards.by_cell(guarded, [*base, *hard[1]]).set_index("guard").loc["alike"]
     assert (cell["no_hd"], cell["plain"], cell["over_best"]) == (0.4, 0.1, pytest.approx(0.25 / 0.3))
     shown = guards.table(guarded, [*base, *hard[1]]).data.set_index("guard")
-    assert shown.loc["alike", "best β ÷ plain"] == "2.50"
+    assert shown.loc["alike", "best β ÷ paper's rule"] == "2.50"
 
 
 FIELDS = {"method", "alpha0", "beta"}

@@ -49,6 +49,21 @@ def test_longer_runs_are_told_by_their_length_and_with_what_less_would_have_brou
     assert "Adam-HD, one epoch: a tenth (here 10 to 12 times below the critical β) ends at most at 1.50 times" in said
     assert "A hundredth ends lower from 1 of 3 starts, by a factor of up to 1.50." in said
     assert "A hundredth ends higher from 1 of 3 starts, by a factor of up to 2.00." in said
+    assert "The grid ends" not in said
+
+
+def test_models_whose_grid_ends_before_a_share_are_named_where_longer_runs_are_told():
+    grids = [("a", losses({1e-5: 0.4, 1e-4: 0.2})), ("b", losses({1e-4: 0.4, 1e-3: 0.2})), ("c", losses({1e-2: 0.1}))]
+    found = recipe.worth(grids, critical(*((model, "adam_hd", 1e-3) for model in "abc")))
+    said = recipe.longer_sentences(found)
+    assert said.endswith(". The grid ends before a tenth in c. The grid ends before a hundredth in b and c.")
+
+
+def test_what_to_do_is_said_in_one_sentence():
+    assert recipe.in_practice(100) == (
+        "**In practice:** find the largest β at which the loss does not rise in 100 iterations, and take a tenth of it "
+        "with Adam-HD, a third with SGD-HD: [what that is worth](#what-to-do-with-it)."
+    )
 
 
 def test_a_share_that_diverges_has_no_loss():
