@@ -105,7 +105,7 @@ def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: 
     if len(lost) == len(adapted):
         first, last = lost["iterations"].min(), lost["iterations"].max()
         return (
-            f"Against {name}: all {len(lost)} runs of {hd} left the finite numbers, the first at iteration {first}, "
+            f"Against {name}: all {len(lost)} runs of {hd} diverged, the first at iteration {first}, "
             f"the last at iteration {last}. {name} itself {_range(theirs)}."
         )
     better = [rate for rate in rates if ours[rate] < theirs[rate]]

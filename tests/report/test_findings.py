@@ -83,8 +83,8 @@ def test_who_ends_lower_from_which_rate_is_told_with_what_diverged(rates):
     lost = [replace(r, outcome="diverged", iterations=5 + i) for i, r in enumerate(rates) if r.spec.method == "sgd_hd"]
     told = findings.online_tuning([r for r in rates if r.spec.method == "sgd"] + lost, "sgd")
     assert told == (
-        "**No: SGD-HD diverged from every initial learning rate.**\n\nAgainst SGD: all 6 runs of SGD-HD left the "
-        "finite numbers, the first at iteration 11, the last at iteration 16. SGD itself ends between 0.100 and 0.800."
+        "**No: SGD-HD diverged from every initial learning rate.**\n\nAgainst SGD: all 6 runs of SGD-HD diverged, "
+        "the first at iteration 11, the last at iteration 16. SGD itself ends between 0.100 and 0.800."
     )
 
 
