@@ -213,7 +213,7 @@ def significant(value: float, digits: int = 3) -> str:
     if abs(value) >= LARGE:
         return scientific(value)
     decimals = max(0, digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2]))
-    return _minus(f"{value:.{decimals}f}" if decimals <= 6 else f"{value:.{digits - 1}e}")
+    return _minus(f"{value:.{decimals}f}") if decimals <= 6 else scientific(value)
 
 
 def rounded(value: float) -> str:

@@ -61,7 +61,7 @@ def test_a_very_large_number_is_a_power_of_ten():
 
 
 def test_negative_numbers_have_a_minus_sign():
-    assert [significant(value) for value in (-0.0123, -1.5e-9, 0.0)] == ["−0.0123", "−1.50e−09", "0"]
+    assert [significant(value) for value in (-0.0123, -1.5e-9, 0.0)] == ["−0.0123", "−1.5 × 10⁻⁹", "0"]
     assert [scientific(value) for value in (-2.5, -12345.0, -1.5e-9)] == ["−2.50", "−12,345", "−1.5 × 10⁻⁹"]
     assert spread([-1.0, -1.0]) == "−1.00 ± 0"
 
