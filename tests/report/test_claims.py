@@ -161,6 +161,13 @@ def test_seeds_that_a_case_alone_has_do_not_narrow_the_interval():
         assert np.log(found.high / found.low) == pytest.approx(expected)
 
 
+def test_the_range_of_two_seeds_is_no_interval_beside_cases_that_have_one():
+    noise, pair = pd.Series([-0.3, 0.0, 0.3]), pd.Series([-5.0, 5.0])
+    for cases, width in (([noise, pair], np.ptp(verdicts.interval(noise))), ([pair, pair], 10.0)):
+        found = judge(Claim("So.", "x", "y", lambda records, cases=cases: dict(enumerate(cases))), [])
+        assert np.log(found.high / found.low) == pytest.approx(width)
+
+
 def test_of_several_runs_with_a_seed_the_longest_counts():
     common = dict(method="sgd", alpha0=1e-3)
     assert claims.finals([run(0.4, **common, epochs=5), run(0.9, **common)]).to_dict() == {0: 0.4}

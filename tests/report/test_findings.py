@@ -193,6 +193,18 @@ def test_what_the_paper_shows_twice_is_told_from_both_figures_at_one_epoch():
     assert "After 10 epochs" in perceptron and "How the two" not in perceptron  # where both have the same
 
 
+def test_where_the_papers_own_curves_change_their_order_later_is_said_of_shorter_runs():
+    def said(epochs, model="mlp"):
+        losses = np.linspace(0.5, 0.3, epochs + 1)
+        return findings.beside_paper([run(losses, [1e-2] * len(losses), model=model, method="sgd", alpha0=1e-2)])
+
+    assert said(10).endswith(
+        "**What runs of this length cannot show**: between epoch 10 and 50 the paper's own training losses change "
+        "their order. SGD-HD's from α₀ = 10⁻² goes from 0.979 to 1.36 times SGD's."
+    )
+    assert "change" not in said(50) + said(10, "logreg")
+
+
 def test_the_multiplicative_rule_is_told_beside_the_other_one_and_the_best_fixed_rate(online):
     grown = run([2, 1, 0.5], [0.1] * 3, method="sgd_hd", rule="multiplicative", beta=0.02, alpha0=0.1)
     assert findings.multiplicative([*online, grown]) == (

@@ -53,6 +53,16 @@ def test_a_smaller_experiment_says_that_the_papers_was_not_run():
     assert "[most likely two different ones](vgg-network)" in vgg.variant(small)
 
 
+def test_runs_that_hardly_learn_are_named_since_their_orderings_say_little():
+    runs = [*ALL[1:], record("sgd", 2.29), record("sgd", 2.25, seed=1), record("sgd", 2.31, seed=2)]
+    said = vgg.agreement_sentence(runs)
+    assert (
+        "- SGD hardly learnt anything in 2 of its 3 runs: 2.29 and 2.31, where guessing has a training loss of "
+        "ln 10 = 2.30." in said
+    )
+    assert said.count("hardly learnt") == 1
+
+
 def test_the_whole_experiment_says_so_and_only_then():
     whole = [record(method, epochs=200) for method in METHODS]
     assert "at its full size" in vgg.scale(whole) and "was not run" not in vgg.scale(whole)
