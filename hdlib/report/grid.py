@@ -105,13 +105,13 @@ def opening(records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -
         "that a hypergradient method is no slower than its baseline except where α₀ and β are large, and that it "
         f"hardly minds α₀ once β is good.\n\nThe paper does not say whose loss has to be {spec.target_loss:g}. Most "
         f"likely that of a single *minibatch* of {spec.batch_size} images: the authors' code stops on it, and "
-        f"{_within(records)} of the paper's {len(theirs)} numbers lie within our {seeds} with this criterion"
+        f"{within(records)} of the paper's {len(theirs)} numbers lie within our {seeds} with this criterion"
     )
     if others:
-        most = max(map(_within, others.values()))
+        most = max(map(within, others.values()))
         fewer = {r.spec.seed for own in others.values() for r in own}
         some = [r for r in records if r.spec.seed in fewer]
-        text += f", {_within(some)} within {len(fewer)} of them" if len(some) < len(records) else ""
+        text += f", {within(some)} within {len(fewer)} of them" if len(some) < len(records) else ""
         text += f"; with the other criteria of this page, {counted(len(fewer), 'seed')} each, "
         text += f"at most {most} do" if most else "none does"
     return (
@@ -121,7 +121,7 @@ def opening(records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -
     )
 
 
-def _within(records: Sequence[Record]) -> int:
+def within(records: Sequence[Record]) -> int:
     """Return how many of the paper's numbers lie within our seeds."""
     return sum(_place(row, _cap(records)) == "within" for row in cells(reached(records)).itertuples())
 
@@ -303,7 +303,7 @@ def overview(records: Sequence[Record]) -> dict[str, str]:
     found |= {kind: f"{int((kinds == kind).sum())}" for kind in ("slower", "diverged")}
     if printed(records):
         numbers = cells(frame)["paper"].notna().sum()
-        found |= {"within": f"{_within(records)}", "printed": f"{numbers}"}
+        found |= {"within": f"{within(records)}", "printed": f"{numbers}"}
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -72,19 +72,17 @@ def table(models: Mapping[str, Sequence[Record]]) -> Table:
         models: records by a model's name.
     """
     rows = []
-    for model, records in models.items():
-        data = ends(records)
-        for family in FAMILIES:
-            lowest = data[data["family"] == family].groupby("quantity")["mean"].min()
-            for way in WAYS:
-                row = {"model": model, "family": LABELS[family], "learning rate": way}
-                for quantity in LOSSES:
-                    own = _of(data, family, way, quantity)
-                    row[f"{QUANTITIES[quantity]}, best α₀"] = significant(own.min())
-                    row["worst α₀" if quantity == "train_loss" else "worst α₀ "] = _loss(own.max())
-                    near = f"{(own <= NEAR * lowest[quantity]).sum()} of {len(own)}"
-                    row["near" if quantity == "train_loss" else "near "] = near
-                rows.append(row)
+    for model, family, data in _settings(models):
+        lowest = data.groupby("quantity")["mean"].min()
+        for way in WAYS:
+            row = {"model": model, "family": LABELS[family], "learning rate": way}
+            for quantity in LOSSES:
+                own = _of(data, family, way, quantity)
+                row[f"{QUANTITIES[quantity]}, best α₀"] = significant(own.min())
+                row["worst α₀" if quantity == "train_loss" else "worst α₀ "] = _loss(own.max())
+                near = f"{(own <= NEAR * lowest[quantity]).sum()} of {len(own)}"
+                row["near" if quantity == "train_loss" else "near "] = near
+            rows.append(row)
     return Table(
         pd.DataFrame(rows),
         "Means over seeds, as in online tuning. Near: from how many α₀ the loss is at most a tenth above the lowest of "
@@ -124,14 +122,12 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
         models: records by a model's name.
     """
     near, far, ahead = [], [], {}
-    for model, records in models.items():
-        data = ends(records)
-        for family in FAMILIES:
-            cosine, automatic = (_of(data, family, way, "train_loss") for way in ("cosine", AUTOMATIC))
-            decades = np.abs(np.log10(cosine.index / cosine.idxmin()))
-            for distance, lower in zip(decades, automatic < cosine, strict=True):
-                (near if distance < 1 + 1e-6 else far).append(lower)
-            ahead[f"{LABELS[family]}, {model}"] = automatic.min() / cosine.min()
+    for model, family, data in _settings(models):
+        cosine, automatic = (_of(data, family, way, "train_loss") for way in ("cosine", AUTOMATIC))
+        decades = np.abs(np.log10(cosine.index / cosine.idxmin()))
+        for distance, lower in zip(decades, automatic < cosine, strict=True):
+            (near if distance < 1 + 1e-6 else far).append(lower)
+        ahead[f"{LABELS[family]}, {model}"] = automatic.min() / cosine.min()
     better = pd.Series([ratio for ratio in ahead.values() if ratio > 1])
     other = [f"{name}, where it is {significant(ratio)} times" for name, ratio in ahead.items() if ratio <= 1]
     text = (
@@ -158,11 +154,9 @@ def together(models: Mapping[str, Sequence[Record]]) -> str:
         models: records by a model's name.
     """
     lower = {(way, quantity): [] for way in ("cosine", AUTOMATIC) for quantity in LOSSES}
-    for records in models.values():
-        data = ends(records)
+    for _, family, data in _settings(models):
         for (way, quantity), cases in lower.items():
-            for family in FAMILIES:
-                cases += list(_of(data, family, TOGETHER, quantity) < _of(data, family, way, quantity))
+            cases += list(_of(data, family, TOGETHER, quantity) < _of(data, family, way, quantity))
 
     def count(way: str) -> str:
         train, valid = (sum(lower[way, quantity]) for quantity in LOSSES)
@@ -185,23 +179,28 @@ def together_table(models: Mapping[str, Sequence[Record]]) -> Table:
         models: records by a model's name.
     """
     rows = []
-    for model, records in models.items():
-        data = ends(records)
-        for family in FAMILIES:
-            row = {"model": model, "family": LABELS[family]}
-            for way, other in ((AUTOMATIC, "the automatic β alone"), ("cosine", "the cosine alone")):
-                for quantity in LOSSES:
-                    ratio = _of(data, family, TOGETHER, quantity) / _of(data, family, way, quantity)
-                    row[f"{QUANTITIES[quantity]}, over {other}"] = _range(ratio)
-            alone = [r for r in records if (r.spec.method, _way(r)) == (f"{family}_hd", AUTOMATIC)]
-            fall = [r.epochs["alpha"].iloc[-1] / r.epochs["alpha"].iloc[1:].max() for r in alone]
-            row["α at the end, automatic β alone"] = f"{significant(100 * float(np.median(fall)), 2)} %"
-            rows.append(row)
+    for model, family, data in _settings(models):
+        row = {"model": model, "family": LABELS[family]}
+        for way, other in ((AUTOMATIC, "the automatic β alone"), ("cosine", "the cosine alone")):
+            for quantity in LOSSES:
+                ratio = _of(data, family, TOGETHER, quantity) / _of(data, family, way, quantity)
+                row[f"{QUANTITIES[quantity]}, over {other}"] = _range(ratio)
+        alone = [r for r in models[model] if (r.spec.method, _way(r)) == (f"{family}_hd", AUTOMATIC)]
+        fall = [r.epochs["alpha"].iloc[-1] / r.epochs["alpha"].iloc[1:].max() for r in alone]
+        row["α at the end, automatic β alone"] = f"{significant(100 * float(np.median(fall)), 2)} %"
+        rows.append(row)
     return Table(
         pd.DataFrame(rows),
         "Losses with both over those with one alone, from the same α₀: from the least to the most over α₀, of means "
         "over seeds. α at the end: the mean of the last epoch over the largest mean of an epoch, median over all runs.",
     )
+
+
+def _settings(models: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield each model's name with each family and the rows of `ends` that are the family's."""
+    for model, records in models.items():
+        data = ends(records)
+        yield from ((model, family, data[data["family"] == family]) for family in FAMILIES)
 
 
 def _way(record: Record) -> str:

@@ -144,7 +144,7 @@ def _grid_search(records: Sequence[Record]) -> list[str]:
     if not logreg:
         return []
     cells = grid.cells(grid.reached(logreg))
-    total, within = int(cells["paper"].notna().sum()), grid._within(logreg)
+    total, within = int(cells["paper"].notna().sum()), grid.within(logreg)
     text = (
         f"**{'Mostly reproduced' if 2 * within > total else 'Mostly not reproduced'}.** Of the {total} numbers of "
         f"iterations that the paper's Figure 4 prints for logistic regression, {within} lie within the range of our "
