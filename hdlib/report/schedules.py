@@ -129,7 +129,11 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
             (near if distance < 1 + 1e-6 else far).append(lower)
         ahead[f"{LABELS[family]}, {model}"] = automatic.min() / cosine.min()
     better = pd.Series([ratio for ratio in ahead.values() if ratio > 1])
-    other = [f"{name}, where it is {significant(ratio)} times" for name, ratio in ahead.items() if ratio <= 1]
+    other = [
+        f"{name}, where that of the automatic β is {significant(ratio)} times the cosine's"
+        for name, ratio in ahead.items()
+        if ratio <= 1
+    ]
     text = (
         f"From the same α₀ the automatic β ends at a lower training loss than the cosine in {sum(near + far)} of "
         f"{len(near + far)} cases: in {sum(near)} of {len(near)} where α₀ is the cosine's best or within a decade of "
@@ -137,7 +141,7 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
         f"the cosine's is lower in {len(better)} of {len(ahead)}"
     )
     text += f", by a factor of {_range(better)}" if len(better) else ""
-    text += f"; not with {' and '.join(other)}." if other and len(better) else "."
+    text += f"; not for {' and '.join(other)}." if other and len(better) else "."
     if 2 * sum(far) > len(far) and 2 * len(better) > len(ahead):
         text += (
             f" So on {'this model' if len(models) == 1 else f'these {len(models)} models'} the automatic β is safer "
