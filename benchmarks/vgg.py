@@ -158,10 +158,8 @@ def gigaflop_per_image(training: Training) -> float:
 
 def prepared(spec: RunSpec, data: Data, device: str, how: str) -> tuple[Training, Callable[[], object]] | None:
     """Return a run and a function that takes a step of it, or None where it cannot be made so."""
-    training = Training(spec, data, device, torch.float32)
+    training = Training(spec, data, device, torch.float32, compiled=how == "compiled")
     batch = torch.arange(BATCH, device=device)
-    if how == "compiled":
-        training.model = torch.compile(training.model)
     for _ in range(4):
         training.step(batch)
     step = training.step

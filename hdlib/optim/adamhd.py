@@ -297,6 +297,8 @@ class AdamWHD(AdamHD):
 def _place_step(step: float | Tensor, p: Tensor) -> Tensor:
     """Return a step count as a 0-dim float32 tensor beside its parameter, where alpha is too: no step waits for it."""
     device = "cpu" if p.device.type in ("mps", "meta") else p.device
+    if not isinstance(step, Tensor) and device != "cpu":  # a copy from the host would be waited for
+        return torch.full((), step, dtype=torch.float32, device=device)
     return torch.as_tensor(step, dtype=torch.float32, device=device).reshape(())
 
 

@@ -30,11 +30,14 @@ from hdlib.runs.record import Record
 from hdlib.runs.spec import RunSpec, SpecError
 from hdlib.runs.stack import bytes_per_run, can_compile, layer_sizes, stack_key, stackable, train_stack
 from hdlib.runs.store import Store
-from hdlib.runs.train import require_precision, train
+from hdlib.runs.train import require_precision, train_each
 from hdlib.tasks.data import SIZES, require_data
 
 CACHE_BYTES = 50_000_000  # of a stack on a CPU, whatever memory is free
 COMPILE_FROM = {"cpu": 4e9, "cuda": 1e12}  # weights that a process moves in all, from which compiling pays
+BESIDE = 3  # runs of VGG side by side on a GPU: more gain little, and are all unfinished where they are stopped
+BESIDE_KEY = ("task", "model", "variant", "width_factor", "train_images", "batch_size", "precision", "epochs")
+VGG_BYTES = 3e9  # that a run of VGG takes on a GPU, with minibatches of 128
 VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VGG-16
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
 TERMINAL = "HDLIB_TERMINAL"  # environment variable: the device on which kernels draw bars, or empty for none
@@ -93,8 +96,9 @@ def sweep(
     """Return the records of the specs, in their order; train and record what the store does not have.
 
     Missing runs are grouped into stacks that are trained as one program (`plan`): on a CPU in single-threaded
-    processes, on a GPU one after the other. A run's record is stored within seconds of its end, and a long run that is
-    not stacked keeps a checkpoint in the folder `<store>.checkpoints`, so an interrupted sweep resumes where it was.
+    processes, on a GPU one after the other, or, of networks that are not stacked, a few side by side. A run's record
+    is stored within seconds of its end, and a long run that is not stacked keeps a checkpoint in the folder
+    `<store>.checkpoints`, so an interrupted sweep resumes where it was.
 
     Args:
         specs: the runs; duplicates are trained once.
@@ -192,7 +196,8 @@ def resolve_device(device: str) -> str:
 def plan(specs: Sequence[RunSpec], device: str, jobs: int = 1, memory: int | None = None) -> list[list[RunSpec]]:
     """Group runs into stacks, each to be trained as one program, the longest first.
 
-    On a GPU all runs of one task and model make a stack. On a CPU a stack holds one seed, whose runs share their
+    On a GPU all runs of one task and model make a stack, and BESIDE runs of VGG that differ in nothing but what their
+    optimiser does. On a CPU a stack holds one seed, whose runs share their
     minibatches, and is no larger than the cache: models of a million weights are bound by arithmetic, and gain
     nothing by sharing a program with others. There are at least as many stacks as processes, where runs are enough.
 
@@ -207,14 +212,17 @@ def plan(specs: Sequence[RunSpec], device: str, jobs: int = 1, memory: int | Non
         key: tuple = (spec.key,)
         if stackable(spec):
             key = stack_key(spec) + ((spec.seed,) if device == "cpu" else ())
+        elif device != "cpu":
+            key = tuple(getattr(spec, name) for name in BESIDE_KEY)
         groups.setdefault(key, []).append(spec)
     limit = max(1, (memory or free_memory(device) // 2) // jobs)
     if device == "cpu":
         limit = min(limit, CACHE_BYTES)
     stacks = []
     for group in groups.values():
-        largest = max(bytes_per_run(spec, *SIZES[spec.task][1:]) for spec in group) if len(group) > 1 else limit
-        parts = -(-len(group) // max(1, limit // largest))
+        largest = max(map(_bytes, group)) if len(group) > 1 else limit
+        most = max(1, limit // largest)
+        parts = -(-len(group) // (most if stackable(group[0]) else min(most, BESIDE)))
         stacks += [group[i::parts] for i in range(parts)]
     while len(stacks) < jobs and max(map(len, stacks)) > 1:
         largest = max(stacks, key=len)
@@ -263,8 +271,8 @@ def _train(stack: list[RunSpec], device: str, compiled: bool, tick: Callable[[in
         if stackable(stack[0]):
             train_stack(stack, device, tick, emit, compiled)
         else:
-            for spec in stack:
-                emit([train(spec, device, tick, emit.checkpoints)])
+            for record in train_each(stack, device, tick, emit.checkpoints, compiled):
+                emit([record])
     finally:
         emit.flush()
 
@@ -448,6 +456,13 @@ def _plain(value: Any) -> Any:
 
 def _iterations(spec: RunSpec) -> int:
     return spec.iterations(spec.train_images or SIZES[spec.task][0])
+
+
+def _bytes(spec: RunSpec) -> int:
+    """Return about how much memory a run takes beside others."""
+    if spec.model == "vgg":
+        return round(VGG_BYTES * spec.batch_size / 128)
+    return bytes_per_run(spec, *SIZES[spec.task][1:])
 
 
 def _work(spec: RunSpec) -> int:

@@ -1,17 +1,19 @@
-"""Train one run, serially: the definition that faster ways of training are compared with.
+"""Train runs one by one: the definition that faster ways of training are compared with.
 
 Nothing in an epoch waits for an accelerator: the history stays on it and is fetched at the epoch's end, and on a CUDA
-device a step is captured as a graph and replayed, which costs one launch instead of hundreds.
+device a step is captured as a graph and replayed, which costs one launch instead of hundreds. Several runs may take
+their steps in turn there, each on a stream of its own, so that they fill what one alone leaves idle.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,37 +52,116 @@ def train(
         DataNotFoundError: the task's data is not at hand, or has fewer images than asked for.
         SpecError: the precision is not the device's.
     """
-    started = time.perf_counter()
-    require_precision(spec, device)
-    data = data_of(spec, device, spec.dtype)
-    with settings(spec, device):
-        training = Training(spec, data, device, spec.dtype)
-        visits = [{"from_epoch": 0, "device": device_name(device), "date": _now()}]
-        before, saved = 0.0, checkpoints.load(spec, device) if checkpoints else None
-        if saved:
-            training.restore(saved)
-            before = saved["seconds"]
-            visits = [*saved["visits"], visits[0] | {"from_epoch": training.epoch}]
-            if tick:
-                tick(training.history.iteration)
-        else:
-            training.start()
-        last_saved = started
-        while not training.history.finish():
-            training.run_epoch(tick)
-            now = time.perf_counter()
-            if checkpoints and training.goes_on and checkpoints.due(training.epoch, now - last_saved):
-                checkpoints.save(spec, training.state() | {"seconds": before + now - started, "visits": visits})
-                last_saved = time.perf_counter()
-    seconds = before + time.perf_counter() - started
+    [record] = train_each([spec], device, tick, checkpoints)
+    return record
+
+
+def train_each(
+    specs: Sequence[RunSpec],
+    device: str = "cpu",
+    tick: Callable[[int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+    compiled: bool = False,
+) -> Iterator[Record]:
+    """Train runs, on a CUDA device side by side and elsewhere one after the other; yield each record as a run ends.
+
+    A run gives the same, bit for bit where the device is deterministic, with others beside it and alone.
+
+    Args:
+        specs: runs of one precision.
+        device: a torch device.
+        tick: called with the number of iterations done since the last call.
+        checkpoints: see `train`.
+        compiled: compile the network, on a CUDA device, which takes half a minute.
+
+    Raises:
+        DataNotFoundError: a task's data is not at hand, or has fewer images than asked for.
+        SpecError: the precision is not the device's, or the runs' precisions differ.
+    """
+    if len({spec.precision for spec in specs}) > 1:
+        raise SpecError(f"precision is {specs[0].precision!r} and {specs[-1].precision!r}: give runs of one precision.")
+    for spec in specs:
+        require_precision(spec, device)
+    data = [data_of(spec, device, spec.dtype) for spec in specs]
+    gpu = device.startswith("cuda")
+    with settings(specs[0], device):
+        lanes = [Lane() if gpu and len(specs) > 1 else nullcontext() for _ in specs]
+        going = [
+            (lane, _training(*each, device, tick, checkpoints, compiled and gpu, lanes if gpu else [lane]))
+            for lane, *each in zip(lanes, specs, data, strict=True)
+        ]
+        while going:
+            for lane, run in list(going) if gpu else going[:1]:
+                try:
+                    with lane:
+                        next(run)
+                except StopIteration as ended:
+                    going.remove((lane, run))
+                    lanes.remove(lane)
+                    yield ended.value
+
+
+def _training(
+    spec: RunSpec,
+    data: Data,
+    device: str,
+    tick: Callable[[int], None] | None,
+    checkpoints: Checkpoints | None,
+    compiled: bool,
+    lanes: Sequence[object],
+) -> Generator[None, None, Record]:
+    """Train a run, step by step; return its record. `lanes` are those of all runs that share the device now."""
+    counted, most, seconds = time.perf_counter(), len(lanes), 0.0
+    training = Training(spec, data, device, spec.dtype, compiled)
+    visits = [{"from_epoch": 0, "device": device_name(device), "date": _now()}]
+    saved = checkpoints.load(spec, device) if checkpoints else None
+    if saved:
+        training.restore(saved)
+        seconds = saved["seconds"]
+        visits = [*saved["visits"], visits[0] | {"from_epoch": training.epoch}]
+        if tick:
+            tick(training.history.iteration)
+    else:
+        training.start()
+    last_saved = counted
+    while not training.history.finish():
+        begun = time.perf_counter()
+        yield from training.steps(tick)
+        now = time.perf_counter()
+        seconds += (now - counted) / len(lanes)
+        counted = now
+        if training.whole:
+            training.epoch_seconds.append((now - begun) / len(lanes))
+        if checkpoints and training.goes_on and checkpoints.due(training.epoch, now - last_saved):
+            checkpoints.save(spec, training.state() | {"seconds": seconds, "visits": visits})
+            last_saved = time.perf_counter()
     made = provenance(device, torch.get_num_threads(), seconds, data.source)
     if training.epoch_seconds:
         made["epoch_seconds"] = round(float(np.median(training.epoch_seconds)), 4)
     if device.startswith("cuda"):
-        made["captured"] = training.take != training.step
+        made |= {"captured": training.take != training.step, "compiled": compiled, "together": most}
     if len(visits) > 1:
         made["visits"] = visits
     return training.history.record(0, made)
+
+
+class Lane(AbstractContextManager):
+    """A CUDA stream and a state of the random generator of a run's own, current inside the context."""
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
+        self.generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        self.state = self.generator.clone_state()
+
+    def __enter__(self) -> None:
+        self._outer = self.generator.graphsafe_get_state()
+        self.generator.graphsafe_set_state(self.state)
+        self._on_stream = torch.cuda.stream(self.stream)
+        self._on_stream.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._on_stream.__exit__(*error)
+        self.generator.graphsafe_set_state(self._outer)
 
 
 def data_of(spec: RunSpec, device: str, dtype: torch.dtype) -> Data:
@@ -108,9 +189,12 @@ def require_precision(spec: RunSpec, device: str) -> None:
 class Training:
     """A run in progress: model, optimiser, history, and how a step is taken."""
 
-    def __init__(self, spec: RunSpec, data: Data, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, spec: RunSpec, data: Data, device: str, dtype: torch.dtype, compiled: bool = False) -> None:
         self.spec, self.data, self.device, self.dtype = spec, data, device, dtype
         self.model = model_of(spec, data.features, data.classes, dtype).to(device)
+        # compiled with eager's random numbers: a dropout is the same either way
+        options = {"fallback_random": True}
+        self.network = torch.compile(self.model, dynamic=False, options=options) if compiled else self.model
         self.optimizer = make_optimizer(spec, self.model)
         self.group = self.optimizer.param_groups[0]
         self.history = History([spec], len(data.train_y))
@@ -118,16 +202,21 @@ class Training:
         self.moves = torch.zeros(len(data.train_y), 3, dtype=torch.int64, device=device) if data.images else None
         self.on_host = device == "cpu"
         self.take: Callable[[Tensor], Any] = self.step
+        self.validate: Callable[[], Tensor] | None = None  # a captured evaluation of the test data
         self.warm_up = 0 if self.on_host else WARM_UP
         self.epoch = 0
         self.epoch_seconds: list[float] = []
 
     @property
+    def whole(self) -> bool:
+        """Whether an epoch has just ended."""
+        return self.history.iteration == self.epoch * self.spec.steps_per_epoch(len(self.data.train_y))
+
+    @property
     def goes_on(self) -> bool:
         """Whether an epoch has just ended and another one follows."""
-        size = len(self.data.train_y)
-        whole = self.history.iteration == self.epoch * self.spec.steps_per_epoch(size)
-        return bool(self.history.live[0]) and whole and self.history.iteration < self.spec.iterations(size)
+        more = self.history.iteration < self.spec.iterations(len(self.data.train_y))
+        return bool(self.history.live[0]) and self.whole and more
 
     def start(self) -> None:
         """Note the state before training."""
@@ -136,7 +225,11 @@ class Training:
 
     def run_epoch(self, tick: Callable[[int], None] | None = None) -> None:
         """Train for an epoch, or what of it the run may take, and validate."""
-        started = time.perf_counter()
+        for _ in self.steps(tick):
+            pass
+
+    def steps(self, tick: Callable[[int], None] | None = None) -> Iterator[None]:
+        """Run an epoch; hand back after every step, which an accelerator may not have finished yet."""
         self.epoch += 1
         size = len(self.data.train_y)
         batches = self.begin_epoch(self.epoch)
@@ -150,15 +243,15 @@ class Training:
                 self._note(tick)
                 if not self.history.live[0]:
                     return
+            yield
         if left < len(batches):
             self._note(tick)
             return
         # asked for before the history is fetched, so that the device is waited for once
-        validation = self.evaluate(self.data.valid_x, self.data.valid_y, self.history.wants_validation(self.epoch))
+        validation = self._validated()
         training = self.evaluate(self.data.train_x, self.data.train_y, self.history.wants_training_loss())
         self._note(tick)
         self.history.end_epoch(self.epoch, *self._fetch(validation), self._fetch(training)[0])
-        self.epoch_seconds.append(time.perf_counter() - started)
 
     def begin_epoch(self, epoch: int) -> tuple[Tensor, ...]:
         """Seed the epoch's dropout, draw its flips and crops, and return the indices of its minibatches."""
@@ -218,8 +311,10 @@ class Training:
 
     def loss(self, batch: Tensor) -> Tensor:
         """Return the mean cross-entropy of a minibatch, given as indices into the training data."""
+        # a compiled network is for minibatches of one size
+        network = self.network if len(batch) == self.spec.batch_size else self.model
         with self._autocast():
-            return F.cross_entropy(self.model(self.inputs(batch)), self.data.train_y[batch])
+            return F.cross_entropy(network(self.inputs(batch)), self.data.train_y[batch])
 
     def inputs(self, batch: Tensor) -> Tensor:
         """Return what the model sees of a minibatch: images mirrored, cropped and normalised, other data as it is."""
@@ -230,6 +325,18 @@ class Training:
         if self.spec.precision != "bf16":
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+
+    def _validated(self) -> Tensor | None:
+        """Evaluate the test data, where that is wanted after this epoch; captured images, by one launch."""
+        if not self.history.wants_validation(self.epoch):
+            return None
+        evaluate = partial(self.evaluate, self.data.valid_x, self.data.valid_y, True)
+        if self.validate is None:
+            result = evaluate()  # before the capture, so that the libraries' choices are there
+            if self.data.images and self.take != self.step:
+                self.validate = replayed(evaluate) or evaluate
+            return result
+        return self.validate()
 
     def _next(self, batch: Tensor) -> Tensor | tuple[float, float, float]:
         """Take a step, eagerly or by replaying the captured one; on a CUDA device, capture it after the warm-up."""
@@ -282,15 +389,28 @@ def captured(
     if any(not value.is_cuda for value in states):  # would be captured as the numbers that they are now
         warnings.warn("A step that counts on the host cannot be captured, so each is launched by itself.", stacklevel=2)
         return None
-    held, rows = batch.clone(), []
-    graph = capture(lambda: rows.append(step(held)))
+    held = batch.clone()
+    replay = replayed(lambda: step(held))
+    if replay is None:
+        return None
+
+    def take(batch: Tensor) -> Tensor:
+        held.copy_(batch)
+        return replay()
+
+    return take
+
+
+def replayed(function: Callable[[], Tensor]) -> Callable[[], Tensor] | None:
+    """Return a function that replays a CUDA graph of `function`, or None where it cannot be captured."""
+    results: list[Tensor] = []
+    graph = capture(lambda: results.append(function()))
     if graph is None:
         return None
 
-    def replay(batch: Tensor) -> Tensor:
-        held.copy_(batch)
+    def replay() -> Tensor:
         graph.replay()
-        return rows[0].clone()
+        return results[0].clone()
 
     return replay
 

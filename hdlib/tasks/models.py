@@ -42,8 +42,8 @@ def vgg16(classes: int, variant: str = "authors", width_factor: float = 1.0, nor
     """Return VGG-16 for images of 32 x 32 pixels, in channels-last memory.
 
     All variants have 13 convolutions of 3 x 3, (64)x2, (128)x2, (256)x3, (512)x3, (512)x3, a 2 x 2 max-pool after
-    each group, ReLU after each layer, convolutions from He's normal distribution (fan out) without bias at the
-    start, and torch's default linear layers:
+    each group, ReLU after each layer, convolutions from He's normal distribution (fan out) with biases of zero,
+    and torch's default linear layers:
 
     - "paper": the text's fc512 and fc10 and nothing else. The text does not say how weights start.
     - "authors": as their code, batch normalisation after each convolution, and a dropout of 0.5 before each of two
@@ -52,6 +52,9 @@ def vgg16(classes: int, variant: str = "authors", width_factor: float = 1.0, nor
       repository szagoruyko/cifar.torch, models/vgg_bn_drop.lua): batch normalisation after each convolution and after
       fc512, a dropout of 0.3 after the first convolution and of 0.4 after each other that no pooling follows, and of
       0.5 before fc512 and before fc10.
+
+    A convolution that batch normalisation follows has no bias: it would be taken away again, its gradient is zero but
+    for rounding, and it would start at zero.
 
     Args:
         width_factor: multiplies all channels and units (rounded, at least 1), for a machine that is not a GPU.
@@ -68,7 +71,7 @@ def vgg16(classes: int, variant: str = "authors", width_factor: float = 1.0, nor
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            layer.bias = nn.init.zeros_(layer.bias) if variant == "paper" else None
     head: list[nn.Module] = [nn.Linear(units, units), nn.ReLU(inplace=True)]
     if variant == "authors":
         head = [nn.Dropout(), *head, nn.Dropout(), nn.Linear(units, units), nn.ReLU(inplace=True)]

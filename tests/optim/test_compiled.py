@@ -89,6 +89,19 @@ class TestCompile:
         assert outcomes[0][1] != [0.01]
 
 
+VALUES = [
+    (SGDHD, {"rule": "multiplicative"}),
+    (SGDHD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "maximize": True}),
+    (SGDHD, {"hypergrad_lr": 0.0}),
+    (AdamHD, {}),
+    (AdamHD, {"amsgrad": True, "weight_decay": 0.1, "rule": "multiplicative"}),
+    (AdamHD, {"hypergrad_lr": 0.0}),
+    (AdamWHD, {}),
+    (SGDHD, {"momentum": 0.9, "hypergrad_lr": "auto"}),
+    (AdamWHD, {"hypergrad_lr": "auto"}),
+]
+
+
 class TestNoWait:
     @pytest.mark.parametrize(
         "way",
@@ -97,24 +110,10 @@ class TestNoWait:
             {"foreach": True},
             {"foreach": False},
             {"capturable": True},
-            # torch asks the driver what its fused kernels return
-            pytest.param({"fused": True}, marks=pytest.mark.gpu),
         ],
     )
-    @pytest.mark.parametrize(
-        ("cls", "values"),
-        [
-            (SGDHD, {"rule": "multiplicative"}),
-            (SGDHD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "maximize": True}),
-            (SGDHD, {"hypergrad_lr": 0.0}),
-            (AdamHD, {}),
-            (AdamHD, {"amsgrad": True, "weight_decay": 0.1, "rule": "multiplicative"}),
-            (AdamHD, {"hypergrad_lr": 0.0}),
-            (AdamWHD, {}),
-            (SGDHD, {"momentum": 0.9, "hypergrad_lr": "auto"}),
-            (AdamWHD, {"hypergrad_lr": "auto"}),
-        ],
-    )
+    @pytest.mark.parametrize(("cls", "values"), VALUES)
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's kernels would be started on tensors that are none")
     def test_a_step_on_cuda_never_asks_the_device_for_a_number(self, cls, values, way):
         """On fake tensors, which have no values: `.item()`, and everything that uses it, raises."""
         with FakeTensorMode():
@@ -128,6 +127,23 @@ class TestNoWait:
                 assert group["lr"].device.type == "cuda" and group["lr"].dtype == torch.float64
                 with pytest.raises(DataDependentOutputException):
                     group["lr"].item()
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("way", [{}, {"foreach": True}, {"foreach": False}, {"capturable": True}, {"fused": True}])
+    @pytest.mark.parametrize(("cls", "values"), VALUES)
+    def test_a_step_on_a_gpu_never_waits_for_it(self, cls, values, way):
+        params = [torch.ones(shape, device="cuda", requires_grad=True) for shape in ((300, 300), (3,), ())]
+        optimizer = cls([{"params": params[:2]}, {"params": params[2:]}], **values, **way)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()  # its kernels are made, and tried
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
     @pytest.mark.parametrize("beta", [1e-3, "auto"])
     @pytest.mark.parametrize("cls", [SGDHD, AdamHD, AdamWHD])

@@ -28,6 +28,7 @@ from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.record import _commit, code_version
 from hdlib.runs.sweep import SweepError, _Recorder, resolve_device, steps_per_epoch
+from hdlib.runs.train import train_each
 from hdlib.tasks.data import DataNotFoundError
 
 LONG = 300_000  # epochs on the digits: minutes, and not yet enough for compiling to pay, which takes half of one
@@ -115,7 +116,9 @@ def test_a_sweep_whose_records_are_removed_meanwhile_does_not_return_without_the
 def test_a_run_that_is_asked_for_twice_is_trained_once(tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(
-        sys.modules["hdlib.runs.sweep"], "train", lambda spec, *rest: trained.append(spec) or train(spec, *rest)
+        sys.modules["hdlib.runs.sweep"],
+        "train_each",
+        lambda specs, *how: trained.extend(specs) or train_each(specs, *how),
     )
     [alone] = specs(1, skip_nonfinite="step")  # in no stack
     assert [r.spec for r in sweep([alone, alone], tmp_path, jobs=1)] == [alone, alone] and trained == [alone]

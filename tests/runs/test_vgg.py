@@ -15,6 +15,7 @@ import torch
 
 from hdlib.runs import METHODS, SpecError, Store, sweep, train
 from hdlib.runs.checkpoint import Checkpoints
+from hdlib.runs.train import train_each
 
 
 def same(first, second):
@@ -54,6 +55,17 @@ def test_training_does_not_disturb_the_callers_random_numbers(tiny_vgg):
     torch.manual_seed(5)
     train(tiny_vgg.with_(epochs=1))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_runs_one_after_the_other_equal_each_alone(tiny_vgg):
+    specs = [tiny_vgg.with_(method=method, beta=0.0, epochs=2) for method in ("adam", "sgd")]
+    for spec, record in zip(specs, train_each(specs), strict=True):
+        same(record, train(spec))
+
+
+def test_runs_of_two_precisions_are_not_trained_together(tiny_vgg):
+    with pytest.raises(SpecError, match="precision is 'float32' and 'bf16': give runs of one precision"):
+        list(train_each([tiny_vgg, tiny_vgg.with_(precision="bf16")]))
 
 
 def test_a_part_of_the_images_is_trained_on_and_all_test_images_validate(tiny_vgg):
@@ -268,6 +280,30 @@ def test_on_a_gpu_a_resumed_run_and_one_of_single_launches_equal_an_unbroken_cap
     same(unbroken, resumed)
     monkeypatch.setattr(sys.modules["hdlib.runs.train"], "captured", lambda *_: None)
     same(unbroken, train(spec, "cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_on_a_gpu_runs_side_by_side_equal_each_alone(tiny_vgg, deterministic, precision):
+    """With dropout, whose numbers come from one generator, and of different lengths."""
+    betas = {"sgdn_hd": 1e-3, "adam_hd": 1e-8}
+    specs = [
+        tiny_vgg.with_(method=m, beta=betas.get(m, 0.0), precision=precision, epochs=3 + i, batch_size=32)
+        for i, m in enumerate(("adam_hd", "sgd", "sgdn_hd"))
+    ]
+    together = list(train_each(specs, "cuda"))
+    assert [record.spec for record in together] == specs
+    assert all(record.provenance["together"] == 3 and record.provenance["captured"] for record in together)
+    for spec, record in zip(specs, together, strict=True):
+        same(record, train(spec, "cuda"))
+
+
+@pytest.mark.gpu
+def test_a_compiled_network_trains_as_the_launched_one_to_rounding_with_the_same_dropout(tiny_vgg):
+    spec = tiny_vgg.with_(epochs=3, batch_size=32)
+    [compiled] = train_each([spec], "cuda", compiled=True)
+    assert compiled.provenance["compiled"] and compiled.provenance["captured"]
+    np.testing.assert_allclose(compiled.trace["loss"], train(spec, "cuda").trace["loss"], rtol=1e-3)
 
 
 @pytest.mark.gpu
