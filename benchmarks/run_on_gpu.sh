@@ -10,7 +10,7 @@
 #
 # A finished run is packed within a minute and never trained again. An unfinished one goes on from its checkpoint in
 # _build/gpu when the script runs again on the same machine; a checkpoint of VGG (180 MB) is too large to take along.
-# The commit that is recorded is that of the folder, or what HDLIB_COMMIT says where git does not. The machine needs
+# The commit that is recorded is what HDLIB_COMMIT says, or else that of the folder. The machine needs
 # Python 3.12 with torch 2.11 or later, torchvision, pandas, pyarrow, scikit-learn, seaborn, typer, psutil and tqdm, and
 # no network, and pytest with hypothesis for the tests that need a GPU. What comes back lies in OUT: at most eight files
 # below 16 MB, records*.tar to be unpacked into the project's folder, logs.tar.gz, and a table of what ran.

@@ -2,8 +2,9 @@
 
 The ceiling is a large matrix product on random data, in each precision. Steps are those of the trainer, on random
 images: batch from the bytes on the device, crop and flip, forward, backward, update; each launched by itself, or
-captured as a CUDA graph, or compiled and captured. The cost of hypergradients is the time of a captured step of each
-method over its baseline's, the methods timed in turn. Results go to results/benchmarks/vgg.json.
+captured as a CUDA graph, or compiled and captured; and of several runs side by side. The cost of hypergradients is the
+time of a captured step of each method over its baseline's, the methods timed in turn. Results go to
+results/benchmarks/vgg.json.
 
     python benchmarks/vgg.py [--device auto] [--width-factor 1] [--quick] [--compile] [--output FILE]
 """
@@ -24,11 +25,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from hdlib.runs import BASELINE, METHODS, RunSpec
 from hdlib.runs.record import provenance
 from hdlib.runs.sweep import resolve_device
-from hdlib.runs.train import Training, captured, settings
+from hdlib.runs.train import Lane, Training, captured, settings
 from hdlib.tasks import Data
 
 OUTPUT = Path(__file__).parent.parent / "results" / "benchmarks" / "vgg.json"
 IMAGES, BATCH = 4096, 128
+TOGETHER = (1, 2, 3, 4, 6)  # runs side by side
+KERNELS = {  # what of a kernel's name says what it is for
+    "convolution": ("xmma", "cudnn", "implicit_gemm", "implicit_convolve", "cask", "ReduceSplitK", "nhwcAddPadding"),
+    "batch normalisation": ("batch_norm", "unrolled_elementwise_kernel_for_multi_outputs"),
+    "pooling": ("max_pool",),
+    "conversion between precisions": ("direct_copy_kernel", "bfloat16_copy"),
+    "ReLU": ("clamp_scalar", "BinaryFunctor<c10::BFloat16"),
+    "optimiser": ("sgd_kernel", "adam_kernel", "multi_tensor_apply", "CatArray", "ReduceOp<double"),
+}
 BETA = {"sgd_hd": 1e-3, "sgdn_hd": 1e-3, "adam_hd": 1e-8}
 
 
@@ -94,6 +104,14 @@ def main() -> None:
     result["methods"] = {name: 1e3 * seconds for name, seconds in methods.items()}
     result["overhead"] = {method: methods[method] / methods[base] - 1 for method, base in BASELINE.items()}
     keep(f"{precision}, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in result["methods"].items()))
+    if gpu:
+        result["kernels"] = kernel_milliseconds(spec.with_(precision=precision), data, device)
+        keep(f"{precision}, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in result["kernels"].items()))
+        result["together"] = []
+        for how in ("captured", "compiled")[: 1 + options.compile]:
+            for runs, rate in together_rates(precision, options.width_factor, data, device, clock, how).items():
+                result["together"].append({"precision": precision, "how": how, "runs": runs, "images_per_second": rate})
+                keep(f"{precision}, {how}, {runs} side by side: {rate:,.0f} images/s")
     for precision, how in ways[len(precisions) * (1 + gpu) :]:  # last, since a compiler takes its time
         time_steps(precision, how)
 
@@ -202,6 +220,49 @@ def part_seconds(spec: RunSpec, data: Data, device: str, clock: Clock) -> dict[s
                 chosen = function if replay is None else lambda replay=replay: replay(batch)
             parts[name] = clock(chosen)
         return parts
+
+
+def kernel_milliseconds(spec: RunSpec, data: Data, device: str, steps: int = 5) -> dict[str, float]:
+    """Return the time of a launched step's kernels on a GPU, by what they are for."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with settings(spec, device):
+        _, step = prepared(spec, data, device, "launched")
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            for _ in range(steps):
+                step()
+            torch.cuda.synchronize()
+    found = dict.fromkeys((*KERNELS, "other"), 0.0)
+    for event in profiled.key_averages():
+        purpose = next((name for name, parts in KERNELS.items() if any(part in event.key for part in parts)), "other")
+        found[purpose] += event.self_device_time_total / steps / 1e3
+    return found
+
+
+def together_rates(
+    precision: str, width_factor: float, data: Data, device: str, clock: Clock, how: str
+) -> dict[int, float]:
+    """Return how many images a second runs of different methods train on, by how many are side by side."""
+    going = []
+    with settings(spec_of("sgd", precision, width_factor), device):
+        for method in sorted(METHODS, key=lambda method: method not in BETA)[: max(TOGETHER)]:
+            lane = Lane()
+            with lane:
+                made = prepared(spec_of(method, precision, width_factor), data, device, how)
+            if made is None:
+                return {}
+            going.append((lane, made[1]))
+
+        def round_of(count: int) -> Callable[[], None]:
+            def steps() -> None:
+                for lane, step in going[:count]:
+                    with lane:
+                        step()
+
+            return steps
+
+        return {count: count * BATCH / clock(round_of(count)) for count in TOGETHER}
 
 
 def method_seconds(precision: str, width_factor: float, data: Data, device: str, clock: Clock) -> dict[str, float]:

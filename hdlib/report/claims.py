@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -143,16 +144,23 @@ def outperforms(
 
 
 def rises(
-    low: float, high: float, models: Sequence[dict], methods: Sequence[str], decays: float | None = None
+    low: float,
+    high: float,
+    models: Sequence[dict],
+    methods: Sequence[str],
+    decays: float | None = None,
+    first: int | None = None,
 ) -> Callable[[Sequence[Record]], Cases]:
     """The largest alpha lies between two values, and the last epoch's is at most a fraction of it, if one is given.
 
-    A run that ends while alpha still rises towards the lower value says nothing.
+    It is that of the `first` iterations, if they are given. A run that ends, or whose first iterations do, while alpha
+    still rises towards the lower value says nothing.
     """
 
     def cases(records: Sequence[Record]) -> Cases:
         found = {}
-        records = [r for r in _traced(records) if not (_rising(r) and r.trace["alpha"].max() < low)]
+        records = [replace(r, trace=r.trace[r.trace["iteration"] <= (first or np.inf)]) for r in _traced(records)]
+        records = [r for r in records if not (_rising(r) and r.trace["alpha"].max() < low)]
         for model, method in itertools.product(models, methods):
             for runs in _lengths(records, method=method, alpha0=1e-3, beta=_tuned(method, model), **model):
                 peak = by_seed(runs, lambda r: r.trace["alpha"].max())
@@ -538,16 +546,17 @@ CLAIMS = (
     Claim(
         "On VGG α rises to about 0.025 (SGD-HD, SGDN-HD).",
         f"{PAPER}, Section 4.3",
-        "largest α of the whole network between 0.0125 and 0.05, in the one or two epochs that were run, for each "
-        "description of the network; a run that ended while α still rose below that does not count",
-        rises(0.0125, 0.05, NETWORKS, ("sgd_hd", "sgdn_hd")),
+        f"largest α of the whole network between 0.0125 and 0.05 in the first {paper.VGG_SHOWN:,} iterations, which "
+        "the paper shows, for each description of the network; a run that ended while α still rose below that does not "
+        "count",
+        rises(0.0125, 0.05, NETWORKS, ("sgd_hd", "sgdn_hd"), first=paper.VGG_SHOWN),
         found="",
     ),
     Claim(
         "On VGG Adam-HD's α rises by 0.2 per cent.",
         f"{PAPER}, Section 4.3",
         "largest α of the whole network between 0.1 and 0.4 per cent above α₀, otherwise as before",
-        rises(0.001001, 0.001004, NETWORKS, ("adam_hd",)),
+        rises(0.001001, 0.001004, NETWORKS, ("adam_hd",), first=paper.VGG_SHOWN),
         found="",
     ),
     Claim(

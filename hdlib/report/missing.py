@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hdlib.optim.control import OPTIONS, Control
-from hdlib.report import vgg
+from hdlib.report import frames, vgg
 from hdlib.report.style import Table, counted
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
 from hdlib.runs.divergence import GUARDS, PAPER_RATES
@@ -21,6 +21,11 @@ SEEDS = 3  # from which on an interval says something
 def on_gpu(records: Sequence[Record]) -> bool:
     """Say whether any run was made on a GPU."""
     return any(not record.provenance["device"].endswith("cores)") for record in records)
+
+
+def stacks_on_gpu(records: Sequence[Record]) -> bool:
+    """Say whether any stack of runs was trained on a GPU."""
+    return on_gpu([record for record in records if "stack" in record.provenance])
 
 
 def sentences(records: Sequence[Record]) -> str:
@@ -38,7 +43,7 @@ def sentences(records: Sequence[Record]) -> str:
             *_tuning([r for r in mlp if _of_the_paper(r)]),
             *_grid_search([r for r in mlp if r.spec.target_loss is not None]),
             guards(records),
-            *([] if on_gpu(records) else ["Anything on a GPU: every record says its device."]),
+            *_on_gpu(records),
         )
     )
 
@@ -62,13 +67,22 @@ def vgg_scales(records: Sequence[Record]) -> Table:
     return Table(pd.DataFrame(rows), "VGG as it was run; not every method has all seeds.")
 
 
+def _on_gpu(records: Sequence[Record]) -> list[str]:
+    if stacks_on_gpu(records):
+        return []
+    what = "Anything but VGG" if on_gpu(records) else "Anything"
+    return [f"{what} on a GPU: every record says its device."]
+
+
 def _vgg_runs(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if r.spec.model == "vgg" and r.spec.max_iterations is None]
 
 
 def _vgg(records: Sequence[Record]) -> list[str]:
     if vgg.complete(records):
-        return []
+        whole = [r for r in vgg.whole(records) if r.spec.epochs >= vgg.EPOCHS and r.spec.rule == "additive"]
+        seeds = frames.seeds(whole)[1]
+        return [f"VGG on CIFAR-10 at its full size with more than {counted(seeds, 'seed')}."] if seeds < SEEDS else []
     text = f"VGG on CIFAR-10 at its full size: the whole network on all images, {vgg.EPOCHS} epochs of six methods."
     return [f"{text} What was run is narrower, shorter, or on fewer images." if records else text]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -110,22 +111,23 @@ def steps(records: Sequence[Record]) -> int:
 def levels(records: Sequence[Record]) -> Table:
     """Return losses and accuracy of each method: ours beside the published ones.
 
-    Of a longer curve of the paper there is a row at the end of ours too.
+    Of a longer curve of the paper there is a row at the end of ours too, and of ours at the end of a shorter one.
     """
     rows, ours = [], _ours(records)
-    for (method, name), group in _groups(records, "method", "network"):
-        finals = frames.finals(group)
-        rows.append(
-            {
-                "method": method,
-                "source": ours[name],
-                "epochs": several(sorted({r.spec.epochs for r in group})),
-                "training loss, end": spread(finals["train_loss"]),
-                "validation loss, end": spread(finals["valid_loss"]),
-                "validation loss, best": spread(finals["best_valid_loss"]),
-                "accuracy, end": _accuracy(group),
-            }
-        )
+    for (method, name), whole_group in _groups(records, "method", "network"):
+        for group in (whole_group, *_shortened(whole_group)):
+            finals = frames.finals(group)
+            rows.append(
+                {
+                    "method": method,
+                    "source": ours[name],
+                    "epochs": several(sorted({min(r.spec.epochs, int(r.epochs["epoch"].max())) for r in group})),
+                    "training loss, end": spread(finals["train_loss"]),
+                    "validation loss, end": spread(finals["valid_loss"]),
+                    "validation loss, best": spread(finals["best_valid_loss"]),
+                    "accuracy, end": _accuracy(group),
+                }
+            )
     for row in paper.published("vgg", "cifar10", (r.spec.epochs for r in records)).itertuples():
         rows.append(
             {
@@ -158,8 +160,11 @@ def agreement(records: Sequence[Record]) -> Table:
         for source, label in SOURCES.items():
             pair = [published.loc[(source, method), quantity] for method in (lower, higher)]
             row[label] = _verdict([pair])
-        for (name,), group in groups.items():
-            row[ours[name]] = _verdict(_pairs(group, quantity, lower, higher))
+        for (name,), whole_group in groups.items():
+            row[ours[name]] = _verdict(_pairs(whole_group, quantity, lower, higher))
+            for group in _shortened(whole_group):
+                label = f"{ours[name]}, after {group[0].epochs['epoch'].max()} epochs"
+                row[label] = _verdict(_pairs(group, quantity, lower, higher))
         rows.append(row)
     return Table(pd.DataFrame(rows), "In small print the two losses, means over the seeds that both methods have.")
 
@@ -196,7 +201,11 @@ def _beside_published(records: Sequence[Record]) -> list[str]:
     published = _published().set_index(["source", "method"])
     alike: dict[str, list[str]] = {}
     for source, label in SOURCES.items():
-        alike.setdefault(_orderings(records, published.loc[source]), []).append(f"the {label}")
+        length, by_then = _by_the_end(records, source)
+        told = _orderings(by_then, published.loc[source])
+        alike.setdefault(told, []).append(
+            f"the {label}{f' after its {length} epochs' if by_then is not records else ''}"
+        )
     return [f"Beside {', and '.join(labels)}: {said}." for said, labels in alike.items()]
 
 
@@ -210,10 +219,16 @@ def bottom_line(records: Sequence[Record]) -> str:
         return ""
     same, _, total = _same(nearest)
     spec = nearest[0].spec
-    return (
+    text = (
         f"With {fraction(spec.width_factor)} of the channels, {spec.epochs} epochs of all images and "
         f"{_seeds(nearest)}, {same} of the {total} orderings of methods that the published runs show come out the same."
     )
+    return " ".join([text, *map(_relapse, relapse.relapsed(nearest))])
+
+
+def _relapse(record: Record) -> str:
+    """Say that a run lost what it had learnt, and when."""
+    return f"{LABELS[record.spec.method]} lost in epoch {relapse.epoch_of(record)} what it had learnt."
 
 
 def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
@@ -253,7 +268,7 @@ def _longest(records: Iterable[Record]) -> list[Record]:
 def _same(records: Sequence[Record]) -> tuple[int, int, int]:
     """Return how many orderings are those of both published experiments, in how many of them in every seed, of all."""
     published = _published().set_index(["source", "method"])
-    compared = [_compared(records, published.loc[source]) for source in SOURCES]
+    compared = [_compared(_by_the_end(records, source)[1], published.loc[source]) for source in SOURCES]
     same = [key for key in compared[0] if all(of_source[key]["same"] for of_source in compared)]
     everywhere = sum(all(of_source[key]["everywhere"] for of_source in compared) for key in same)
     return len(same), everywhere, len(compared[0])
@@ -361,23 +376,44 @@ def published() -> str:
 
 
 def variant(records: Sequence[Record]) -> str:
-    """Say which network ends nearer to the published losses, where the runs are the whole experiment."""
+    """Say which network the published runs trained, and, of the whole experiment, how far ours ends from theirs."""
+    where = "at full size" if whole(records) else "at this scale"
+    text = (
+        "Which network the published runs trained: [most likely two different ones](vgg-network). "
+        f"{_speaks_for(records, where)}"
+    ).strip()
     if not complete(records):
-        where = "at full size" if whole(records) else "at this scale"
-        return (
-            "Which network the published runs trained: [most likely two different ones](vgg-network). "
-            f"{_speaks_for(records, where)}"
-        ).strip()
+        return text
     theirs = _published().set_index(["source", "method"])
     lines = []
     for source, label in SOURCES.items():
-        told = []
         for (name,), group in _groups(records, "network"):
-            ours = frames.finals(group).groupby("method")["train_loss"].mean()
-            apart = np.exp(np.abs(np.log(ours / theirs.loc[source, "train_end"][ours.index])).mean())
-            told.append(f"as in {name} by a factor of {significant(apart, 2)}")
-        lines.append(f"- From {label}, the training losses at the end differ {', '.join(told)} (geometric mean).")
-    return "\n".join(lines)
+            length, by_then = _by_the_end(group, source)
+            ours = frames.finals(by_then).groupby("method")[["train_loss", "valid_loss"]].mean()
+            apart = [
+                significant(np.exp(np.abs(np.log(ours[own] / theirs.loc[source, of][ours.index])).mean()), 2)
+                for own, of in (("train_loss", "train_end"), ("valid_loss", "valid_end"))
+            ]
+            lines.append(
+                f"- After the {length} epochs of the {label}, training losses differ from theirs by a factor of "
+                f"{apart[0]}, validation losses by one of {apart[1]} (as in {name}; geometric means over the methods)."
+            )
+    return f"{text}\n\n" + "\n".join(lines)
+
+
+def _by_the_end(records: Sequence[Record], source: str) -> tuple[int, Sequence[Record]]:
+    """Return how many epochs a published experiment has, and runs as they were by then, if their epochs are as long."""
+    published = _published()
+    length = int(published.loc[published["source"] == source, "epochs"].iloc[0])
+    if all(_scale(r)[1] != IMAGES or r.epochs["epoch"].max() <= length for r in records):
+        return length, records
+    return length, [replace(r, epochs=r.epochs[r.epochs["epoch"] <= length]) for r in records]
+
+
+def _shortened(records: Sequence[Record]) -> list[Sequence[Record]]:
+    """Return runs as they were at the end of each published experiment that is shorter."""
+    found = [_by_the_end(records, source)[1] for source in SOURCES]
+    return [by_then for by_then in found if by_then is not records]
 
 
 def _speaks_for(records: Sequence[Record], where: str) -> str:
@@ -403,6 +439,10 @@ def rates(records: Sequence[Record]) -> Table:
         if method not in BASELINE:
             continue
         for (name,), group in _groups(own, "network"):
+            row = {"method": LABELS[method], "source": ours[name]}
+            if longer := [_first(r) for r in group if r.outcome != "diverged" and r.iterations > paper.VGG_SHOWN]:
+                first = {"largest α": spread([_peak(r) for r in longer], 4), "of the first": f"{paper.VGG_SHOWN:,}"}
+                rows.append(row | first)
             kept = [r for r in group if r.outcome != "diverged"]
             row = {"method": LABELS[method], "source": ours[name], "largest α": "grows until nothing is finite"}
             if kept:
@@ -419,7 +459,7 @@ def rates(records: Sequence[Record]) -> Table:
         for source, label in SOURCES.items():
             theirs = published.loc[(source, method)]
             row = {"method": LABELS[method], "source": label, "largest α": significant(theirs["alpha_max"], 4)}
-            row["of the first"], row["α of the last epoch"] = "9,000", significant(theirs["alpha_end"])
+            row["of the first"], row["α of the last epoch"] = f"{paper.VGG_SHOWN:,}", significant(theirs["alpha_end"])
             if source == "authors":
                 row["of the first"] = f"{theirs['epochs'] * STEPS:,}"
                 row |= {"at iteration": f"{theirs['alpha_max_at']:,.0f}", "below zero": _share(theirs["negative"])}
@@ -436,6 +476,11 @@ def rates(records: Sequence[Record]) -> Table:
         f"constant from one record to the next{', and the share is a mean over seeds' if many else ''}. Blank: not "
         f"published.{frames.spread_note(records)}",
     )
+
+
+def _first(record: Record) -> Record:
+    """Return a run's first iterations, as many as the paper shows."""
+    return replace(record, trace=record.trace[record.trace["iteration"] <= paper.VGG_SHOWN])
 
 
 def _negative(record: Record) -> float:
@@ -460,6 +505,8 @@ def times(records: Sequence[Record]) -> Table:
         for key, group in groups.items()
     }
     gpu = not any(record.provenance["device"].endswith("cores)") for record in records)
+    together = {record.provenance.get("together", 1) for record in records}
+    apart = gpu and together == {1}
     rows = []
     for (name, method), group in groups.items():
         base = BASELINE.get(method)
@@ -471,6 +518,14 @@ def times(records: Sequence[Record]) -> Table:
                 "minutes a run": significant(np.median([r.provenance["seconds"] for r in group]) / 60),
                 **(
                     {"over its baseline": _more(ours[name, method], ours.get((name, base))) if base else ""}
+                    if apart
+                    else {}
+                ),
+                **(
+                    {
+                        "images a second": f"{_scale(group[0])[1] / ours[name, method]:,.0f}",
+                        "runs side by side": several(sorted({r.provenance.get("together", 1) for r in group})),
+                    }
                     if gpu
                     else {}
                 ),
@@ -481,7 +536,14 @@ def times(records: Sequence[Record]) -> Table:
     note = (
         "Seconds are those of the median epoch, validation included, minutes those of the whole run. The authors' runs "
         "trained the whole network on all images, on one GPU of 2017."
-    ) + ("" if gpu else " A processor is shared with whatever else it does, so methods are not compared here.")
+    )
+    if not gpu:
+        note += " A processor is shared with whatever else it does, so methods are not compared here."
+    elif not apart:
+        note += (
+            " Where runs were trained side by side, seconds and minutes are the shares of a run, and the same for all "
+            "of them: what hypergradients cost on this GPU was not measured."
+        )
     return Table(pd.DataFrame(rows), f"Ours: {frames.note(records)} {note}")
 
 
@@ -670,9 +732,34 @@ def throughput(store: str) -> str:
         f"({r['gigaflop_per_image']:.2f} GFLOP an image, forward and backward) handles "
         f"{best['images_per_second']:,.0f} images a second at best ({best['precision']}, {best['how']}), "
         f"{100 * best['share']:.0f} % of the {r['matrix_teraflops'][best['precision']]:.3g} TFLOP/s that a large "
-        f"matrix product reaches there. Measured {r['made']['date'][:10]} with torch {r['made']['torch']} by "
-        "`benchmarks/vgg.py`."
+        f"matrix product reaches there.{_side_by_side(r)}{_kernels(r)} Measured {r['made']['date'][:10]} with torch "
+        f"{r['made']['torch']} by {r['made'].get('by', '`benchmarks/vgg.py`')}."
     )
+
+
+def _side_by_side(measured: dict) -> str:
+    """Say how much faster several runs are side by side."""
+    fastest = max(measured.get("together", []), key=lambda row: row["images_per_second"], default=None)
+    if fastest is None:
+        return ""
+    share = fastest["images_per_second"] * measured["gigaflop_per_image"] / 1000
+    share /= measured["matrix_teraflops"][fastest["precision"]]
+    return (
+        f" {fastest['runs']} runs side by side, each on a stream of its own, handle "
+        f"{fastest['images_per_second']:,.0f} together ({fastest['how']}), {100 * share:.0f} %."
+    )
+
+
+def _kernels(measured: dict) -> str:
+    """Say where the time of a launched step goes."""
+    if not measured.get("kernels"):
+        return ""
+    total = sum(measured["kernels"].values())
+    told = [
+        f"{name} {100 * value / total:.0f} %"
+        for name, value in sorted(measured["kernels"].items(), key=lambda item: (item[0] == "other", -item[1]))
+    ]
+    return f" Of a step's kernels, launched one by one ({total:.2f} ms), {several(told)}."
 
 
 def _of_seeds(values: pd.Series) -> str:

@@ -84,14 +84,16 @@ def code_version() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit that this file is of; where git cannot tell, what HDLIB_COMMIT says."""
+    """Return the commit that HDLIB_COMMIT names, or else the one that git says this file is of."""
+    if named := os.environ.get("HDLIB_COMMIT"):
+        return named
     here = Path(__file__)  # it may be installed in a folder of another repository, which does not hold it
     command = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        return os.environ.get("HDLIB_COMMIT")
-    return done.stdout[:12] if done.returncode == 0 else os.environ.get("HDLIB_COMMIT")
+        return None
+    return done.stdout[:12] if done.returncode == 0 else None
 
 
 @lru_cache(maxsize=4)

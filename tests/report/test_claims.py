@@ -317,6 +317,8 @@ def test_the_learning_rates_of_the_whole_vgg_are_judged_for_each_description():
     assert (len(verdict.holds), len(verdict.fails)) == (1, 1) and "the paper's text" in verdict.fails[0]
     rising = peaked(0.003, 0.004, method="sgd_hd", beta=1e-3, variant="paper")  # which says nothing of the peak to come
     assert judge(sgd, [records[0], rising]).fails == ()
+    trace = pd.DataFrame(dict(iteration=[1, 2, 9_001], loss=[2.3, 2.2, 2.1], alpha=[0.02, 0.01, 0.2]))
+    assert judge(sgd, [replace(records[0], trace=trace)]).verdict == "reproduced"  # later than the paper shows
     assert judge(adam, records).verdict == "reproduced"
     assert judge(adam, [peaked(1e-3, method="adam_hd", beta=1e-8)]).verdict == "not reproduced"
 

@@ -1,5 +1,7 @@
 """What was not run is derived from what was: a record that is there takes its line away."""
 
+from dataclasses import replace
+
 import pytest
 from pandas import DataFrame
 
@@ -16,6 +18,11 @@ def record(device="a processor (2 cores)", iterations=10, **fields):
     return Record(RunSpec(**fields), "finished", iterations, epochs, trace, dict(device=device))
 
 
+def stacked(device):
+    run = record(device, **SMALL)
+    return replace(run, provenance=run.provenance | dict(stack=2))
+
+
 def vgg(**fields):
     return [record(task="cifar10", model="vgg", method=method, alpha0=1e-3, **fields) for method in METHODS]
 
@@ -23,7 +30,12 @@ def vgg(**fields):
 @pytest.mark.parametrize(
     ("some", "line", "all_of_it"),
     [
-        (vgg(epochs=20, width_factor=0.125), "VGG on CIFAR-10 at its full size", vgg(epochs=200)),
+        (vgg(epochs=20, width_factor=0.125), "VGG on CIFAR-10 at its full size: the whole", vgg(epochs=200)),
+        (
+            vgg(epochs=200),
+            "VGG on CIFAR-10 at its full size with more than one seed.",
+            [run for seed in (1, 2) for run in vgg(epochs=200, seed=seed)],
+        ),
         ([record(**SMALL)], "50 epochs: here it has 10.", [record(**SMALL | dict(epochs=50))]),
         (
             [record(**SMALL | dict(epochs=100, alpha0=1e-3))],
@@ -31,6 +43,7 @@ def vgg(**fields):
             [record(**SMALL | dict(epochs=100, alpha0=1e-3, seed=seed)) for seed in (1, 2)],
         ),
         ([record(**SMALL)], "Anything on a GPU", [record("a card", **SMALL)]),
+        ([record("a card", **SMALL)], "Anything but VGG on a GPU", [stacked("a card")]),
     ],
 )
 def test_what_is_not_there_is_named_until_it_is(some, line, all_of_it):

@@ -70,10 +70,59 @@ def test_the_whole_experiment_says_so_and_only_then():
     theirs = paper.tuning().query("model == 'vgg' and source == 'authors'").set_index("method")["train_end"]
     whole[0] = record("sgd", train=1e-4, epochs=200)  # below theirs, the others above
     apart = np.exp(np.mean([abs(np.log(loss / theirs[m])) for m, loss in (ENDS | {"sgd": 1e-4}).items()]))
-    assert (
-        f"- From authors' repository, the training losses at the end differ as in the authors' code by a factor of "
-        f"{apart:.2g} (geometric mean)." in vgg.variant(whole)
+    said = vgg.variant(whole)
+    assert f"authors' repository, training losses differ from theirs by a factor of {apart:.2g}, validation" in said
+    assert "[most likely two different ones](vgg-network)" in said
+
+
+def long_run(method, losses, **fields):
+    """Return a made-up run of all images, of 200 epochs, some of whose training losses are given."""
+    run = record(method, epochs=200, **fields)
+    rows = [[e, 391 * e, loss, 1e-3, 2 * loss, 0.5] for e, loss in losses.items()]
+    return replace(run, iterations=78_200, epochs=pd.DataFrame(rows, columns=EPOCH_COLUMNS))
+
+
+def test_longer_runs_are_held_against_shorter_published_ones_at_their_end():
+    at_100 = {m: long_run(m, {0: 2.3, 100: loss, 200: loss / 2}) for m, loss in ENDS.items()}
+    at_100["sgd_hd"] = long_run("sgd_hd", {0: 2.3, 100: 0.8, 199: 0.8, 200: 5.0})  # lost since
+    runs = list(at_100.values())
+    table = vgg.levels(runs).data
+    ours = table[(table["method"] == "SGD-HD") & (table["source"] == "ours")]
+    assert ours[["epochs", "training loss, end"]].to_numpy().tolist() == [["200", "5.00"], ["100", "0.800"]]
+    row = vgg.agreement(runs).data.iloc[0]
+    assert row["ours"].text == "no" and row["ours, after 100 epochs"] == Noted("yes", "0.800, 1.40")
+    said = vgg.agreement_sentence(runs)
+    assert "Beside the paper, Figure 3: " in said and "SGD-HD against SGD in training loss" in said
+    after = said.partition("- Beside the authors' repository after its 100 epochs: ")[2].splitlines()[0]
+    assert after and "SGD-HD against SGD" not in after
+    theirs = paper.tuning().query("model == 'vgg' and source == 'authors'").set_index("method")
+    apart = np.exp(np.mean([abs(np.log(loss / theirs.loc[m, "train_end"])) for m, loss in ENDS.items()]))
+    assert f"authors' repository, training losses differ from theirs by a factor of {apart:.2g}," in vgg.variant(runs)
+    few = [replace(run, spec=run.spec.with_(train_images=10_000)) for run in runs]  # whose epochs are shorter
+    assert "after its" not in vgg.agreement_sentence(few) and len(vgg.agreement(few).data.columns) == 4
+    assert vgg.bottom_line(runs).endswith("SGD-HD lost in epoch 200 what it had learnt.")
+
+
+def test_the_largest_rate_is_told_of_as_many_iterations_as_the_paper_shows_too():
+    run = replace(
+        long_run("sgd_hd", {0: 2.3, 200: 1.0}),
+        trace=pd.DataFrame([[1, 2.3, 0.02, 0.0], [9_000, 1, 0.03, 0], [9_001, 1, 0.5, 0]], columns=TRACE_COLUMNS),
     )
+    told = vgg.rates([run]).data
+    own = told.loc[told["source"] == "ours", ["largest α", "of the first"]].to_numpy().tolist()
+    assert own == [["0.03000", "9,000"], ["0.5000", "78,200"]]
+
+
+def test_what_runs_side_by_side_took_says_nothing_of_what_hypergradients_cost():
+    runs = [record("adam"), record("adam_hd")]
+    for run in runs:
+        run.provenance.update(together=2, device="a card")
+    times = vgg.times(runs)
+    assert "over its baseline" not in times.data and times.data["runs side by side"].tolist() == ["2", "2"]
+    assert times.data["images a second"].tolist() == ["100,000"] * 2 and "was not measured" in times.note
+    for run in runs:
+        run.provenance["together"] = 1
+    assert "over its baseline" in vgg.times(runs).data and "was not measured" not in vgg.times(runs).note
 
 
 def test_each_number_stands_in_its_column_and_a_longer_curve_of_the_papers_is_read_at_the_end_of_ours():
@@ -323,6 +372,13 @@ def test_the_throughput_is_that_of_the_fastest_way(tmp_path):
     said = vgg.throughput(str(tmp_path))
     assert "1/8 of the channels (1.88 GFLOP an image" in said
     assert "40,000 images a second at best (bf16, captured), 25 % of the 600 TFLOP/s" in said
+    assert "side by side" not in said and "kernels" not in said
+    sides = [dict(precision="bf16", how="captured", runs=n, images_per_second=4e4 * n**0.5) for n in (1, 4)]
+    found |= dict(together=sides, kernels=dict(other=0.5, pooling=0.3, convolution=1.2))
+    (tmp_path / "benchmarks" / "vgg.json").write_text(json.dumps(found))
+    said = vgg.throughput(str(tmp_path))
+    assert "4 runs side by side, each on a stream of its own, handle 80,000 together (captured), 25 %." in said
+    assert "(2.00 ms), convolution 60 %, pooling 15 % and other 25 %." in said
 
 
 def test_what_a_hypergradient_costs_is_over_its_own_baseline():

@@ -21,6 +21,7 @@ import pandas as pd
 from hdlib.runs import BASELINE
 
 TASKS = {"logreg": "mnist", "mlp": "mnist", "vgg": "cifar10"}  # on what the paper trained each model
+VGG_SHOWN = 9_000  # iterations of which its Figure 3 shows the learning rates of VGG
 TUNED_FROM = 1e-3  # the initial learning rate of its Figure 3
 COLUMNS = {"loss": "train_loss", "val": "valid_loss", "alpha": "alpha"}
 
