@@ -92,7 +92,7 @@ TINY_GUARDS = dict(
 )
 JOBS = [
     Job("checks", "tests", seconds=75),
-    Job("vgg-speed", "vgg.py", {}, {"quick": True, "width-factor": 0.03125}, 90),
+    Job("vgg-speed", "vgg.py", {"compile": True}, {"quick": True, "width-factor": 0.03125}, 130),
     Job("vgg", "vgg", AUTHORS | dict(seeds=1, automatic_rates=[]), TINY_VGG),
     Job("vgg-blog", "vgg", BLOG | ALONE | dict(seeds=1), TINY_VGG),
     Job("online-tuning-paper", "online_tuning",
