@@ -121,11 +121,12 @@ def interval(scores: pd.Series) -> tuple[float, float]:
 def tally(found: Sequence[Verdict]) -> str:
     """Return one sentence: how many claims got each verdict."""
     counts = {verdict: sum(v.verdict == verdict for v in found) for verdict in VERDICTS}
+    untested = f"{counts['not tested']} not tested yet." if counts["not tested"] else "none was left untested."
     return (
         f"Of {len(found)} claims of the paper, its authors' code and the report: {counts['reproduced']} reproduced; "
         f"{counts['nothing against']} with some cases for them and none against; {counts['partly']} in part, with "
         f"cases against them; {counts['mostly not']} mostly not; {counts['not reproduced']} not reproduced; "
-        f"{counts['not tested']} not tested yet."
+        f"{untested}"
     )
 
 
