@@ -72,7 +72,7 @@ TINY = {
         "seeds_of": {"sgdn_hd": 2},
         "batch_size": 64,
         "precision": "float32",
-        "critical_factors": [1 / 32, 1 / 16],
+        "critical_factors": [1 / 32],
         "critical_seeds": 1,
         "critical_iterations": 3,
         "automatic_rates": [1e-1, 1e-3],

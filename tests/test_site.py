@@ -26,12 +26,7 @@ PAGES = [line.split("file:")[1].strip() for line in (ROOT / "_toc.yml").read_tex
 PAGES.append("book/introduction")
 # faults of the theme's own frame, not of a page
 THEME_FAULTS = {"region"}
-SCREENS = {
-    "desktop light": (dict(width=1280, height=900), "light"),
-    "desktop dark": (dict(width=1280, height=900), "dark"),
-    "phone light": (dict(width=390, height=844), "light"),
-    "phone dark": (dict(width=390, height=844), "dark"),
-}
+SCREENS = {"desktop": dict(width=1280, height=900), "phone": dict(width=390, height=844)}
 
 
 @pytest.fixture(scope="session")
@@ -83,66 +78,81 @@ def test_every_page_of_the_contents_is_built(site):
     assert (site / "index.html").is_file()
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-def test_every_page_works_offline(site, address, browser, screen):
-    size, scheme = SCREENS[screen]
-    context = browser.new_context(viewport=size, color_scheme=scheme)
-    faults = []
-    page = context.new_page()
-    page.on("request", lambda r: r.url.startswith((address, "data:")) or faults.append(f"asks for {r.url}"))
-    page.on("console", lambda m: m.type == "error" and faults.append(f"console: {m.text}"))
-    page.on("pageerror", lambda e: faults.append(f"script error: {e}"))
-    page.on("response", lambda r: r.status >= 400 and faults.append(f"{r.status} for {r.url}"))
-    for name in PAGES:
-        page.goto(f"{address}/{name}.html", wait_until="networkidle")
-        found = page.evaluate(
-            """() => ({
-                theme: document.documentElement.dataset.theme,
-                wide: document.documentElement.scrollWidth - window.innerWidth,
-                nameless: [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).length,
-                figures: [...document.querySelectorAll('figure.hd-frame')].map(f =>
-                    [...f.querySelectorAll('img')].filter(i => i.offsetWidth > 0 && i.naturalWidth > 0)
-                        .map(i => i.className)),
-                grounds: [...document.querySelectorAll('figure.hd-frame, .hd-scroll')].map(f => {
-                    for (let e = f; e; e = e.parentElement) {
-                        const [r, g, b, a] = getComputedStyle(e).backgroundColor.match(/[0-9.]+/g).map(Number);
-                        if (a !== 0) return (r + g + b) / 3;
-                    }
-                    return 255;
-                }),
-                captions: [...document.querySelectorAll('figcaption')].filter(c => c.offsetHeight == 0).length,
-            })"""
-        )
-        assert found["theme"] == scheme
-        if found["wide"] > 0:
-            faults.append(f"{name} is {found['wide']} px wider than the screen")
-        if found["nameless"]:
-            faults.append(f"{name} has {found['nameless']} images without alternative text")
-        if found["captions"]:
-            faults.append(f"{name} hides {found['captions']} captions")
-        if any((ground > 128) != (scheme == "light") for ground in found["grounds"]):
-            faults.append(f"{name} puts a figure or table on a ground of the other theme")
-        for shown in found["figures"]:
-            if len(shown) != 1 or f"hd-{scheme}" not in shown[0]:
-                faults.append(f"{name} shows {shown} in {scheme}")
-    context.close()
-    assert not faults, "\n".join(faults)
+@pytest.fixture(scope="session", params=["light", "dark"])
+def visited(request, address, browser):
+    """What is wrong with the pages in a theme; each is loaded once, for a desk, and then as narrow as a phone.
 
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_are_accessible(site, address, browser, scheme):
-    context = browser.new_context(viewport=dict(width=1280, height=900), color_scheme=scheme)
+    Of accessibility, the second theme is asked for its contrasts alone: in all else it is the first.
+    """
+    scheme = request.param
+    context = browser.new_context(viewport=SCREENS["desktop"], color_scheme=scheme)
+    works, accessible = [], []
     page = context.new_page()
-    faults = []
+    page.on("request", lambda r: r.url.startswith((address, "data:")) or works.append(f"asks for {r.url}"))
+    page.on("console", lambda m: m.type == "error" and works.append(f"console: {m.text}"))
+    page.on("pageerror", lambda e: works.append(f"script error: {e}"))
+    page.on("response", lambda r: r.status >= 400 and works.append(f"{r.status} for {r.url}"))
     for name in PAGES:
         page.goto(f"{address}/{name}.html", wait_until="networkidle")
         page.wait_for_timeout(500)  # the theme looks for what scrolls 0.3 s after the layout, and fades its colours
-        for violation in Axe().run(page).response["violations"]:
+        before = len(works)
+        rules = {"resultTypes": ["violations"]} | ({"runOnly": ["color-contrast"]} if scheme == "dark" else {})
+        for violation in Axe().run(page, options=rules).response["violations"]:
             if violation["id"] not in THEME_FAULTS:
                 places = [node["html"][:100] for node in violation["nodes"][:3]]
-                faults.append(f"{name}: {violation['id']}: {places}")
+                accessible.append(f"{name}: {violation['id']}: {places}")
+        del works[before:]  # the rules ask for style sheets of their own
+        for screen, size in SCREENS.items():
+            page.set_viewport_size(size)
+            works += faults_of(page, f"{name} on a {screen}", scheme)
+        page.set_viewport_size(SCREENS["desktop"])
     context.close()
-    assert not faults, "\n".join(faults)
+    return dict(works=works, accessible=accessible)
+
+
+def faults_of(page, name, scheme):
+    """Return what is wrong with the layout of a page that is open."""
+    found = page.evaluate(
+        """() => ({
+            theme: document.documentElement.dataset.theme,
+            wide: document.documentElement.scrollWidth - window.innerWidth,
+            nameless: [...document.querySelectorAll('article img')].filter(i => !i.alt.trim()).length,
+            figures: [...document.querySelectorAll('figure.hd-frame')].map(f =>
+                [...f.querySelectorAll('img')].filter(i => i.offsetWidth > 0 && i.naturalWidth > 0)
+                    .map(i => i.className)),
+            grounds: [...document.querySelectorAll('figure.hd-frame, .hd-scroll')].map(f => {
+                for (let e = f; e; e = e.parentElement) {
+                    const [r, g, b, a] = getComputedStyle(e).backgroundColor.match(/[0-9.]+/g).map(Number);
+                    if (a !== 0) return (r + g + b) / 3;
+                }
+                return 255;
+            }),
+            captions: [...document.querySelectorAll('figcaption')].filter(c => c.offsetHeight == 0).length,
+        })"""
+    )
+    faults = []
+    if found["theme"] != scheme:
+        faults.append(f"{name} is {found['theme']} and not {scheme}")
+    if found["wide"] > 0:
+        faults.append(f"{name} is {found['wide']} px wider than the screen")
+    if found["nameless"]:
+        faults.append(f"{name} has {found['nameless']} images without alternative text")
+    if found["captions"]:
+        faults.append(f"{name} hides {found['captions']} captions")
+    if any((ground > 128) != (scheme == "light") for ground in found["grounds"]):
+        faults.append(f"{name} puts a figure or table on a ground of the other theme")
+    for shown in found["figures"]:
+        if len(shown) != 1 or f"hd-{scheme}" not in shown[0]:
+            faults.append(f"{name} shows {shown} in {scheme}")
+    return faults
+
+
+def test_every_page_works_offline_on_a_desk_and_on_a_phone(visited):
+    assert not visited["works"], "\n".join(visited["works"])
+
+
+def test_pages_are_accessible(visited):
+    assert not visited["accessible"], "\n".join(visited["accessible"])
 
 
 def test_on_paper_nothing_is_cut_off_and_the_ground_is_white(address, browser):

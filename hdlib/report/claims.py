@@ -159,10 +159,13 @@ def rises(
 
     def cases(records: Sequence[Record]) -> Cases:
         found = {}
-        records = [replace(r, trace=r.trace[r.trace["iteration"] <= (first or np.inf)]) for r in _traced(records)]
-        records = [r for r in records if not (_rising(r) and r.trace["alpha"].max() < low)]
+        records = _traced(records)
         for model, method in itertools.product(models, methods):
-            for runs in _lengths(records, method=method, alpha0=1e-3, beta=_tuned(method, model), **model):
+            for asked in _lengths(records, method=method, alpha0=1e-3, beta=_tuned(method, model), **model):
+                runs = [replace(r, trace=r.trace[r.trace["iteration"] <= (first or np.inf)]) for r in asked]
+                runs = [r for r in runs if not (_rising(r) and r.trace["alpha"].max() < low)]
+                if not runs:
+                    continue
                 peak = by_seed(runs, lambda r: r.trace["alpha"].max())
                 name = f"{LABELS[method]} on {_setting(runs)}"
                 found[f"{name}: the peak" if decays else name] = outside(peak, low, high)

@@ -189,11 +189,11 @@ def in_short(records: Sequence[Record]) -> str:
     """Say in a line which orderings of the published runs hold in ours, and which do not, for each network."""
     networks = _groups(records, "network")
     told = [
-        f"{'' if len(networks) == 1 else f'as in {name}, '}{said[0].lower()}{said[1:]}"
+        f"{'' if len(networks) == 1 else f'As in {name}, {said[0].lower()}'}{said[len(networks) > 1 :]}"
         for (name,), group in networks
         for said in _beside_published(group)
     ]
-    return f"**In short.** Which of two methods has the lower loss, {' And '.join(told)}"
+    return f"**In short.** Which of two methods has the lower loss? {' '.join(told)}"
 
 
 def _beside_published(records: Sequence[Record]) -> list[str]:
@@ -524,7 +524,7 @@ def times(records: Sequence[Record]) -> Table:
                 **(
                     {
                         "images a second": f"{_scale(group[0])[1] / ours[name, method]:,.0f}",
-                        "runs side by side": several(sorted({r.provenance.get("together", 1) for r in group})),
+                        "runs side by side, at most": several(sorted({r.provenance.get("together", 1) for r in group})),
                     }
                     if gpu
                     else {}

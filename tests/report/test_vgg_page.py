@@ -119,7 +119,7 @@ def test_what_runs_side_by_side_took_says_nothing_of_what_hypergradients_cost():
     for run in runs:
         run.provenance.update(together=2, device="a card")
     times = vgg.times(runs)
-    assert "over its baseline" not in times.data and times.data["runs side by side"].tolist() == ["2", "2"]
+    assert "over its baseline" not in times.data and times.data["runs side by side, at most"].tolist() == ["2", "2"]
     assert times.data["images a second"].tolist() == ["100,000"] * 2 and "was not measured" in times.note
     for run in runs:
         run.provenance["together"] = 1
@@ -197,14 +197,14 @@ def test_a_share_of_the_channels_is_a_fraction_where_it_is_one():
 def test_what_agrees_is_told_in_short_for_each_network():
     valid = dict(sgd=1.0, sgd_hd=0.9, sgdn=0.8, sgdn_hd=0.7, adam=0.5, adam_hd=0.6)
     alike = [record(method, valid=valid[method]) for method in METHODS]
-    beside = "beside the paper, Figure 3, and the authors' repository:"
+    beside = "eside the paper, Figure 3, and the authors' repository:"
     same = f"{beside} all 9 orderings are the same."
-    lead = "**In short.** Which of two methods has the lower loss,"
-    assert vgg.in_short(alike) == f"{lead} {same}"
+    lead = "**In short.** Which of two methods has the lower loss?"
+    assert vgg.in_short(alike) == f"{lead} B{same}"
     other = [record(m, ENDS["sgdn" if m == "sgd_hd" else m] * 9, valid[m], variant="paper") for m in METHODS]
     other[1] = replace(other[1], epochs=other[1].epochs.assign(train_loss=99.0, valid_loss=9.0))
     assert vgg.in_short([*alike, *other]) == (
-        f"{lead} as in the authors' code, {same} And as in the paper's text, {beside} 6 of 9 orderings are the same; "
+        f"{lead} As in the authors' code, b{same} As in the paper's text, b{beside} 6 of 9 orderings are the same; "
         "not the same: SGD-HD against SGD in training loss and validation loss at the end and in best validation loss."
     )
 
