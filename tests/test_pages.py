@@ -463,8 +463,8 @@ def test_a_wrong_list_of_pages_is_refused_before_any_execution(project, monkeypa
     assert not list(project.rglob("*.ipynb"))
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_notebook_trains_and_executes_with_tiny_parameters(name, tmp_path, image_folder, monkeypatch):
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if TINY[name]])  # the others are as the site has them
+def test_every_notebook_that_trains_does_so_with_tiny_parameters(name, tmp_path, image_folder, monkeypatch):
     monkeypatch.setenv("HDLIB_DATA", str(image_folder))
     parameters = dict(TINY[name])
     known = pages.parameters_of(ROOT / "notebooks" / name)
@@ -473,7 +473,12 @@ def test_every_notebook_trains_and_executes_with_tiny_parameters(name, tmp_path,
     pages.execute(ROOT / "notebooks" / name, tmp_path / "out.ipynb", parameters, ROOT)
     if "task" in known:
         assert list((tmp_path / "store").glob(f"{parameters.get('task', 'cifar10')}-*.parquet"))
-    assert re.findall(r"(?i).{0,40}\b(?:nan|inf)\b.{0,40}", shown(tmp_path / "out.ipynb")) == []
+    assert no_numbers(tmp_path / "out.ipynb") == []
+
+
+def no_numbers(path):
+    """Return what an executed page shows of NaN and infinity, with what stands around it."""
+    return re.findall(r"(?i).{0,40}\b(?:nan|inf)\b.{0,40}", shown(path))
 
 
 def shown(path):

@@ -17,6 +17,7 @@ import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Error, sync_playwright
+from test_pages import no_numbers
 
 from hdlib.report import pages
 
@@ -230,6 +231,12 @@ def test_the_site_opens_from_its_folder_without_a_server(site, browser):
     assert page.locator("mjx-container").count() > 5
     page.close()
     assert not faults, "\n".join(faults)
+
+
+def test_no_page_shows_what_is_no_number(site):
+    executed = sorted((site / "_sources" / "book").glob("*.ipynb"))
+    assert len(executed) == len(pages.read_pages(ROOT))
+    assert {path.stem: found for path in executed if (found := no_numbers(path))} == {}
 
 
 def test_no_page_names_a_folder_of_the_machine_that_made_it(site):
