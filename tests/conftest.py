@@ -1,5 +1,7 @@
 """What all tests share: one thread a process, and specs that train in a moment."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from hdlib.runs import RunSpec
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of kernels and other processes, whose threads would wait for each other's cores
 
 
 LONGEST = ("test_site.py", "test_pages.py")  # to begin with: a file is one process's, and the last one's would be alone
