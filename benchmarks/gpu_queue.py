@@ -347,9 +347,11 @@ def table(rows: list[tuple], work: Path) -> str:
             f"VGG, {s['precision']}, {s['how']}: {s['images_per_second']:,.0f} images/s, {100 * s['share']:.1f} % of it"
             for s in result["steps"]
         ]
-        parts, overhead = result.get("parts", {}), result.get("overhead", {})
+        parts = result.get("parts", {})
         lines.append("a step's parts, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in parts.items()))
-        lines.append("hypergradients cost " + ", ".join(f"{name} {100 * x:+.1f} %" for name, x in overhead.items()))
+        for how, overhead in result.get("overhead", {}).items():
+            told = ", ".join(f"{name} {100 * x:+.1f} %" for name, x in overhead.items())
+            lines.append(f"hypergradients cost, {how}: {told}")
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,7 @@
 The ceiling is a large matrix product on random data, in each precision. Steps are those of the trainer, on random
 images: batch from the bytes on the device, crop and flip, forward, backward, update; each launched by itself, or
 captured as a CUDA graph, or compiled and captured; and of several runs side by side. The cost of hypergradients is the
-time of a captured step of each method over its baseline's, the methods timed in turn. Results go to
+time of each method's step over its baseline's, on one network and timed in turn. Results go to
 results/benchmarks/vgg.json.
 
     python benchmarks/vgg.py [--device auto] [--width-factor 1] [--quick] [--compile] [--output FILE]
@@ -12,10 +12,12 @@ results/benchmarks/vgg.json.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -24,13 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hdlib.runs import BASELINE, METHODS, RunSpec
 from hdlib.runs.record import provenance
-from hdlib.runs.sweep import resolve_device
-from hdlib.runs.train import Lane, Training, captured, settings
+from hdlib.runs.sweep import BESIDE, resolve_device
+from hdlib.runs.train import Lane, Training, captured, make_optimizer, settings
 from hdlib.tasks import Data
 
 OUTPUT = Path(__file__).parent.parent / "results" / "benchmarks" / "vgg.json"
 IMAGES, BATCH = 4096, 128
-TOGETHER = (1, 2, 3, 4, 6)  # runs side by side
 KERNELS = {  # what of a kernel's name says what it is for
     "convolution": ("xmma", "cudnn", "implicit_gemm", "implicit_convolve", "cask", "ReduceSplitK", "nhwcAddPadding"),
     "batch normalisation": ("batch_norm", "unrolled_elementwise_kernel_for_multi_outputs"),
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     device = resolve_device(options.device)
-    clock = Clock(device, seconds=0.02 if options.quick else 0.3, repeats=3 if options.quick else 5)
+    clock = Clock(device, seconds=0.02 if options.quick else 0.2, repeats=3 if options.quick else 5)
     gpu = device != "cpu"
     precisions = ["float32", "tf32", "bf16"] if gpu else ["float32"]
     data = random_data(device, 4 * BATCH if options.quick else IMAGES)
@@ -74,15 +75,8 @@ def main() -> None:
     for precision in precisions:
         rate = result["matrix_teraflops"][precision] = matrix_teraflops(precision, size, device, clock)
         keep(f"matrix product, {precision}: {rate:.3g} TFLOP/s")
-    ways = [(precision, how) for precision in reversed(precisions) for how in ("launched", "captured")[: 1 + gpu]]
-    if gpu and options.compile:
-        ways.append((precisions[-1], "compiled"))
 
-    def time_steps(precision: str, how: str) -> None:
-        seconds = step_seconds(spec.with_(precision=precision), data, device, clock, how)
-        if seconds is None:
-            keep(f"{precision}, {how}: not possible here")
-            return
+    def keep_step(precision: str, how: str, seconds: float) -> None:
         teraflops = result["gigaflop_per_image"] * BATCH / seconds / 1000
         step = {
             "precision": precision,
@@ -94,26 +88,36 @@ def main() -> None:
         result["steps"].append(step)
         keep(f"{precision}, {how}: {BATCH / seconds:,.0f} images/s, {100 * step['share']:.1f} % of the product")
 
-    for precision, how in ways[: len(precisions) * (1 + gpu)]:
-        time_steps(precision, how)
+    for precision, how in itertools.product(reversed(precisions), ("launched", "captured")[: 1 + gpu]):
+        seconds = step_seconds(spec.with_(precision=precision), data, device, clock, how)
+        if seconds is None:
+            keep(f"{precision}, {how}: not possible here")
+        else:
+            keep_step(precision, how, seconds)
     precision = result["parts_precision"] = precisions[-1]
     parts = part_seconds(spec.with_(precision=precision), data, device, clock)
     result["parts"] = {name: 1e3 * seconds for name, seconds in parts.items()}
     keep(f"{precision}, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in result["parts"].items()))
-    methods = method_seconds(precision, options.width_factor, data, device, clock)
-    result["methods"] = {name: 1e3 * seconds for name, seconds in methods.items()}
-    result["overhead"] = {method: methods[method] / methods[base] - 1 for method, base in BASELINE.items()}
-    keep(f"{precision}, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in result["methods"].items()))
     if gpu:
         result["kernels"] = kernel_milliseconds(spec.with_(precision=precision), data, device)
         keep(f"{precision}, ms: " + ", ".join(f"{name} {value:.3f}" for name, value in result["kernels"].items()))
-        result["together"] = []
-        for how in ("captured", "compiled")[: 1 + options.compile]:
-            for runs, rate in together_rates(precision, options.width_factor, data, device, clock, how).items():
-                result["together"].append({"precision": precision, "how": how, "runs": runs, "images_per_second": rate})
-                keep(f"{precision}, {how}, {runs} side by side: {rate:,.0f} images/s")
-    for precision, how in ways[len(precisions) * (1 + gpu) :]:  # last, since a compiler takes its time
-        time_steps(precision, how)
+    result["methods"], result["overhead"], result["together"] = {}, {}, []
+    ways = ("captured", "compiled")[: 1 + options.compile] if gpu else ("launched",)
+    for how in ways:
+        with settings(spec.with_(precision=precision), device):
+            lanes = prepared_lanes(spec.with_(precision=precision), data, device, how)
+            methods = method_seconds(lanes[0], how, precision, options.width_factor, clock)
+            rates = together_rates(lanes, clock) if gpu else {}
+        result["methods"][how] = {name: 1e3 * seconds for name, seconds in methods.items()}
+        result["overhead"][how] = {method: methods[method] / methods[base] - 1 for method, base in BASELINE.items()}
+        for name in ("methods", "overhead"):
+            told = ", ".join(f"{method} {value:.4f}" for method, value in result[name][how].items())
+            keep(f"{precision}, {how}, {name}: {told}")
+        for runs, rate in rates.items():
+            result["together"].append({"precision": precision, "how": how, "runs": runs, "images_per_second": rate})
+            keep(f"{precision}, {how}, {runs} side by side: {rate:,.0f} images/s")
+        if how == "compiled":
+            keep_step(precision, how, BATCH / rates[1])
 
 
 class Clock:
@@ -177,13 +181,17 @@ def gigaflop_per_image(training: Training) -> float:
 def prepared(spec: RunSpec, data: Data, device: str, how: str) -> tuple[Training, Callable[[], object]] | None:
     """Return a run and a function that takes a step of it, or None where it cannot be made so."""
     training = Training(spec, data, device, torch.float32, compiled=how == "compiled")
-    batch = torch.arange(BATCH, device=device)
+    step = stepper(training, how)
+    return None if step is None else (training, step)
+
+
+def stepper(training: Training, how: str) -> Callable[[], object] | None:
+    """Return a function that takes a step of a run, after a few, or None where it cannot be made so."""
+    batch = torch.arange(BATCH, device=training.device)
     for _ in range(4):
         training.step(batch)
-    step = training.step
-    if how != "launched":
-        step = captured(training.step, batch, training.optimizer)
-    return None if step is None else (training, lambda: step(batch))
+    step = training.step if how == "launched" else captured(training.step, batch, training.optimizer)
+    return None if step is None else lambda: step(batch)
 
 
 def step_seconds(spec: RunSpec, data: Data, device: str, clock: Clock, how: str) -> float | None:
@@ -240,40 +248,49 @@ def kernel_milliseconds(spec: RunSpec, data: Data, device: str, steps: int = 5) 
     return found
 
 
-def together_rates(
-    precision: str, width_factor: float, data: Data, device: str, clock: Clock, how: str
-) -> dict[int, float]:
-    """Return how many images a second runs of different methods train on, by how many are side by side."""
-    going = []
-    with settings(spec_of("sgd", precision, width_factor), device):
-        for method in sorted(METHODS, key=lambda method: method not in BETA)[: max(TOGETHER)]:
-            lane = Lane()
-            with lane:
-                made = prepared(spec_of(method, precision, width_factor), data, device, how)
-            if made is None:
-                return {}
-            going.append((lane, made[1]))
-
-        def round_of(count: int) -> Callable[[], None]:
-            def steps() -> None:
-                for lane, step in going[:count]:
-                    with lane:
-                        step()
-
-            return steps
-
-        return {count: count * BATCH / clock(round_of(count)) for count in TOGETHER}
+def prepared_lanes(
+    spec: RunSpec, data: Data, device: str, how: str
+) -> list[tuple[AbstractContextManager, Training, Callable[[], object]]]:
+    """Return as many runs as a sweep puts side by side on a GPU, each with its lane and what takes a step of it."""
+    lanes: list[AbstractContextManager] = [Lane() for _ in range(BESIDE)] if device != "cpu" else [nullcontext()]
+    made = []
+    for lane in lanes:
+        with lane:
+            training, step = prepared(spec, data, device, how)
+        made.append((lane, training, step))
+    return made
 
 
-def method_seconds(precision: str, width_factor: float, data: Data, device: str, clock: Clock) -> dict[str, float]:
-    """Return the time of each method's step, captured where that is possible, all timed in turn."""
-    specs = {method: spec_of(method, precision, width_factor) for method in METHODS}
-    with settings(specs["sgd"], device):
-        how = "launched" if device == "cpu" else "captured"
-        made = {}
-        for method, spec in specs.items():
-            made[method] = prepared(spec, data, device, how) or prepared(spec, data, device, "launched")
-        functions = {method: function for method, (_, function) in made.items()}
+def together_rates(lanes: Sequence[tuple], clock: Clock) -> dict[int, float]:
+    """Return how many images a second runs train on, by how many are side by side."""
+
+    def round_of(count: int) -> Callable[[], None]:
+        def steps() -> None:
+            for lane, _, step in lanes[:count]:
+                with lane:
+                    step()
+
+        return steps
+
+    return {count: count * BATCH / clock(round_of(count)) for count in range(1, len(lanes) + 1)}
+
+
+def method_seconds(run: tuple, how: str, precision: str, width_factor: float, clock: Clock) -> dict[str, float]:
+    """Return the time of each method's step of one network, all timed in turn."""
+    lane, training, _ = run
+
+    def made(method: str) -> Callable[[], object]:
+        optimizer = make_optimizer(spec_of(method, precision, width_factor), training.model)
+
+        def use() -> None:
+            training.optimizer, training.group = optimizer, optimizer.param_groups[0]
+
+        use()
+        step = stepper(training, how) or stepper(training, "launched")
+        return lambda: (use(), step())
+
+    with lane:
+        functions = {method: made(method) for method in METHODS}
         counts = {method: clock.count(function) for method, function in functions.items()}
         times: dict[str, list[float]] = {method: [] for method in METHODS}
         for _ in range(clock.repeats):

@@ -54,7 +54,8 @@ def gpu(device: torch.device) -> Any:
         return None
     try:
         kernels = importlib.import_module("hdlib.optim._triton")
-        kernels.adam_sums([[torch.ones(1, device=device)] * 6], 1.0, 0.0, 0.0)
+        one = torch.ones(1, device=device)
+        kernels.adam_sums([[one] * 4], [one], (0.9, 0.999), 1e-8, 1.0, 0.0, 0.0)
     except ImportError:  # torch has no Triton on this system
         return None
     except Exception as error:  # Triton needs a C compiler

@@ -68,13 +68,6 @@ class Part:
             return None
         return _kernels.gpu(devices.pop())
 
-    def some(self, which: Sequence[int]) -> Part:
-        """Return a part of these tensors alone."""
-        part = Part(self.way, self.mesh)
-        for name in ("owners", "params", "grads", "states", "moved"):
-            setattr(part, name, [getattr(self, name)[i] for i in which])
-        return part
-
     def zeros(self, name: str) -> None:
         """Give every state that lacks it a tensor of zeros like its parameter."""
         for p, state in zip(self.owners, self.states, strict=True):

@@ -1,12 +1,16 @@
 """The GPU kernels of `fused=True`: what hypergradients add to a step, in one pass over the memory.
 
-torch's own operations would write what they find and read it again, several times over. Written in Triton, which comes
-with torch where torch comes with CUDA; imported when it is first needed, because that takes a while.
+torch's own operations would write what they find and read it again, several times over. A kernel goes through up to
+TENSORS tensors: one for each of them would mostly start and end. Written in Triton, which comes with torch where torch
+comes with CUDA; imported when it is first needed, because that takes a while.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
 
 import torch
 import triton
@@ -16,7 +20,24 @@ from torch import Tensor
 from hdlib.optim import rules
 
 BLOCK = 4096  # elements that a program adds up, in float32, before the programs' sums are added in float64
+TENSORS = 32  # that a kernel goes through: the arguments of one are limited
+UNIT = 16  # elements, and bytes, by which a tensor's length and address divide where threads load several at a time
 PLAIN, HEAVY_BALL, NESTEROV = range(3)  # what SGD's direction is: the gradient, the velocity, or both
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def pick(values, begins, program, UNIT: tl.constexpr = 1):  # type: ignore[no-untyped-def]
+    """Return the value of the tensor that is a program's, which UNIT divides."""
+    value = values[0]
+    for j in tl.static_range(1, len(values)):
+        value = tl.where(2 * program + 3 >= begins[j], values[j], value)
+    return tl.multiple_of(value, UNIT)
+
+
+@triton.jit
+def number(values, begins, program):  # type: ignore[no-untyped-def]
+    """Return the number of the tensor that is a program's; see `plain`."""
+    return (pick(values, begins, program) - 3) // 2
 
 
 @triton.jit
@@ -27,20 +48,25 @@ def keep_sums(sums, program, gradient, direction):  # type: ignore[no-untyped-de
     tl.store(sums + 3 * program + 2, tl.sum(direction * direction))
 
 
-@triton.jit(do_not_specialize=["begin"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["before"])  # type: ignore[untyped-decorator]
 def sgd_kernel(  # type: ignore[no-untyped-def]
-    g, p, v, d, sums, n, begin, sign, l2, momentum, share,
-    MODE: tl.constexpr, READ_P: tl.constexpr, BLOCK: tl.constexpr,
+    begins, units, which, p, g, v, d, sums, before, sign, l2, momentum, share,
+    MODE: tl.constexpr, READ_P: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write one program's sums, and go from the velocity and direction of t-1 to those of t."""
+    """Write one program's sums, and go from the velocity and direction of t-1 to those of t.
+
+    p, g, v and d are tuples of tensors. Tensor j has `units[j]` times UNIT elements, and the programs from `begins[j]`
+    on.
+    """
     program = tl.program_id(0)
-    i = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there = i < n
+    i = (program - number(begins, begins, program)).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = i < number(units, begins, program).to(tl.int64) * UNIT
+    g, v, d = pick(g, begins, program, UNIT), pick(v, begins, program, UNIT), pick(d, begins, program, UNIT)
     gradient = sign * tl.load(g + i, mask=there, other=0.0).to(tl.float32)
     direction = tl.load(d + i, mask=there, other=0.0).to(tl.float32)
     if READ_P:
-        gradient += l2 * tl.load(p + i, mask=there, other=0.0).to(tl.float32)
-    keep_sums(sums, begin + program, gradient, direction)
+        gradient += l2 * tl.load(pick(p, begins, program, UNIT) + i, mask=there, other=0.0).to(tl.float32)
+    keep_sums(sums, before + program, gradient, direction)
     if MODE == 0:
         tl.store(d + i, gradient, mask=there)
     else:
@@ -50,30 +76,39 @@ def sgd_kernel(  # type: ignore[no-untyped-def]
             tl.store(d + i, gradient + momentum * velocity, mask=there)
 
 
-@triton.jit(do_not_specialize=["begin"], do_not_specialize_on_alignment=["floor", "scale"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["before"])  # type: ignore[untyped-decorator]
 def adam_kernel(  # type: ignore[no-untyped-def]
-    g, p, m, v, floor, scale, sums, n, begin, sign, l2, decay,
-    EACH: tl.constexpr, READ_P: tl.constexpr, BLOCK: tl.constexpr,
+    begins, units, which, p, g, m, v, sums, before, floors, scales, sign, l2, decay,
+    READ_P: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write one program's sums; `EACH` element has its own floor and scale, or all have one."""
+    """Write one program's sums; see `sgd_kernel`. Tensor j has the corrections that are at `which[j]`."""
     program = tl.program_id(0)
-    i = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there = i < n
-    gradient = sign * tl.load(g + i, mask=there, other=0.0).to(tl.float32)
-    first = tl.load(m + i, mask=there, other=0.0).to(tl.float32)
-    second = tl.load(v + i, mask=there, other=0.0).to(tl.float32)
-    if EACH:
-        least = tl.load(floor + i, mask=there, other=1.0)
-        factor = tl.load(scale + i, mask=there, other=0.0)
-    else:
-        least = tl.load(floor)
-        factor = tl.load(scale)
+    i = (program - number(begins, begins, program)).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = i < number(units, begins, program).to(tl.int64) * UNIT
+    gradient = sign * tl.load(pick(g, begins, program, UNIT) + i, mask=there, other=0.0).to(tl.float32)
+    first = tl.load(pick(m, begins, program, UNIT) + i, mask=there, other=0.0).to(tl.float32)
+    second = tl.load(pick(v, begins, program, UNIT) + i, mask=there, other=0.0).to(tl.float32)
+    j = number(which, begins, program)
+    least, factor = tl.load(floors + j), tl.load(scales + j)
     direction = tl.where(there, first / (tl.sqrt(second) + least) * factor, 0.0)
     if READ_P:
-        theta = tl.load(p + i, mask=there, other=0.0).to(tl.float32)
+        theta = tl.load(pick(p, begins, program, UNIT) + i, mask=there, other=0.0).to(tl.float32)
         gradient += l2 * theta
         direction += decay * theta
-    keep_sums(sums, begin + program, gradient, direction)
+    keep_sums(sums, before + program, gradient, direction)
+
+
+@triton.jit(do_not_specialize=["before"])  # type: ignore[untyped-decorator]
+def corrections_kernel(steps, floors, scales, before, eps, LOG_1: tl.constexpr, LOG_2: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Write `rules.adam_corrections` of one tensor; LOG_1 and LOG_2 are the logarithms of Adam's betas."""
+    program = tl.program_id(0)
+    step = steps[0]
+    for j in tl.static_range(1, len(steps)):
+        step = tl.where(program == j, steps[j], step)
+    t = tl.load(step).to(tl.float64)
+    root = tl.sqrt(1 - tl.exp(t * tl.full((), LOG_2, tl.float64)))
+    tl.store(floors + before + program, (eps * root).to(tl.float32))
+    tl.store(scales + before + program, (root / (1 - tl.exp(t * tl.full((), LOG_1, tl.float64)))).to(tl.float32))
 
 
 def sgd_observe(
@@ -92,47 +127,77 @@ def sgd_observe(
     """
     mode = PLAIN if momentum == 0 else NESTEROV if nesterov else HEAVY_BALL
 
-    def start(programs: int, begin: int, sums: Tensor, row: Sequence[Tensor]) -> None:
-        p, g, v, d = rules.flat(*row)
-        sgd_kernel[(programs,)](
-            g, p, v, d, sums, g.numel(), begin, sign, l2, momentum, share, mode, l2 != 0, BLOCK, num_warps=8
-        )
-
-    return _over(rows, start)
+    return _over(sgd_kernel, rows, sign, l2, momentum, share, mode, l2 != 0)
 
 
-def adam_sums(rows: Sequence[Sequence[Tensor]], sign: float, l2: float, decay: float) -> list[Tensor]:
+def adam_sums(
+    rows: Sequence[Sequence[Tensor]],
+    steps: Sequence[Tensor],
+    betas: tuple[float, float],
+    eps: float,
+    sign: float,
+    l2: float,
+    decay: float,
+) -> list[Tensor]:
     """Return g_t . -D_{t-1}, |g_t|^2 and |D_{t-1}|^2.
 
     Args:
-        rows: of parameter, gradient, both moments, and `rules.adam_corrections` of the last step in float32: one
-            number each, or as many as the parameter has. All on one GPU, in float32 or half precision.
+        rows: of parameter, gradient and both moments. All on one GPU, in float32 or half precision.
+        steps: how many steps each parameter has taken, 0-dim float32 tensors on that GPU.
+        betas, eps: Adam's.
         sign: -1 to maximise.
         l2: factor of the L2 term in the gradient.
         decay: AdamW's decoupled decay in the direction, but for its factor (1 - alpha lambda).
     """
-
-    def start(programs: int, begin: int, sums: Tensor, row: Sequence[Tensor]) -> None:
-        *tensors, floor, scale = row
-        p, g, m, v = rules.flat(*tensors)
-        each, read_p = floor.numel() > 1, l2 != 0 or decay != 0
-        adam_kernel[(programs,)](
-            g, p, m, v, floor, scale, sums, g.numel(), begin, sign, l2, decay, each, read_p, BLOCK, num_warps=8
-        )
-
-    return _over(rows, start)
+    corrections = torch.empty(2, len(rows), dtype=torch.float32, device=rows[0][0].device)
+    logs = [math.log(beta) if beta else -math.inf for beta in betas]
+    with _on(corrections.device):
+        for i in range(0, len(steps), TENSORS):
+            own = steps[i : i + TENSORS]
+            corrections_kernel[(len(own),)](_filled(own), *corrections, i, eps, *logs, num_warps=1)
+    return _over(adam_kernel, rows, *corrections, sign, l2, decay, l2 != 0 or decay != 0)
 
 
-def _over(
-    rows: Sequence[Sequence[Tensor]], start: Callable[[int, int, Tensor, Sequence[Tensor]], None]
-) -> list[Tensor]:
-    """Start a kernel for each row; return the three sums, 0-dim float64 tensors, always added in the same order."""
-    programs = [triton.cdiv(row[0].numel(), BLOCK) for row in rows]
-    device = rows[0][0].device
-    sums = torch.empty(sum(programs), 3, dtype=torch.float32, device=device)
-    begin = 0
-    with torch.cuda.device(device if device.type == "cuda" else -1):
-        for row, count in zip(rows, programs, strict=True):
-            start(count, begin, sums, row)
-            begin += count
+def _over(kernel: Any, rows: Sequence[Sequence[Tensor]], *arguments: Any) -> list[Tensor]:
+    """Start a kernel for each so many rows of tensors; return its three sums, 0-dim float64 tensors.
+
+    They are always added in the same order.
+    """
+    alike: dict[tuple[int, torch.dtype], list[int]] = {}  # a kernel goes through tensors of one kind
+    flat = [rules.flat(*row) for row in rows]
+    for j, row in enumerate(flat):
+        divides = row[0].numel() % UNIT == 0 and all(tensor.data_ptr() % UNIT == 0 for tensor in row)
+        alike.setdefault((UNIT if divides else 1, row[0].dtype), []).append(j)
+    device, before = rows[0][0].device, 0
+    total = sum(triton.cdiv(row[0].numel(), BLOCK) for row in rows)
+    sums = torch.empty(total, 3, dtype=torch.float32, device=device)
+    with _on(device):
+        for (unit, _), some in alike.items():
+            for i in range(0, len(some), TENSORS):
+                own = some[i : i + TENSORS]
+                *begins, programs = accumulate((triton.cdiv(rows[j][0].numel(), BLOCK) for j in own), initial=0)
+                begins += [programs] * (TENSORS - len(own))
+                units = [rows[j][0].numel() // unit for j in own]
+                columns = map(_filled, zip(*[flat[j] for j in own], strict=True))
+                if programs:
+                    kernel[(programs,)](
+                        _plain(begins), _plain(units), _plain(own), *columns, sums, before, *arguments, unit, BLOCK,
+                        num_warps=8,
+                    )  # fmt: skip
+                before += programs
     return list(sums.sum(0, dtype=torch.float64).unbind())
+
+
+def _filled(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return as many values as a kernel goes through tensors, so that any number of tensors is one kernel's."""
+    return (*values, *[values[-1]] * (TENSORS - len(values)))
+
+
+def _plain(values: Sequence[int]) -> tuple[int, ...]:
+    """Return numbers as a kernel takes them: for 1, and for what 16 divides, Triton would compile another one."""
+    return _filled([2 * value + 3 for value in values])
+
+
+def _on(device: torch.device) -> torch.cuda.device:
+    """Let kernels be started on a device; interpreted they run on the CPU."""
+    return torch.cuda.device(device if device.type == "cuda" else -1)

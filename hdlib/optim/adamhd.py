@@ -189,8 +189,10 @@ class AdamHD(HypergradientOptimizer):
             return _loop_observe(group, part)
         gpu = part.gpu_kernels()
         if gpu is not None:
-            rows = [row for _, row in _joined(group, part)]
-            return list(gpu.adam_sums(rows, -1.0 if group["maximize"] else 1.0, *map(float, _decays(group))))
+            ms, vs, xs, steps = _columns(group, part)
+            rows = list(zip(part.params, part.grads, ms, vs if xs[0] is None else xs, strict=True))
+            numbers = -1.0 if group["maximize"] else 1.0, *map(float, _decays(group))
+            return list(gpu.adam_sums(rows, steps, group["betas"], float(group["eps"]), *numbers))
         sums = Sums(group)  # torch's multi-tensor or fused step does the rest
         for p, g, d in self._rows(group, part):
             sums.add(gradient(group, g, p, _decays(group)[0]), d)

@@ -17,8 +17,8 @@ from torch.optim.sgd import sgd
 from hdlib.optim import _kernels, rules
 from hdlib.optim._base import HypergradientOptimizer, ParamsT, check_number
 from hdlib.optim._group import Group, Number, gradient, in_range
-from hdlib.optim._part import Part, State, chunks, is_small, plain, precision
-from hdlib.optim._sums import Sums, sum_up
+from hdlib.optim._part import Part, State, chunks, plain, precision
+from hdlib.optim._sums import Sums
 from hdlib.optim.control import Rule
 
 
@@ -168,7 +168,9 @@ class SGDHD(HypergradientOptimizer):
             return _kernels_observe(group, part, d, v, started)
         gpu = part.gpu_kernels() if all(started) or not v else None
         if gpu is not None:
-            return _gpu_observe(group, part, gpu)
+            numbers = -1.0 if group["maximize"] else 1.0, group["weight_decay"], group["momentum"]
+            rows = list(zip(part.params, part.grads, v or d, d, strict=True))
+            return list(gpu.sgd_observe(rows, *map(float, numbers), 1.0 - group["dampening"], bool(group["nesterov"])))
         if part.way in ("foreach", "torch"):
             return _foreach_observe(group, part, d, v, started)
         return _loop_observe(group, part, d, v, started)
@@ -247,26 +249,6 @@ def _foreach_observe(
         torch._foreach_copy_(directions, grads)
         torch._foreach_add_(directions, velocities, alpha=group["momentum"])
     return values
-
-
-def _gpu_observe(group: Group, part: Part, gpu: Any) -> list[Number]:
-    """The same, large tensors in one pass over the memory each, and the small ones together."""
-    small = [i for i, p in enumerate(part.params) if is_small(p)]
-    large = part.some([i for i, p in enumerate(part.params) if not is_small(p)])
-    found: list[list[Number]] = []
-    if large.params:
-        kept = large.real(_kept(group))
-        velocities = large.real("momentum_buffer") if group["momentum"] != 0 else kept
-        rows = list(zip(large.params, large.grads, velocities, kept, strict=True))
-        numbers = group["weight_decay"], group["momentum"], 1 - group["dampening"]
-        sign = -1.0 if group["maximize"] else 1.0
-        nesterov = bool(group["nesterov"] and group["momentum"] != 0)
-        found.append(gpu.sgd_observe(rows, sign, *map(float, numbers), nesterov))
-    if small:
-        rest = part.some(small)
-        velocities = rest.real("momentum_buffer") if group["momentum"] != 0 else []
-        found.append(_foreach_observe(group, rest, rest.real(_kept(group)), velocities, [True] * len(small)))
-    return [sum_up(column) for column in zip(*found, strict=True)]
 
 
 def _foreach_gradients(group: Group, part: Part) -> list[Tensor]:

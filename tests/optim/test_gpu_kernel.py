@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ CASES = {
             (AdamHD, {}),
             (AdamHD, {"weight_decay": 0.2, "maximize": True, "rule": "multiplicative", "hypergrad_lr": 0.1}),
             (AdamHD, {"amsgrad": True, "rule": "auto", "hypergrad_lr": 1.0}),
-            (AdamWHD, {"weight_decay": 0.1}),
+            (AdamWHD, {"weight_decay": 0.1, "betas": (0.0, 0.99)}),
         ],
         ["contiguous", "channels_last"],
     )
@@ -73,7 +74,7 @@ def steps(cls, settings, layout, dtype=torch.float32, device="cpu", large=(40, 3
 
 def compare():
     """Step by the kernel, interpreted, and by the loop, or in half precision, where ways round apart, by torch's."""
-    from hdlib.optim import _part, _triton, sgdhd
+    from hdlib.optim import _triton
 
     asked = []
 
@@ -89,7 +90,6 @@ def compare():
 
     torch_way = lambda self, group: ("torch" if group["foreach"] is None else "loop", True)  # noqa: E731
     SGDHD._way = AdamHD._way = torch_way
-    _part.is_small = sgdhd.is_small = lambda tensor: tensor.numel() <= 100
     for name, (cls, settings, layout) in CASES.items():
         for dtype, tolerance, foreach in ((torch.float32, 1e-5, False), (torch.bfloat16, 1e-2, None)):
             _kernels.gpu = lambda device: None
@@ -97,8 +97,7 @@ def compare():
             _kernels.gpu = lambda device: Kernels()
             asked.clear()
             found, others = steps(cls, settings, layout, dtype, capturable=True)
-            rows = 3 if cls is not SGDHD else 2  # the small ones are a row, or torch's
-            assert asked == [rows] * 3, name  # not in the first step, nor after a rest
+            assert asked == [5, 4, 5], name  # not in the first step, nor after a rest
             torch.testing.assert_close(others, numbers, rtol=tolerance, atol=1e-7, msg=lambda m, name=name: name + m)
             for a, b in zip(found, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
@@ -110,21 +109,66 @@ def compile_for(capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from hdlib.optim._triton import BLOCK, adam_kernel, sgd_kernel
+    from hdlib.optim._triton import BLOCK, TENSORS, UNIT, adam_kernel, corrections_kernel, sgd_kernel
 
-    numbers = {"sums": "*fp32", "n": "i32", "begin": "i32"} | dict.fromkeys(("floor", "scale"), "*fp32")
-    numbers |= dict.fromkeys(("sign", "l2", "decay", "momentum", "share"), "fp32")
-    for kernel, name, kinds in ((sgd_kernel, "MODE", (0, 1, 2)), (adam_kernel, "EACH", (False, True))):
-        for precision, kind, read_p in itertools.product(("fp32", "bf16", "fp16"), kinds, (False, True)):
-            constants = {name: kind, "READ_P": read_p, "BLOCK": BLOCK}
-            types = dict.fromkeys("gpmvd", f"*{precision}") | numbers | dict.fromkeys(constants, "constexpr")
-            source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constants)
-            made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
-            assert made.asm["cubin"]
+    numbers = {"sums": "*fp32", "before": "i32"} | dict.fromkeys(("begins", "units", "which"), ("i32",) * TENSORS)
+    numbers |= {"steps": ("*fp32",) * TENSORS} | dict.fromkeys(("floors", "scales"), "*fp32")
+    numbers |= dict.fromkeys(("sign", "l2", "decay", "momentum", "share", "eps"), "fp32")
+
+    def made(kernel, constants, types, warps):
+        types = types | numbers | dict.fromkeys(constants, "constexpr")
+        source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constants)
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps}).asm
+
+    assert made(corrections_kernel, {"LOG_1": -0.1, "LOG_2": float("-inf")}, {}, 1)["cubin"]
+    for kernel, modes in ((sgd_kernel, [{"MODE": mode} for mode in range(3)]), (adam_kernel, [{}])):
+        kinds = itertools.product(("fp32", "bf16", "fp16"), modes, (False, True), (UNIT, 1))
+        for precision, mode, read_p, unit in kinds:
+            constants = mode | {"READ_P": read_p, "UNIT": unit, "BLOCK": BLOCK}
+            code = made(kernel, constants, dict.fromkeys("gpmvd", (f"*{precision}",) * TENSORS), 8)
+            several = re.search(r"ld\.global\S*\.v[48]", code["ptx"])  # loads of several elements at a time
+            assert code["cubin"] and bool(several) == (unit > 1)
+
+
+def many():
+    """Sum over more tensors than a kernel goes through, of lengths and in places that fit its loads and that do not."""
+    from hdlib.optim import _triton
+
+    class Counted:
+        """A kernel, its launches counted."""
+
+        def __init__(self, kernel):
+            self.kernel, self.units = kernel, []
+
+        def __getitem__(self, grid):
+            def launch(*arguments, **options):
+                for numbers in arguments[:3]:  # for which Triton would compile other kernels
+                    assert not any(number == 1 or number % 16 == 0 for number in numbers)
+                self.units.append(arguments[-2])
+                return self.kernel[grid](*arguments, **options)
+
+            return launch
+
+    _triton.sgd_kernel = kernel = Counted(_triton.sgd_kernel)
+    generator = torch.Generator().manual_seed(0)
+    memory = torch.randn(5000 + 1000 * 75, generator=generator)  # of which an odd start is aligned to 4 bytes alone
+    tensors = [memory[i * 1000 :][: 16 * i + 16] for i in range(70)] + [memory[70_001:70_065], memory[71_000:75_999]]
+    rows = [[torch.zeros_like(g), g, torch.zeros_like(g), 2 * g] for g in tensors]
+    found = _triton.sgd_observe(rows, 1.0, 0.0, 0.9, 1.0, True)
+    expected = sum(float(g.double() @ g.double()) for g in tensors)
+    torch.testing.assert_close(torch.stack(found), torch.tensor([2.0, 1.0, 4.0]).double() * expected, rtol=1e-6, atol=0)
+    for _, g, v, d in rows:
+        assert torch.equal(v, g)
+        torch.testing.assert_close(d, 1.9 * g)
+    assert kernel.units == [16, 16, 16, 1]
 
 
 def test_interpreted_the_kernels_step_as_the_loop_does():
     alone("compare()", TRITON_INTERPRET="1")
+
+
+def test_a_kernel_goes_through_many_tensors():
+    alone("many()", TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
@@ -149,23 +193,23 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(capability, tmp_path):
 @pytest.mark.parametrize(
     "make", [SGDHD, functools.partial(SGDHD, momentum=0.9, nesterov=True, weight_decay=0.1), AdamHD]
 )
-def test_a_step_starts_one_kernel_for_each_large_tensor(make, monkeypatch):
+def test_all_tensors_are_given_to_the_kernels_and_nothing_else_is_started_for_each(make, monkeypatch):
     class Kernels:
-        """Counts the kernels that would be started."""
+        """Counts the tensors that the kernels would go through."""
 
         def __getattr__(self, name):
             def call(rows, *arguments):
-                started.append(len(rows))
+                given.append(len(rows))
                 return [torch.zeros((), dtype=torch.float64, device=rows[0][0].device)] * 3
 
             return call
 
-    started, counts = [], []
+    given, counts = [], []
     monkeypatch.setattr(_kernels, "gpu", lambda device: Kernels())
     for large in (4, 8):
         shapes = [(1024, 1024)] * large + [(30, 20), (30,)] * 5
-        counts.append(watched(functools.partial(make, fused=True), shapes).count + started[-1])
-    assert counts[1] - counts[0] == 4 and len(started) == 4
+        counts.append(watched(functools.partial(make, fused=True), shapes).count)
+    assert counts[0] == counts[1] and given == [14, 14, 18, 18]
 
 
 def test_where_triton_cannot_run_the_operations_are_torchs_and_a_warning_says_why(monkeypatch):
