@@ -20,6 +20,7 @@ from torch import Tensor
 from hdlib.optim import rules
 
 BLOCK = 4096  # elements that a program adds up, in float32, before the programs' sums are added in float64
+WARPS = 8  # of a program
 TENSORS = 32  # that a kernel goes through: the arguments of one are limited
 UNIT = 16  # elements, and bytes, by which a tensor's length and address divide where threads load several at a time
 PLAIN, HEAVY_BALL, NESTEROV = range(3)  # what SGD's direction is: the gradient, the velocity, or both
@@ -182,7 +183,7 @@ def _over(kernel: Any, rows: Sequence[Sequence[Tensor]], *arguments: Any) -> lis
                 if programs:
                     kernel[(programs,)](
                         _plain(begins), _plain(units), _plain(own), *columns, sums, before, *arguments, unit, BLOCK,
-                        num_warps=8,
+                        num_warps=WARPS,
                     )  # fmt: skip
                 before += programs
     return list(sums.sum(0, dtype=torch.float64).unbind())
