@@ -106,8 +106,8 @@ def main() -> None:
     for how in ways:
         with settings(spec.with_(precision=precision), device):
             lanes = prepared_lanes(spec.with_(precision=precision), data, device, how)
-            methods = method_seconds(lanes[0], how, precision, options.width_factor, clock)
             rates = together_rates(lanes, clock) if gpu else {}
+            methods = method_seconds(lanes[0], how, precision, options.width_factor, clock)
         result["methods"][how] = {name: 1e3 * seconds for name, seconds in methods.items()}
         result["overhead"][how] = {method: methods[method] / methods[base] - 1 for method, base in BASELINE.items()}
         for name in ("methods", "overhead"):
@@ -276,7 +276,7 @@ def together_rates(lanes: Sequence[tuple], clock: Clock) -> dict[int, float]:
 
 
 def method_seconds(run: tuple, how: str, precision: str, width_factor: float, clock: Clock) -> dict[str, float]:
-    """Return the time of each method's step of one network, all timed in turn."""
+    """Return the time of each method's step of one network, all timed in turn; the run's own step is then lost."""
     lane, training, _ = run
 
     def made(method: str) -> Callable[[], object]:
