@@ -104,7 +104,7 @@ JOBS = [
     Job("online-tuning-automatic", "online_tuning",
         dict(model="mlp", epochs=50, seeds=5, sgd_beta="auto", adam_beta="auto"), TINY_MNIST, least=180),
     Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST, least=180),
-    Job("divergence", "divergence", dict(points=25), TINY_DIVERGENCE),
+    Job("divergence", "divergence", {}, TINY_DIVERGENCE),
     Job("critical-beta", "critical_beta", dict(points=25), TINY_CRITICAL),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),
     Job("guards", "guards", dict(wide_seeds=3, other_wide_seeds=3, long_seeds=3), TINY_GUARDS),

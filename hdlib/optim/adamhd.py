@@ -59,8 +59,8 @@ class AdamHD(HypergradientOptimizer):
         differentiable: let autograd go through the step, alpha included. `group["lr"]` is then part of the graph.
         fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
             compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
-            can. On a GPU a kernel in Triton, where torch comes with it, does for each large tensor what hypergradients
-            add. Tensors of another layout or precision are computed one by one.
+            can. On a GPU kernels in Triton, where torch comes with it, do what hypergradients add, each for up to 32
+            tensors. Tensors of another layout or precision are computed one by one.
         decoupled_weight_decay: what AdamWHD sets.
         guards: keep alpha from running away: `min_lr`, `max_lr`, `max_change`, `scaling`, `skip_nonfinite`,
             `overshoot`, `final_lr`, `transition`; all off by default. `hdlib.optim.control.Control` says what each

@@ -23,11 +23,6 @@ def on_gpu(records: Sequence[Record]) -> bool:
     return any(not record.provenance["device"].endswith("cores)") for record in records)
 
 
-def stacks_on_gpu(records: Sequence[Record]) -> bool:
-    """Say whether any stack of runs was trained on a GPU."""
-    return on_gpu([record for record in records if "stack" in record.provenance])
-
-
 def sentences(records: Sequence[Record]) -> str:
     """Return a list of what was not run, derived from what was.
 
@@ -68,7 +63,7 @@ def vgg_scales(records: Sequence[Record]) -> Table:
 
 
 def _on_gpu(records: Sequence[Record]) -> list[str]:
-    if stacks_on_gpu(records):
+    if on_gpu([record for record in records if "stack" in record.provenance]):
         return []
     what = "Anything but VGG" if on_gpu(records) else "Anything"
     return [f"{what} on a GPU: every record says its device."]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report.style import Figure, Table, Theme, significant
+from hdlib.runs import Record
 
 MODELS = {"logreg": "logistic regression, 126 cells of the grid", "mlp": "perceptron, 24 runs of six methods"}
 
@@ -168,6 +169,26 @@ def online_tuning(r: dict) -> str:
         f"measurements taken in turn; the authors' way is extrapolated from processes of 1 and 2 epochs. Measured "
         f"{r['made']['date'][:10]} with torch {r['made']['torch']} by `make bench`."
     )
+
+
+def on_gpu(records: Sequence[Record], store: str) -> str:
+    """Say how fast stacks of the paper's perceptron were trained on a GPU, from what the runs took."""
+    told = []
+    runs = [r for r in records if r.spec.model == "mlp" and (r.spec.width, r.spec.depth) == (1000, 2)]
+    measured = read(store, "stacked_training")
+    for device in sorted({r.provenance["device"] for r in runs if not r.provenance["device"].endswith("cores)")}):
+        own = [r for r in runs if r.provenance["device"] == device]
+        rate = sum(r.iterations for r in own) / sum(r.provenance["seconds"] for r in own)
+        times = ""
+        if measured:
+            where = f"{measured['processes']} processes on {measured['made']['device']}"
+            times = f", {significant(rate / measured['mlp per second'])} times what {where} take"
+        told.append(
+            f"On one {device}, {len(own):,} runs of the paper's perceptron, in stacks of up to "
+            f"{max(r.provenance.get('stack', 1) for r in own):,}, took {rate:,.0f} iterations a second in all"
+            f"{times}. There an iteration of a stack is one captured graph, and asks nothing of the device."
+        )
+    return " ".join(told) or "No stack was timed on a GPU."
 
 
 @of_benchmark("optimizer_step")

@@ -542,7 +542,7 @@ def times(records: Sequence[Record]) -> Table:
     elif not apart:
         note += (
             " Where runs were trained side by side, seconds and minutes are the shares of a run, and the same for all "
-            "of them: what hypergradients cost on this GPU was not measured."
+            "of them: they say nothing of what hypergradients cost."
         )
     return Table(pd.DataFrame(rows), f"Ours: {frames.note(records)} {note}")
 
@@ -732,7 +732,7 @@ def throughput(store: str) -> str:
         f"({r['gigaflop_per_image']:.2f} GFLOP an image, forward and backward) handles "
         f"{best['images_per_second']:,.0f} images a second at best ({best['precision']}, {best['how']}), "
         f"{100 * best['share']:.0f} % of the {r['matrix_teraflops'][best['precision']]:.3g} TFLOP/s that a large "
-        f"matrix product reaches there.{_side_by_side(r)}{_kernels(r)} Measured {r['made']['date'][:10]} with torch "
+        f"matrix product reaches there.{_side_by_side(r)}{_kernels(r)}{_cost(r)} Measured {r['made']['date'][:10]} with torch "
         f"{r['made']['torch']} by {r['made'].get('by', '`benchmarks/vgg.py`')}."
     )
 
@@ -760,6 +760,16 @@ def _kernels(measured: dict) -> str:
         for name, value in sorted(measured["kernels"].items(), key=lambda item: (item[0] == "other", -item[1]))
     ]
     return f" Of a step's kernels, launched one by one ({total:.2f} ms), {several(told)}."
+
+
+def _cost(measured: dict) -> str:
+    """Say how much longer a step of each hypergradient method takes than one of its baseline."""
+    told = [
+        f"{how}, by "
+        + several([f"{100 * more:.1f} %".replace("-", "−") + f" for {LABELS[name]}" for name, more in overhead.items()])
+        for how, overhead in measured.get("overhead", {}).items()
+    ]
+    return f" Hypergradients make a step of one run alone longer: {'; '.join(told)}." if told else ""
 
 
 def _of_seeds(values: pd.Series) -> str:

@@ -217,6 +217,7 @@ class TestCudaGraph:
                 q.grad = g.cuda()
 
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())  # on which the copies above are made
         with torch.cuda.stream(stream):
             for t in range(3):
                 fill(t)

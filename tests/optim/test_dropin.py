@@ -350,6 +350,8 @@ class TestOnAnAccelerator:
     @pytest.mark.parametrize("rule", ["additive", "multiplicative"])
     @pytest.mark.parametrize("name", METHODS)
     def test_it_follows_the_cpu_and_never_waits_for_the_device(self, name, rule):
+        # on a device torch's Adam takes its bias corrections from counts in single precision
+        close, near = (1e-4, 1e-6) if name == "adam" else (1e-9, 1e-12)
         here = tensors()
         there = [p.detach().cuda().requires_grad_() for p in here]
         optimizers = [make(name, here, rule=rule), make(name, there, rule=rule)]
@@ -364,9 +366,9 @@ class TestOnAnAccelerator:
                     optimizer.step()
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
-            torch.testing.assert_close(flat(there).cpu(), flat(here), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(flat(there).cpu(), flat(here), rtol=close, atol=near)
         alphas = [optimizer.learning_rates()[0] for optimizer in optimizers]
-        assert alphas[0] == pytest.approx(alphas[1], rel=1e-9)
+        assert alphas[0] == pytest.approx(alphas[1], rel=close)
 
     def test_torchs_checkpoint_gives_an_alpha_on_the_device(self):
         params = [torch.ones(3, device="cuda", requires_grad=True)]

@@ -120,10 +120,10 @@ def test_what_runs_side_by_side_took_says_nothing_of_what_hypergradients_cost():
         run.provenance.update(together=2, device="a card")
     times = vgg.times(runs)
     assert "over its baseline" not in times.data and times.data["runs side by side, at most"].tolist() == ["2", "2"]
-    assert times.data["images a second"].tolist() == ["100,000"] * 2 and "was not measured" in times.note
+    assert times.data["images a second"].tolist() == ["100,000"] * 2 and "say nothing of what" in times.note
     for run in runs:
         run.provenance["together"] = 1
-    assert "over its baseline" in vgg.times(runs).data and "was not measured" not in vgg.times(runs).note
+    assert "over its baseline" in vgg.times(runs).data and "say nothing of what" not in vgg.times(runs).note
 
 
 def test_each_number_stands_in_its_column_and_a_longer_curve_of_the_papers_is_read_at_the_end_of_ours():
@@ -373,13 +373,17 @@ def test_the_throughput_is_that_of_the_fastest_way(tmp_path):
     said = vgg.throughput(str(tmp_path))
     assert "1/8 of the channels (1.88 GFLOP an image" in said
     assert "40,000 images a second at best (bf16, captured), 25 % of the 600 TFLOP/s" in said
-    assert "side by side" not in said and "kernels" not in said
+    assert not any(words in said for words in ("side by side", "kernels", "Hypergradients"))
     sides = [dict(precision="bf16", how="captured", runs=n, images_per_second=4e4 * n**0.5) for n in (1, 4)]
     found |= dict(together=sides, kernels=dict(other=0.5, pooling=0.3, convolution=1.2))
+    found |= dict(overhead=dict(captured=dict(sgd_hd=0.031, adam_hd=-0.002), compiled=dict(sgd_hd=0.04, adam_hd=0.0)))
     (tmp_path / "benchmarks" / "vgg.json").write_text(json.dumps(found))
     said = vgg.throughput(str(tmp_path))
     assert "4 runs side by side, each on a stream of its own, handle 80,000 together (captured), 25 %." in said
-    assert "(2.00 ms), convolution 60 %, pooling 15 % and other 25 %." in said
+    assert (
+        "(2.00 ms), convolution 60 %, pooling 15 % and other 25 %. Hypergradients make a step of one run alone longer: captured, by 3.1 % for SGD-HD and −0.2 % for Adam-HD; compiled, by 4.0 % for SGD-HD and 0.0 % for Adam-HD. M"
+        in said
+    )
 
 
 def test_what_a_hypergradient_costs_is_over_its_own_baseline():
