@@ -732,8 +732,8 @@ def throughput(store: str) -> str:
         f"({r['gigaflop_per_image']:.2f} GFLOP an image, forward and backward) handles "
         f"{best['images_per_second']:,.0f} images a second at best ({best['precision']}, {best['how']}), "
         f"{100 * best['share']:.0f} % of the {r['matrix_teraflops'][best['precision']]:.3g} TFLOP/s that a large "
-        f"matrix product reaches there.{_side_by_side(r)}{_kernels(r)}{_cost(r)} Measured {r['made']['date'][:10]} with torch "
-        f"{r['made']['torch']} by {r['made'].get('by', '`benchmarks/vgg.py`')}."
+        f"matrix product reaches there.{_side_by_side(r)}{_kernels(r)}{_cost(r)} Measured {r['made']['date'][:10]} "
+        f"with torch {r['made']['torch']} by `benchmarks/vgg.py`."
     )
 
 

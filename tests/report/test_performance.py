@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from hdlib.report import performance
+from hdlib.runs import Record, RunSpec
 
 MADE = {"date": "2026-01-02T03:04:05", "device": "a processor", "torch": "2.15.0", "commit": "abc"}
 NAMES = ("logreg", "mlp")
@@ -81,6 +83,21 @@ def test_what_is_not_accounted_for_is_shown(store):
 
 def test_ten_seeds_are_extended_from_those_that_were_timed(store):
     assert "2 seeds" in performance.figure4(store) and "ten seeds take 30 minutes" in performance.figure4(store)
+
+
+def test_the_speed_of_stacks_on_a_gpu_is_that_of_the_papers_perceptron_by_what_its_runs_took(store):
+    def run(device, seconds, **fields):
+        spec = RunSpec(method="sgd", alpha0=0.1, epochs=1, **({"model": "mlp"} | fields))
+        made = {"device": device, "seconds": seconds, "stack": 40}
+        return Record(spec, "finished", 3000, pd.DataFrame(), pd.DataFrame(), made)
+
+    others = [run("Some card", 1.0, width=30), run("Some card", 1.0, model="logreg"), run("A processor (2 cores)", 1.0)]
+    assert performance.on_gpu(others, store) == "No stack was timed on a GPU."
+    said = performance.on_gpu([*others, run("Some card", 1.0), run("Some card", 2.0, seed=1)], store)
+    assert said.startswith(
+        "On one Some card, 2 runs of the paper's perceptron, in stacks of up to 40, took 2,000 iterations a second in "
+        "all, 500 times what 2 processes on a processor take."
+    )
 
 
 def test_the_line_of_serial_training_is_the_plain_loops(store):
