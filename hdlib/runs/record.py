@@ -6,12 +6,13 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -45,6 +46,20 @@ class Record:
     epochs: pd.DataFrame
     trace: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, histories: Mapping[str, Callable[[], pd.DataFrame]], **fields: Any) -> Self:
+        """Return a record whose histories are made when they are first asked for: making frames is slow."""
+        record = cls.__new__(cls)
+        record.__dict__.update(fields, _histories=histories)
+        return record
+
+    def __getattr__(self, name: str) -> Any:
+        histories = self.__dict__.get("_histories", {})
+        if name not in histories:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.__dict__[name] = histories[name]()
+        return self.__dict__[name]
 
 
 def provenance(device: str, threads: int, seconds: float, data: str) -> dict[str, Any]:

@@ -9,11 +9,11 @@ as not recorded. Another process may merge files away at any time: readers list 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -272,7 +272,8 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
     filters = None if keys is None else [("key", "in", sorted(keys))]
     table = pq.read_table(_content(path), filters=filters)
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-    epochs, traces = _frames(columns, "epochs", EPOCH_COLUMNS), _frames(columns, "trace", TRACE_COLUMNS)
+    epochs, traces = _Frames(columns, "epochs", EPOCH_COLUMNS), _Frames(columns, "trace", TRACE_COLUMNS)
+    outcomes, iterations, provenances = (columns[n].to_pylist() for n in ("outcome", "iterations", "provenance"))
     records, unknown = [], []
     for i, (key, text) in enumerate(zip(columns["key"].to_pylist(), columns["spec"].to_pylist(), strict=True)):
         try:
@@ -283,13 +284,12 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
             unknown.append(error)
             continue
         records.append(
-            Record(
+            Record.read(
+                {"epochs": partial(epochs, i), "trace": partial(traces, i)},
                 spec=spec,
-                outcome=columns["outcome"][i].as_py(),
-                iterations=columns["iterations"][i].as_py(),
-                provenance=json.loads(columns["provenance"][i].as_py()),
-                epochs=epochs[i],
-                trace=traces[i],
+                outcome=outcomes[i],
+                iterations=iterations[i],
+                provenance=json.loads(provenances[i]),
             )
         )
     if unknown:
@@ -300,13 +300,14 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
     return records
 
 
-def _frames(columns: dict[str, pa.ListArray], kind: str, names: Sequence[str]) -> list[pd.DataFrame]:
-    """Return the histories of one kind, one a record: slices of one frame, because making frames is slow."""
-    together = pd.DataFrame({name: columns[f"{kind}.{name}"].flatten().to_numpy() for name in names})
-    ends = np.cumsum(columns[f"{kind}.{names[0]}"].value_lengths())
-    frames = []
-    for start, end in itertools.pairwise([0, *ends]):
-        frame = together.iloc[start:end]
+class _Frames:
+    """The histories of one kind in a file, one a record: slices of one frame."""
+
+    def __init__(self, columns: dict[str, pa.ListArray], kind: str, names: Sequence[str]) -> None:
+        self.together = pd.DataFrame({name: columns[f"{kind}.{name}"].flatten().to_numpy() for name in names})
+        self.ends = np.cumsum([0, *columns[f"{kind}.{names[0]}"].value_lengths().to_numpy()])
+
+    def __call__(self, i: int) -> pd.DataFrame:
+        frame = self.together.iloc[self.ends[i] : self.ends[i + 1]]
         frame.index = pd.RangeIndex(len(frame))
-        frames.append(frame)
-    return frames
+        return frame
