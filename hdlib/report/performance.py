@@ -17,6 +17,7 @@ import pandas as pd
 
 from hdlib.report.style import Figure, Table, Theme, significant
 from hdlib.runs import Record
+from hdlib.runs.history import CHUNK
 
 MODELS = {"logreg": "logistic regression, 126 cells of the grid", "mlp": "perceptron, 24 runs of six methods"}
 
@@ -186,7 +187,8 @@ def on_gpu(records: Sequence[Record], store: str) -> str:
         told.append(
             f"On one {device}, {len(own):,} runs of the paper's perceptron, in stacks of up to "
             f"{max(r.provenance.get('stack', 1) for r in own):,}, took {rate:,.0f} iterations a second in all"
-            f"{times}. There an iteration of a stack is one captured graph, and asks nothing of the device."
+            f"{times}. There an iteration of a stack is one captured graph, and the device is waited for once in "
+            f"{CHUNK} of them."
         )
     return " ".join(told) or "No stack was timed on a GPU."
 
