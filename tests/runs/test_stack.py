@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hdlib.optim.control import Control
 from hdlib.runs import RunSpec, grid, train
 from hdlib.runs.stack import EVALUATE, Stack, bytes_per_run, cross_entropy, per_run, train_stack, update
-from hdlib.runs.sweep import plan
+from hdlib.runs.sweep import VGG_BYTES, plan
 from hdlib.runs.train import minibatches
 from hdlib.tasks import build_model, load_data
 
@@ -358,6 +358,18 @@ class TestPlan:
         stacks = plan(specs, "cpu", memory=10**10)
         assert [len(stack) for stack in stacks] == [1] * 4
         assert [stack[0].epochs for stack in stacks] == [5, 5, 1, 1]
+
+    def test_runs_of_vgg_are_side_by_side_on_a_gpu_a_few_at_a_time_and_alone_on_a_cpu(self):
+        """Only those that have steps of one kind: their precision, network, images and length are the same."""
+        same = dict(task="cifar10", model="vgg", alpha0=1e-3)
+        alike = grid(method=["sgd", "sgdn", "adam"], precision="bf16", epochs=2, seeds=2, **same)
+        others = [*grid(method="sgd", precision="tf32", epochs=2, **same), *grid(method="sgd", epochs=[2, 3], **same)]
+        others += grid(method="sgd", width_factor=0.5, precision="bf16", epochs=2, **same)
+        stacks = plan([*alike, *others], "cuda", memory=10**12)
+        assert sorted(map(len, stacks)) == [1, 1, 1, 1, 3, 3]
+        assert {spec.key for stack in stacks if len(stack) == 3 for spec in stack} == {spec.key for spec in alike}
+        assert {len(stack) for stack in plan(alike, "cuda", memory=int(2.5 * VGG_BYTES))} == {2}
+        assert {len(stack) for stack in plan(alike, "cpu", jobs=2, memory=10**12)} == {1}
 
     def test_no_process_is_idle_where_there_are_runs_for_it(self):
         stacks = plan(self.specs[:1] + self.specs[3:4], "cpu", jobs=2)
