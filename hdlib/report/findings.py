@@ -200,29 +200,49 @@ def beside_paper(records: Sequence[Record]) -> str:
     Adam of logistic regression is the one that decays, as the paper's does. Empty for another data set than the
     paper's.
     """
+    lines = [
+        f"- {label(*run)}: {' and '.join(f'{name} losses {between(r)} times ours' for name, r in ratios.items())}."
+        for run, ratios in _theirs_over_ours(records).items()
+    ]
+    spec = records[0].spec
+    intro = f"In epoch {spec.epochs} the paper's curves, digitised, are at:"
+    note = "Each is a range over α₀, without runs of ours that diverged."
+    return "\n".join([intro, "", *lines, "", f"{note}{_shown_twice(records)}{_turns(spec)}"]) if lines else ""
+
+
+def overview_beside_paper(records: Sequence[Record]) -> dict[str, str]:
+    """Return how many times our training losses those of the paper's additive runs are: "sgd_theirs", "adam_theirs"."""
+    found = _theirs_over_ours(records)
+    return {
+        f"{BASELINE[method]}_theirs": between(ratios["training"])
+        for (method, _, rule), ratios in found.items()
+        if method in BASELINE and rule == "additive" and "training" in ratios
+    }
+
+
+def _theirs_over_ours(records: Sequence[Record]) -> dict[tuple[str, str, str], dict[str, pd.Series]]:
+    """Return the paper's losses of our last epoch over ours, by method, decay and rule, then by kind of loss."""
     spec = records[0].spec
     finals = frames.finals(records)
     if spec.task != paper.TASKS.get(spec.model):
-        return ""
+        return {}
     curves = paper.figure2()
     curves = curves[(curves["model"] == spec.model) & (curves["epoch"] == spec.epochs)]
-    lines = []
+    found = {}
     for method, rule in itertools.product(METHODS, ("additive", "multiplicative")):
         own = finals[(finals["method"] == method) & (finals["rule"] == rule)]
         decay = "inv_sqrt" if (own["decay"] == "inv_sqrt").any() else "none"
         own = own[(own["decay"] == decay) & np.isfinite(own["train_loss"])]
         same = curves[(curves["method"] == method) & (curves["rule"] == rule)]
-        told = []
+        ratios = {}
         for column, name in (("train_loss", "training"), ("valid_loss", "validation")):
             theirs = same[same["quantity"] == column].set_index("alpha0")["value"]
-            ratios = (theirs / own.groupby("alpha0")[column].mean()).dropna()
-            if len(ratios):
-                told.append(f"{name} losses {between(ratios)} times ours")
-        if told:
-            lines.append(f"- {label(method, decay, rule)}: {' and '.join(told)}.")
-    intro = f"In epoch {spec.epochs} the paper's curves, digitised, are at:"
-    note = "Each is a range over α₀, without runs of ours that diverged."
-    return "\n".join([intro, "", *lines, "", f"{note}{_shown_twice(records)}{_turns(spec)}"]) if lines else ""
+            both = (theirs / own.groupby("alpha0")[column].mean()).dropna()
+            if len(both):
+                ratios[name] = both
+        if ratios:
+            found[method, decay, rule] = ratios
+    return found
 
 
 def _turns(spec: RunSpec) -> str:

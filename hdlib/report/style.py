@@ -21,7 +21,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
+from matplotlib.transforms import Bbox
 
 LONG = 40  # characters of a table's cell from which on it is broken into lines
 LARGE = 1e6  # from which on a number is written as a power of ten
@@ -108,8 +110,8 @@ class Figure:
         alt = html.escape(self.alt)
         images = "".join(
             f'<img class="hd-figure hd-{theme.name} dark-light" alt="{alt}" '
-            f'src="data:image/svg+xml;base64,{_base64(self.svg(theme))}">'
-            for theme in (LIGHT, DARK)
+            f'src="data:image/svg+xml;base64,{_base64(svg)}">'
+            for theme, svg in zip((LIGHT, DARK), self.svgs((LIGHT, DARK)), strict=True)
         )
         csv = _base64(self.data.to_csv(index=False, float_format="%.6g"))
         link = f'<a download="{self.name}.csv" href="data:text/csv;base64,{csv}">Data of this figure (CSV)</a>'
@@ -120,7 +122,31 @@ class Figure:
 
     def svg(self, theme: Theme) -> str:
         """Return the figure as SVG text, the same bytes for the same data."""
-        rc = {
+        return self.svgs((theme,))[0]
+
+    def svgs(self, themes: Sequence[Theme]) -> list[str]:
+        """Return the figure as SVG texts in several themes.
+
+        All have the layout of the first: to find one takes as long as to draw.
+        """
+        texts: list[str] = []
+        places: list[Bbox] = []
+        for theme in themes:
+            with matplotlib.rc_context(self._style(theme)):
+                figure = self.draw(theme)
+                if places:
+                    figure.set_layout_engine("none")
+                    for axes, place in zip(figure.axes, places, strict=True):
+                        axes.set_position(place)
+                buffer = io.StringIO()
+                FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # savefig would draw it twice
+                places = [axes.get_position() for axes in figure.axes]
+                plt.close(figure)
+            texts.append(_lighter(buffer.getvalue()))
+        return texts
+
+    def _style(self, theme: Theme) -> dict[str, Any]:
+        return {
             **sns.axes_style("whitegrid"),
             **sns.plotting_context("notebook", font_scale=0.8),
             "figure.constrained_layout.use": True,
@@ -135,12 +161,6 @@ class Figure:
             **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
             "legend.frameon": False,
         }
-        with matplotlib.rc_context(rc):
-            figure = self.draw(theme)
-            buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
-            plt.close(figure)
-        return _lighter(buffer.getvalue())
 
 
 @dataclass(frozen=True)

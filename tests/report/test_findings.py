@@ -177,6 +177,10 @@ def test_the_papers_losses_are_told_over_ours(monkeypatch):
     )
     growing = run([2, 3], [0.1] * 2, method="sgd_hd", rule="multiplicative", beta=0.02, alpha0=0.1)
     assert "- SGD-HD, multiplicative: training losses 3.00 times ours." in findings.beside_paper([*fixed, growing])
+    assert findings.overview_beside_paper([*fixed, growing]) == {}  # that of the additive rule alone
+    rows.append(("mlp", "sgd_hd", 0.1, "train_loss", 1, 0.4, "additive"))
+    adapting = run([2, 0.1], [0.1] * 2, method="sgd_hd", beta=1e-5, alpha0=0.1)
+    assert findings.overview_beside_paper([*fixed, growing, adapting]) == {"sgd_theirs": "4.00"}
     adams = [ended(loss, 0.1, method="adam", decay=decay) for decay, loss in (("none", 0.5), ("inv_sqrt", 0.1))]
     rows.append(("mlp", "adam", 0.1, "train_loss", 1, 0.2, "additive"))  # which decays, where ours does too
     assert "\n- Adam, α/√t: training losses 2.00 times ours.\n" in findings.beside_paper(adams)
