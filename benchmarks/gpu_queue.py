@@ -68,6 +68,7 @@ TINY_DIVERGENCE = dict(
     width=8,
     seeds=1,
     points=3,
+    logreg_points=3,
     phase_seeds=1,
     models=3,
     critical_seeds=1,
@@ -76,9 +77,9 @@ TINY_DIVERGENCE = dict(
     logreg_iterations=10,
     mlp_iterations=10,
 )
-TINY_CRITICAL = {name: value for name, value in TINY_DIVERGENCE.items() if name not in ("width", "seeds")} | dict(
-    phase_models=3, longer=[["logistic regression", 1, 1]]
-)
+TINY_CRITICAL = {
+    name: value for name, value in TINY_DIVERGENCE.items() if name not in ("width", "seeds", "logreg_points")
+} | dict(phase_models=3, longer=[["logistic regression", 1, 1]])
 TINY_GUARDS = dict(
     task="digits",
     epochs=1,

@@ -37,7 +37,7 @@ def pick(values, begins, program, UNIT: tl.constexpr = 1):  # type: ignore[no-un
 
 @triton.jit
 def number(values, begins, program):  # type: ignore[no-untyped-def]
-    """Return the number of the tensor that is a program's; see `plain`."""
+    """Return the number of the tensor that is a program's, from numbers as `_plain` writes them."""
     return (pick(values, begins, program) - 3) // 2
 
 
