@@ -256,8 +256,8 @@ def prepared_lanes(
     made = []
     for lane in lanes:
         with lane:
-            training, step = prepared(spec, data, device, how)
-        made.append((lane, training, step))
+            run = prepared(spec, data, device, how) or prepared(spec, data, device, "launched")
+        made.append((lane, *run))
     return made
 
 
