@@ -1,0 +1,98 @@
+"""The guide's numbers, written by hand, are what the records and the code say."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from hdlib.optim import control
+from hdlib.report import relapse
+from hdlib.report.performance import read
+from hdlib.runs import Store
+
+ROOT = Path(__file__).parents[2]
+METHODS = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
+
+
+@pytest.fixture(scope="module")
+def guide() -> str:
+    return re.sub(r"\s+", " ", (ROOT / "book" / "guide.md").read_text())
+
+
+@pytest.fixture(scope="module")
+def records() -> list:
+    return [record for record in Store(ROOT / "results").all() if not record.spec.max_iterations]
+
+
+def last_losses(records, quantity, **fields):
+    """Return the mean loss of the last epoch over seeds, by method, whether beta is automatic, and alpha_0."""
+    groups = {}
+    for record in records:
+        spec = record.spec
+        if all(getattr(spec, name) == value for name, value in fields.items()):
+            loss = record.epochs[quantity].dropna().iloc[-1]
+            groups.setdefault((spec.method, spec.rule == "auto", spec.alpha0), []).append(loss)
+    return {key: sum(losses) / len(losses) for key, losses in groups.items()}
+
+
+def over_best_fixed(records, quantity, method, **fields):
+    """Return by how much the automatic beta ends above the best fixed learning rate, by alpha_0."""
+    losses = last_losses(records, quantity, **fields)
+    best = min(loss for (name, _, _), loss in losses.items() if name == METHODS[method])
+    return {a: loss / best - 1 for (name, auto, a), loss in losses.items() if name == method and auto}
+
+
+@pytest.mark.parametrize("method", ["sgd_hd", "adam_hd"])
+def test_how_good_auto_was_on_the_papers_perceptron(guide, records, method):
+    percent = re.search(r"from all six `lr` that were tried, the validation loss ended within (\d+) %", guide)[1]
+    papers = dict(model="mlp", task="mnist", width=1000, epochs=50)
+    above = over_best_fixed(records, "valid_loss", method, **papers)
+    assert len(above) == 6
+    assert max(above.values()) <= int(percent) / 100
+    assert max(over_best_fixed(records, "train_loss", method, **papers).values()) > 1  # from a tiny lr
+
+
+def test_the_percentage_is_no_larger_than_it_must_be(guide, records):
+    percent = int(re.search(r"ended within (\d+) %", guide)[1])
+    papers = dict(model="mlp", task="mnist", width=1000, epochs=50)
+    worst = max(max(over_best_fixed(records, "valid_loss", m, **papers).values()) for m in ("sgd_hd", "adam_hd"))
+    assert percent == math.ceil(100 * worst)
+
+
+def test_how_long_the_longest_runs_were(guide, records):
+    automatic = max(record.iterations for record in records if record.spec.rule == "auto")
+    whole = max(r.iterations for r in records if r.spec.model == "vgg" and r.spec.width_factor == 1)
+    assert guide.count(f"some {automatic // 1000},000 steps") == 2
+    assert f"trained [VGG](vgg) for {whole:,} steps" in guide
+
+
+@pytest.mark.parametrize(
+    ("width_factor", "method", "sentence"),
+    [
+        (0.125, "sgdn_hd", "a run of SGD with Nesterov momentum was lost in epoch {}"),
+        (1.0, "sgd_hd", "a run of SGD in epoch {}"),
+    ],
+)
+def test_when_runs_of_vgg_were_lost(guide, records, width_factor, method, sentence):
+    runs = [
+        r for r in records if r.spec.model == "vgg" and r.spec.width_factor == width_factor and r.spec.epochs == 200
+    ]
+    lost = [record for record in relapse.relapsed(runs) if record.spec.method == method]
+    assert [sentence.format(relapse.epoch_of(record)) in guide for record in lost] == [True]
+
+
+def test_what_auto_costs(guide):
+    costs = read(str(ROOT / "results"), "optimizer_step")["guards"]["automatic"]
+    assert (
+        f"takes, with `AdamHD`, {costs['Adam-HD']:.1f} times as long as with the paper's rule, and with `SGDHD` "
+        f"{costs['SGD-HD']:.1f} times" in guide
+    )
+
+
+def test_the_constants_and_what_they_mean(guide):
+    up, down = (math.ceil(math.log(10) / abs(math.log1p(change))) for change in (0.02, -0.02))
+    assert f"at least {up} steps to raise α tenfold, and {down} to lower it" in guide
+    assert control.AUTO_FIRST == 0.3 and "at most three tenths of their norm" in guide
+    told = f"begins at {control.AUTO_OVERSHOOT:g} (less with momentum) and halves in {control.AUTO_STEPS:g} steps"
+    assert told in guide and f"a sum of squares grows that begins at {control.AUTO_START:g}." in guide
