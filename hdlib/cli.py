@@ -144,10 +144,15 @@ def named(texts: list[str]) -> dict[str, str]:
     """Return what is given as NAME=VALUE."""
     from hdlib.report.pages import PageError
 
+    values: dict[str, str] = {}
     for text in texts:
-        if "=" not in text:
+        name, equals, value = text.partition("=")
+        if not equals:
             raise PageError(f"-p {text!r} has no value: write -p {text}=VALUE.")
-    return dict(text.split("=", 1) for text in texts)
+        if name in values:
+            raise PageError(f"{name} is given twice, as {values[name]!r} and {value!r}: give one of them.")
+        values[name] = value
+    return values
 
 
 @contextmanager

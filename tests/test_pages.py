@@ -423,6 +423,7 @@ def test_an_interruption_is_told_in_a_sentence(project, monkeypatch):
     [
         (["-p", "step=3"], "note.md has no parameter 'step': did you mean steps? Its parameters are name, steps."),
         (["-p", "steps"], "-p 'steps' has no value: write -p steps=VALUE."),
+        (["-p", "steps=1", "-p", "steps=2"], "steps is given twice, as '1' and '2': give one of them."),
         (["-p", "steps=-1"], "steps is -1: it must be at least 0."),
         (["-p", "steps=1e999"], "steps is inf: give finite numbers, such as 2."),
     ],

@@ -51,13 +51,14 @@ def scope(records: Sequence[Record]) -> str:
         return ""
     batches = " and ".join(map(str, sorted({r.spec.batch_size for r in runs})))
     probed = " and ".join(map(str, sorted({m["batch_size"] for m in VARIED.values() if "batch_size" in m})))
-    longest = max(runs, key=lambda r: r.iterations)
+    most = max(r.iterations for r in runs)
+    longest = dict.fromkeys(MODELS.get(r.spec.model, r.spec.model) for r in runs if r.iterations == most)
     return (
         f"All recorded runs with the automatic β have minibatches of {batches}, start from new weights, and take at "
-        f"most {longest.iterations:,} iterations, those of {MODELS.get(longest.spec.model, longest.spec.model)}. Two "
+        f"most {most:,} iterations, those of {' and '.join(sorted(longest))}. Two "
         "things are not counted. The short runs [from whose κ the critical β is predicted]"
         f"(critical-beta.ipynb#predicted-and-measured) have batches of {probed}, too; none of them has a tolerance. "
-        "And [a run of VGG](vgg-epochs) that was lost is gone on with for a few epochs, so from trained weights. The "
+        "And [a run of VGG](vgg-epochs) that was lost is continued for a few epochs, so from trained weights. The "
         f"constants, {AUTO_START:g}, {AUTO_STEPS:g} steps, {AUTO_OVERSHOOT:g} and {AUTO_FIRST:g} of the norm, are "
         "absolute, and the noise in *r* depends on the minibatch. Whether they suit other minibatches, longer runs, or "
         "weights that are trained already, was not tested beyond that. Those of the look at what steps gain, "

@@ -480,7 +480,7 @@ def first_divergences(diagrams: dict[str, Sequence[Record]]) -> Table:
             first = f"β from {scientific(lost['beta'].min())}" if len(lost) else "none"
             row[LABELS[method]] = f"{first}; {len(lost)} of {total}"
         rows.append(row)
-    note = "The smallest β of the grid at which a pair diverged, and how many pairs did."
+    note = "The smallest β of the grid at which a pair of α₀ and β diverged, and how many pairs did."
     return Table(pd.DataFrame(rows), f"{note} {_lengths(diagrams)}")
 
 

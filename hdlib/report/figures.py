@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, counted, label, power_of_ten
+from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, counted, label, power_of_ten, significant
 from hdlib.runs import Record, RunSpec
 
 LINE_KEYS = ["method", "rule", "decay", "alpha0"]
@@ -126,7 +126,20 @@ def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
         "training loss, validation loss and error, and learning rate, over the first iterations and over epochs. "
         f"{_outcomes(records)}"
     )
+    caption = f"{caption} {_cut_off(per_epoch, theirs)}".strip()
     return Figure(draw, name, alt, _table(per_epoch, early, theirs), frames.note(records), caption)
+
+
+def _cut_off(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
+    """Say where the paper's curves leave axes that are made for our losses; nothing where they do not."""
+    told = []
+    for quantity in ("train_loss", "valid_loss"):
+        values, (low, high) = theirs.loc[theirs["quantity"] == quantity, "value"], _limits(ours, quantity)
+        parts = [f"fall to {significant(values.min(), 2)}"] if values.min() < low else []
+        parts += [f"rise to {significant(values.max(), 2)}"] if values.max() > high else []
+        told += [f"its {QUANTITIES[quantity]}es {' and '.join(parts)}"] if parts else []
+    cut = "The axes are made for our losses and cut the paper's off where they go further"
+    return f"{cut}: {', and '.join(told)}." if told else ""
 
 
 def final_loss(records: Sequence[Record], name: str, caption: str = "") -> Figure:
@@ -232,12 +245,17 @@ def _scales(axis: plt.Axes, quantity: str, data: pd.DataFrame, linear_below: flo
         low = min(0.0, float(shown["low"].min()))
         axis.set_ylim(low * 3 if low < -ALPHA_FLOOR else -ALPHA_FLOOR / 2, max(0.15, float(shown["high"].max()) * 1.5))
         return
+    axis.set_ylim(*_limits(data, quantity, close))
+    log_y(axis)
+
+
+def _limits(data: pd.DataFrame, quantity: str, close: bool = False) -> tuple[float, float]:
+    """Return the ends of an axis of losses or errors."""
     values = data.loc[data["quantity"] == quantity, "median"]
     values = values[np.isfinite(values) & (values > 0)]
     low, high = values.min(), min(values.max(), 20.0)
     margin = (high / low) ** 0.06 if close and high > low else 1.25
-    axis.set_ylim(low / margin, high * margin)
-    log_y(axis)
+    return low / margin, high * margin
 
 
 def log_y(axis: plt.Axes) -> None:

@@ -159,7 +159,8 @@ def _which(rows: pd.DataFrame) -> str:
     text += "clearly" if ratio >= CLEAR else "but not clearly"
     if np.isinf(ratio):
         return f"{text}; with all others it diverges."
-    text += f"; with {second['candidate']}, the next, α is {scientific(ratio)} times as far off"
+    factors = (scientific(row["factor"]) for row in (best, second))
+    text += "; α is off by a factor of {}, and of {} with {}, the next".format(*factors, second["candidate"])
     losses = best["loss"], second["loss"]
     if ratio >= CLEAR or not np.isfinite(losses).all():
         return f"{text}."

@@ -414,7 +414,7 @@ def automatic_figure(automatic: Sequence[Record], plain: Sequence[Record], ungua
                 linestyle="",
                 marker=".",
                 markersize=5,
-                label="the paper's rule, a dot a β (▲: also above)",
+                label="the paper's rule, a dot a β (▲: more β end above the axis)",
             ),
             Line2D([], [], color=theme.text, marker="D", markersize=5, label="automatic β"),
         ]

@@ -59,7 +59,7 @@ def vgg_scales(records: Sequence[Record]) -> Table:
         }
         for (width, images, epochs, precision), seeds in sorted(kinds.items(), reverse=True)
     ]
-    return Table(pd.DataFrame(rows), "VGG as it was run; not every method has all seeds.")
+    return Table(pd.DataFrame(rows), "Not every method has all seeds.")
 
 
 def _on_gpu(records: Sequence[Record]) -> list[str]:
@@ -115,14 +115,15 @@ def guards(records: Sequence[Record]) -> str:
             own = [record for record in mlp if _guarded(record.spec, guard)]
             ran[name] = (max((r.iterations for r in own), default=0), len({r.spec.seed for r in own}))
     least, fewest = (min(column) for column in zip(*ran.values(), strict=True))
-    beyond = f" beyond {least:,} iterations, or with more than {counted(fewest, 'seed')}" if least else ""
+    beyond = f" beyond {least:,} iterations or with more than {counted(fewest, 'seed')}" if least else ""
     further = [
         f"*{name}* (up to {iterations:,} iterations, {counted(seeds, 'seed')})"
         for name, (iterations, seeds) in ran.items()
         if iterations > least or seeds > fewest
     ]
     run = (["the automatic β"] if any(r.spec.rule == "auto" for r in mlp) else []) + further
-    return f"Guards on the paper's perceptron{beyond}{', but for ' if run else ''}{'; '.join(run)}."
+    exceptions = f" Exceptions: {', '.join(run)}." if run else ""
+    return f"Guards on the paper's perceptron{beyond}.{exceptions}"
 
 
 def _paper_mlp(records: Sequence[Record]) -> list[Record]:

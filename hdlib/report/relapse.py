@@ -114,7 +114,7 @@ def ways(branches: pd.DataFrame, record: Record) -> Table:
     seen = f" and its validation loss {significant(validation.iloc[1])}" if np.isfinite(validation.iloc[1]) else ""
     seen += f" ({significant(validation.iloc[0])} one epoch earlier)" if np.isfinite(validation).all() else ""
     note = (
-        f"One run, gone on with from the end of epoch {jump - 1}, where its training loss was "
+        f"One run, continued from the end of epoch {jump - 1}, where its training loss was "
         f"{significant(_losses(record)[jump - 1])}{seen}, in {len(rows)} ways."
     )
     return Table(pd.DataFrame(rows), note)

@@ -17,8 +17,8 @@ FAMILIES = ("sgd", "adam")
 LOSSES = ("train_loss", "valid_loss")
 COSINE_LINE = (0, (5, 1.5, 1, 1.5))
 NEAR = 1.1  # times the lowest loss, up to which a loss counts as near it
-AUTOMATIC, TOGETHER = "HD, automatic β", "HD, automatic β, cosine"
-WAYS = ("fixed", "cosine", "HD", AUTOMATIC, TOGETHER)  # how a learning rate moves, in the order of tables
+GIVEN, AUTOMATIC, TOGETHER = "HD, given β", "HD, automatic β", "HD, automatic β, cosine"
+WAYS = ("fixed", "cosine", GIVEN, AUTOMATIC, TOGETHER)  # how a learning rate moves, in the order of tables
 
 
 def ends(records: Sequence[Record]) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def sentences(records: Sequence[Record]) -> str:
             f"{best['cosine']}; {significant(own['fixed'].min())} with the best fixed α, {best['fixed']}; "
             f"{_range(automatic)} from all α₀ with the automatic β, which is below the cosine from the same α₀ in "
             f"{(automatic < same).sum()} of {len(same)} cases; {_range(both)} from all α₀ with both; "
-            f"{_range(own['HD'])} with the β named above."
+            f"{_range(own[GIVEN])} with the given β."
             + (" A cosine from a larger α₀ than was tried may end lower." if same.idxmin() == same.index.max() else "")
         )
     return "\n".join(lines)
@@ -172,7 +172,7 @@ def together(models: Mapping[str, Sequence[Record]]) -> str:
     )
     gained = lower[AUTOMATIC, "train_loss"]
     if 4 * sum(gained) < len(gained):
-        text += " So in training the automatic β, which lets α fall by itself, gained next to nothing from a schedule."
+        text += " So in training the automatic β, which lets α fall by itself, hardly ever gained from a schedule."
     return text
 
 
@@ -213,7 +213,7 @@ def _way(record: Record) -> str:
     if spec.rule == "auto":
         return TOGETHER if cosine else AUTOMATIC
     if spec.method in BASELINE:
-        return "HD"
+        return GIVEN
     return "cosine" if cosine else "fixed"
 
 
@@ -236,7 +236,7 @@ def _style(theme: Theme, family: str, way: str) -> dict:
     if way == "cosine":
         return dict(color=theme.text, linestyle=COSINE_LINE, linewidth=1.3, marker="s", markersize=3.5)
     method = family if way == "fixed" else f"{family}_hd"
-    strength, marker = (0.55, "o") if way == "HD" else (1.0, "D" if way in WAYS[2:] else "o")
+    strength, marker = (0.55, "o") if way == GIVEN else (1.0, "D" if way in WAYS[2:] else "o")
     style = theme.line(method, strength=strength) | dict(marker=marker, markersize=4)
     return style | dict(linestyle=COSINE_LINE, markerfacecolor=theme.background) if way == TOGETHER else style
 

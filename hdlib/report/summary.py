@@ -7,14 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from hdlib.report import frames, grid, guards, paper, vgg
-from hdlib.report.style import LABELS, counted, power_of_ten, relative, scientific, significant
+from hdlib.report.style import LABELS, counted, power_of_ten, scientific, significant
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
 
 METHODS = ("sgd_hd", "adam_hd")
 STATED = 1e-4  # the paper's beta of its Figure 2
-STAYS = 0.1  # relative change of alpha below which it hardly moves
-NEAR = 1.01  # factor up to which losses lie beside each other
 TUNED = {"logreg": 20, "mlp": 100}  # epochs of its Figure 3
 TUNED_BETA = 1e-7  # of Adam-HD there
 ARRIVAL_FIELDS = frozenset(("target_loss", "target_of", "max_iterations"))  # in which runs of its Figure 4 differ
@@ -50,21 +48,22 @@ def one_minute(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
     fixed = [[r for r in records if r.spec.rule != "auto"] for records in (logreg, mlp)]
     as_stated = dict.fromkeys(METHODS, STATED)
     lines = [
-        f"**Reproduced.** On logistic regression it hardly matters where α starts. From {_rates(logreg)}, "
-        f"{_levels(logreg, as_stated)} ({_scale(fixed[0])}). {_validation(logreg, as_stated)}",
+        f"**Reproduced.** On logistic regression it hardly matters where α starts. From {_rates(logreg)} training "
+        f"losses end at {_levels(logreg, as_stated)} ({_scale(fixed[0])}), validation losses at "
+        f"{_beside_best(logreg, as_stated)}.",
         *_tuned(everything),
         *_grid_search(everything),
         f"**Not reproduced.** The paper states β = {power_of_ten(STATED)} for all of its Figure 2. With it Adam-HD "
         f"does not train the perceptron at all: {number} {len(stated)} runs diverge"
         + (f", after {min(lost)} to {max(lost)} iterations" if lost else "")
-        + f". The paper's own curves of it fit {power_of_ten(IMPLIED['adam_hd'])} better, and those of SGD-HD "
-        f"{power_of_ten(IMPLIED['sgd_hd'])}.",
+        + f". The paper's own curves are fitted better by {power_of_ten(IMPLIED['adam_hd'])} (Adam-HD) and "
+        f"{power_of_ten(IMPLIED['sgd_hd'])} (SGD-HD).",
         f"**Only in part.** On the perceptron, with the two β that the curves imply and without tuning α₀, "
         f"{_below_baseline(mlp, IMPLIED)}. But it still matters where α starts: {_over_best(mlp, IMPLIED)} "
         f"({_scale(fixed[1])}).",
         *_handicap(everything),
-        f"**New.** Why Adam-HD diverges there, above which β it does, and a rule that needs none. "
-        f"{_automatic(logreg, mlp, everything)}",
+        "**New.** [Why Adam-HD diverges](divergence) there, [above which β](critical-beta) it does, and "
+        f"[a rule that needs none](automatic). {_automatic(logreg, mlp, everything)}",
     ]
     told = [*filter(None, (vgg.bottom_line(pictures), vgg.bottom_line_of_fewer_images(pictures)))]
     if vgg.complete(pictures):
@@ -116,7 +115,7 @@ def _tuned(records: Sequence[Record]) -> list[str]:
         f"training loss ({significant(train)} against {significant(base_train)}), and at a validation loss of "
         f"{significant(valid)} against {significant(base_valid)}, {how} "
         f"(α₀ = {power_of_ten(paper.TUNED_FROM)}, β = {power_of_ten(TUNED_BETA)}, {counted(len(shared), 'seed')})."
-        f"{falls} [Tuning](tuning-mlp) has the other methods."
+        f"{falls} [The other methods](tuning-mlp)."
     ]
 
 
@@ -155,7 +154,7 @@ def _grid_search(records: Sequence[Record]) -> list[str]:
             f"({counted(frames.seeds(mlp)[1], 'seed')}, at most {mlp[0].spec.max_iterations:,} iterations), and "
             f"{lost or 'none'} of {len(here)} on logistic regression."
         )
-    return [f"{text} [Grid search](grid-search) has every cell."]
+    return [f"{text} [Every cell](grid-search)."]
 
 
 def _handicap(records: Sequence[Record]) -> list[str]:
@@ -195,11 +194,8 @@ def _levels(records: Sequence[Record], betas: dict[str, float]) -> str:
     told = []
     for method, beta in betas.items():
         ours, theirs = _ends(records, method, beta)
-        told.append(
-            f"{LABELS[method]} ends at training losses of {_range(ours)}, where {LABELS[BASELINE[method]]} without it "
-            f"ends at {_range(theirs)}"
-        )
-    return "; ".join(told)
+        told.append(f"{_range(ours)} with {LABELS[method]} ({LABELS[BASELINE[method]]} {_range(theirs)})")
+    return " and ".join(told)
 
 
 def _below_baseline(records: Sequence[Record], betas: dict[str, float]) -> str:
@@ -208,73 +204,41 @@ def _below_baseline(records: Sequence[Record], betas: dict[str, float]) -> str:
     for method, beta in betas.items():
         ours, theirs = _ends(records, method, beta)
         lower = int((ours < theirs.reindex(ours.index)).sum())
-        told.append(
-            f"{LABELS[method]} ends at a lower training loss than {LABELS[BASELINE[method]]} from the same α₀ in "
-            f"{lower or 'none'} of {counted(len(ours), 'start')}"
-        )
-    return "; ".join(told)
+        told.append(f"in {lower or 'none'} of {counted(len(ours), 'start')} with {LABELS[method]}")
+    return f"training losses end below those without HD from the same α₀ {' and '.join(told)}"
 
 
 def _over_best(records: Sequence[Record], betas: dict[str, float | str]) -> str:
-    """Say how many times the training loss of the best baseline each method ends at.
-
-    Where alpha hardly moves from the baseline's best rate, that one start is told apart from the others.
-    """
+    """Say how many times the training loss of the best baseline each method ends at."""
     told = []
     for method, beta in betas.items():
         ours, theirs = _ends(records, method, beta)
-        best, base = theirs.idxmin(), LABELS[BASELINE[method]]
-        ratios = ours / theirs[best]
-        ends = [r.epochs["alpha"].iloc[-1] for r in _runs(records, method, beta) if r.spec.alpha0 == best]
-        stays = len(ratios) > 1 and len(ends) and all(abs(alpha / best - 1) < STAYS for alpha in ends)
+        ratios = ours / theirs.min()
         told.append(
-            f"{LABELS[method]}, started at the best fixed rate of {base}, {power_of_ten(best)}, hardly moves α and "
-            f"ends {relative(ratios[best], ratios[best])} that rate's training loss; from the other "
-            f"{len(ratios) - 1} starts it ends at {_range(ratios.drop(best), 2)} times that"
-            if stays
-            else f"{LABELS[method]} ends at {_range(ratios, 2)} times the training loss of the best {base}"
+            f"{_range(ratios, 2)} times that of the best fixed {LABELS[BASELINE[method]]} with {LABELS[method]}"
         )
-    return "; ".join(told)
-
-
-def _validation(records: Sequence[Record], betas: dict[str, float | str]) -> str:
-    """Say at which validation losses each method ends, and whether above what is best of its baseline."""
-    told = []
-    for method, beta in betas.items():
-        ours, theirs = _ends(records, method, beta, "valid_loss")
-        best = theirs.min()
-        where = "above" if ours.min() > NEAR * best else "below" if ours.max() < best / NEAR else "beside"
-        told.append(
-            f"{LABELS[method]} ends at {_range(ours)}, {where} the {significant(best)} of the best fixed "
-            f"{LABELS[BASELINE[method]]}"
-        )
-    return f"In validation {'; '.join(told)}."
+    return f"they end at {' and '.join(told)}"
 
 
 def _automatic(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequence[Record]) -> str:
-    """Say how the rule without a beta fares: from its worst start, in validation, on VGG, and where it can be lost."""
+    """Say how the rule without a beta fares: from its worst start, in validation, and on VGG."""
     names = {"logistic regression": logreg, "the perceptron": mlp}
     runs = {name: [r for r in own if r.spec.rule == "auto"] for name, own in names.items()}
     runs = {name: own for name, own in runs.items() if own}
     if not runs:
         return "That rule was not run into this store."
     lost = sum(r.outcome == "diverged" for own in runs.values() for r in own)
-    alike: dict[str, list[str]] = {}
+    scales: dict[str, list[str]] = {}
     for name, own in runs.items():
-        alike.setdefault(frames.coinciding(own), []).append(name)
-    alike.pop("", None)
+        scales.setdefault(_scale(own), []).append(name)
     told = [
         f"From the paper's six α₀, {lost or 'none'} of its {sum(map(len, runs.values()))} runs diverged "
-        f"({'; '.join(f'{name} {_scale(own)}' for name, own in runs.items())})."
+        f"({'; '.join(f'{scale} on {vgg.several(on)}' for scale, on in scales.items())})."
     ]
-    told += [f"{same} on {' and '.join(on)}: these are the same runs." for same, on in alike.items()]
-    told += [_worst_start(mlp), _beside_best(mlp)] if "the perceptron" in runs else []
-    told += ["Most of its constants were chosen on logistic regression and a smaller perceptron.", _on_vgg(everything)]
-    told += [
-        "With SGD it can be lost where batches touch different parameters, "
-        "[as in an embedding](automatic.ipynb#batches-that-touch-different-parameters); where gradients carry no noise "
-        "an [upper bound on α](automatic.ipynb#gradients-without-noise) makes it safer."
-    ]
+    if "the perceptron" in runs:
+        told.append(_worst_start(mlp))
+        told.append(f"Its validation losses there end at {_beside_best(mlp, dict.fromkeys(METHODS, 'auto'))}.")
+    told += [_on_vgg(everything), "[The guide](guide.md#should-i-use-it) says where not to use it."]
     return " ".join(filter(None, told))
 
 
@@ -287,8 +251,8 @@ def _worst_start(records: Sequence[Record]) -> str:
     sgd, adam = (LABELS[BASELINE[method]] for method in METHODS)
     return (
         f"On the perceptron, from the worst of {counted(len(_ends(records, METHODS[0], 'auto')[0]), 'start')}, it ends "
-        f"at {auto[0]} times the training loss of the best {sgd} and at {auto[1]} times that of the best {adam}; the "
-        f"paper's rule, with the β that the curves imply, at {ruled[0]} and {ruled[1]} times."
+        f"at {auto[0]} times the training loss of the best fixed {sgd} and {auto[1]} times that of the best {adam}; "
+        f"the paper's rule, with the β that the curves imply, at {ruled[0]} and {ruled[1]} times."
     )
 
 
@@ -298,15 +262,15 @@ def _worst_over_best(records: Sequence[Record], method: str, beta: float | str) 
     return significant(ours.max() / theirs.min(), 2)
 
 
-def _beside_best(records: Sequence[Record]) -> str:
-    """Say between which validation losses the automatic rule ends on the perceptron, beside the best fixed rate's."""
+def _beside_best(records: Sequence[Record], betas: dict[str, float | str]) -> str:
+    """Say between which validation losses each method ends, beside the best fixed rate's."""
     told = []
-    for method in METHODS:
-        ours, theirs = _ends(records, method, "auto", "valid_loss")
+    for method, beta in betas.items():
+        ours, theirs = _ends(records, method, beta, "valid_loss")
         told.append(
             f"{_range(ours)} with {LABELS[method]} (best fixed {LABELS[BASELINE[method]]} {significant(theirs.min())})"
         )
-    return f"Its validation losses there are {' and '.join(told)}."
+    return " and ".join(told)
 
 
 def _on_vgg(records: Sequence[Record]) -> str:

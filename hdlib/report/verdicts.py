@@ -121,9 +121,11 @@ def interval(scores: pd.Series) -> tuple[float, float]:
 def tally(found: Sequence[Verdict]) -> str:
     """Return one sentence: how many claims got each verdict."""
     counts = {verdict: sum(v.verdict == verdict for v in found) for verdict in VERDICTS}
+    once = sum(v.verdict == "reproduced" and v.seeds == 1 and not v.claim.repeats for v in found)
     untested = f"{counts['not tested']} not tested yet." if counts["not tested"] else "none was left untested."
     return (
-        f"Of {len(found)} claims of the paper, its authors' code and the report: {counts['reproduced']} reproduced; "
+        f"Of {len(found)} claims of the paper, its authors' code and the report: {counts['reproduced']} reproduced"
+        f"{f', {once} of them with one seed' if once else ''}; "
         f"{counts['nothing against']} with some cases for them and none against; {counts['partly']} in part, with "
         f"cases against them; {counts['mostly not']} mostly not; {counts['not reproduced']} not reproduced; "
         f"{untested}"
@@ -145,10 +147,11 @@ def ledger(found: Sequence[Verdict]) -> Table:
     return Table(
         pd.DataFrame(rows),
         "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
-        "below it its 95 % interval over seeds, Student's on the logarithms, as wide in the mean as the intervals of "
-        "its cases with three seeds or more, which is safe however they correlate; where no case has more than two, "
-        "their range is shown instead. A run that did not arrive counts with the iterations after which it was given "
-        "up. Cases may have fewer seeds than stated, down to one, which has no interval.",
+        "below it a 95 % interval over seeds. Its width, on the logarithmic scale, is the mean width of Student's "
+        "intervals of the cases with three seeds or more; that is wide enough however the cases correlate. Where no "
+        "case has more than two seeds, their range is shown instead. A run that did not arrive counts with the "
+        "iterations after which it was given up. Cases may have fewer seeds than stated, down to one, which "
+        "has no interval.",
     )
 
 

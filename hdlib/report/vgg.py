@@ -52,8 +52,13 @@ def whole(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if _scale(record) == (1.0, IMAGES)]
 
 
-def scale(records: Sequence[Record]) -> str:
-    """Say what was run where, and whether it is the paper's experiment."""
+def scale(records: Sequence[Record], known: Sequence[Record] = ()) -> str:
+    """Say what was run where, and whether it is the paper's experiment, or where that is.
+
+    Args:
+        records: runs of the page.
+        known: all that there are.
+    """
     specs = [record.spec for record in records]
     networks = several([name for (name,), _ in _groups(records, "network")])
     widths = several(sorted({spec.width_factor for spec in specs}), fraction)
@@ -85,10 +90,15 @@ def scale(records: Sequence[Record]) -> str:
         else "levels of loss cannot be compared with those of the whole network on all images; orderings of the "
         "methods and early learning rates can, with care"
     )
+    papers = f"the whole network on all images for {EPOCHS} epochs with six methods"
     return (
         text
-        + f"**The paper's experiment, the whole network on all images for {EPOCHS} epochs with six methods, was not "
-        f"run.** {_lengths(steps(records), shorter[-1])}; {told}."
+        + (
+            f"The paper's experiment, {papers}, is on [another page](vgg). "
+            if complete(known)
+            else f"**The paper's experiment, {papers}, was not run.** "
+        )
+        + f"{_lengths(steps(records), shorter[-1])}; {told}."
     )
 
 
@@ -177,7 +187,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
         lines += [f"- {said}" for said in (*_lost(group), *_guessing(group), *relapse.sentences(group))]
         lines += [f"- {said}" for said in _beside_published(group)]
         lines.append(
-            "- What does not hold in every seed is not decided."
+            "- An ordering that does not hold in every seed is not decided, though it may be the same in the means."
             if max(len(_pairs(group, *ordering)) for ordering in ORDERINGS) > 1
             else "- With one seed, a small difference may be chance."
         )
@@ -238,10 +248,9 @@ def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
         return ""
     same, everywhere, total = _same(longest)
     spec, many = longest[0].spec, frames.seeds(longest)[1] > 1
-    start = ", ".join((_STARTS[spec.norm_start], spec.precision))
     text = (
         f"With [{_seeds(longest)}](vgg-epochs), {fraction(spec.width_factor)} of the channels, {spec.epochs} epochs of "
-        f"{_scale(longest[0])[1]:,} images ({start}), {same} of {total} do"
+        f"{_scale(longest[0])[1]:,} images, {same} of {total} do"
         f"{f' in the means over seeds, {everywhere} of them in every seed' if many else ''}"
     )
     lost = [
@@ -341,10 +350,7 @@ def _differ(orderings: Sequence[tuple[str, str]]) -> str:
 
 
 def caption(records: Sequence[Record]) -> str:
-    """Return the caption of the figure of a network's runs; it says how the paper's curves stand to the axes."""
-    longest = max(r.spec.epochs for r in records)
-    theirs = paper.figure3()
-    theirs = theirs[(theirs["model"] == "vgg") & (theirs["epoch"] <= longest)].groupby("quantity")["value"]
+    """Return the caption of the figure of a network's runs."""
     epoch = "" if steps(records) == STEPS else f", of ours {steps(records)}"
     lines = (
         "Lines are medians over seeds, after a divergence over those that are left; bands reach from the lowest to "
@@ -354,10 +360,7 @@ def caption(records: Sequence[Record]) -> str:
         f"VGG-16 as in {network(records[0])}, all methods from α₀ = {records[0].spec.alpha0:g}; baselines dashed, "
         f"hypergradient methods solid. The axes of α are linear between −10⁻³ and 10⁻³. "
         f"{lines if frames.seeds(records)[1] > 1 else ''}The pale lines are the paper's "
-        f"curves, digitised; an epoch of theirs is of all images and has {STEPS} iterations{epoch}. The axes are made "
-        f"for our losses and cut the paper's off where they go further: its training losses fall to "
-        f"{significant(theirs.min()['train_loss'], 2)}, and its validation losses rise to "
-        f"{significant(theirs.max()['valid_loss'], 2)}."
+        f"curves, digitised; an epoch of theirs is of all images and has {STEPS} iterations{epoch}."
     )
 
 
@@ -384,18 +387,17 @@ def variant(records: Sequence[Record]) -> str:
     ).strip()
     if not complete(records):
         return text
-    theirs = _published().set_index(["source", "method"])
+    theirs = paper.published("vgg", "cifar10", set(_published()["epochs"]))
     lines = []
-    for source, label in SOURCES.items():
+    for (length, source), ends in theirs.set_index("method").groupby(["epochs", "source"]):
         for (name,), group in _groups(records, "network"):
-            length, by_then = _by_the_end(group, source)
-            ours = frames.finals(by_then).groupby("method")[["train_loss", "valid_loss"]].mean()
+            ours = frames.finals(_until(group, length)).groupby("method")[["train_loss", "valid_loss"]].mean()
             apart = [
-                significant(np.exp(np.abs(np.log(ours[own] / theirs.loc[source, of][ours.index])).mean()), 2)
+                significant(np.exp(np.abs(np.log(ours[own] / ends[of][ours.index])).mean()), 2)
                 for own, of in (("train_loss", "train_end"), ("valid_loss", "valid_end"))
             ]
             lines.append(
-                f"- After the {length} epochs of the {label}, training losses differ from theirs by a factor of "
+                f"- After {length} epochs training losses differ from those of the {SOURCES[source]} by a factor of "
                 f"{apart[0]}, validation losses by one of {apart[1]} (as in {name}; geometric means over the methods)."
             )
     return f"{text}\n\n" + "\n".join(lines)
@@ -407,7 +409,12 @@ def _by_the_end(records: Sequence[Record], source: str) -> tuple[int, Sequence[R
     length = int(published.loc[published["source"] == source, "epochs"].iloc[0])
     if all(_scale(r)[1] != IMAGES or r.epochs["epoch"].max() <= length for r in records):
         return length, records
-    return length, [replace(r, epochs=r.epochs[r.epochs["epoch"] <= length]) for r in records]
+    return length, _until(records, length)
+
+
+def _until(records: Sequence[Record], epoch: int) -> list[Record]:
+    """Return runs as they were at the end of an epoch."""
+    return [replace(r, epochs=r.epochs[r.epochs["epoch"] <= epoch]) for r in records]
 
 
 def _shortened(records: Sequence[Record]) -> list[Sequence[Record]]:
@@ -447,9 +454,8 @@ def rates(records: Sequence[Record]) -> Table:
             row = {"method": LABELS[method], "source": ours[name], "largest α": "grows until nothing is finite"}
             if kept:
                 rise = [r for r in kept if _peak(r) > r.spec.alpha0]
-                at = sorted(int(r.trace["iteration"][r.trace["alpha"].idxmax()]) for r in rise)
                 row["largest α"] = spread([_peak(r) for r in kept], 4) if rise else "does not rise above α₀"
-                row["at iteration"] = (f"{at[0]:,}" + (f" to {at[-1]:,}" if at[-1] > at[0] else "")) if rise else ""
+                row["at iteration"] = _where_it_is_largest(rise)
                 row["of the first"] = f"{max(r.iterations for r in kept):,}"
                 row["α of the last epoch"] = spread([r.epochs["alpha"].iloc[-1] for r in kept])
                 row["below zero"] = _share(np.mean([_negative(r) for r in kept]))
@@ -471,10 +477,11 @@ def rates(records: Sequence[Record]) -> Table:
         pd.DataFrame(rows, columns=columns).fillna(""),
         "Of the first: among how many iterations the largest α is sought; in our runs and the authors' among all, in "
         f"the paper's among those that it shows. Our α is recorded in each of the first {early} iterations and then "
-        "ever more rarely: it may be larger between. α of the last epoch: the mean over it; of the published runs the "
-        "last value that they show. Below zero: in which share of a run's iterations α is negative; ours is taken for "
-        f"constant from one record to the next{', and the share is a mean over seeds' if many else ''}. Blank: not "
-        f"published.{frames.spread_note(records)}",
+        "ever more rarely, and as the mean over each epoch: the largest is that of all these, and may be larger "
+        "between. α of the last epoch: the mean over it; of the published runs the last value that they show. Below "
+        "zero: in which share of a run's iterations α is negative; ours is taken for constant from one record to the "
+        f"next{', and the share is a mean over seeds' if many else ''}. Blank: not "
+        f"published, or in the row of the whole run.{frames.spread_note(records)}",
     )
 
 
@@ -590,7 +597,12 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
                     "within the spread of seeds": "yes" if distance <= between else "no",
                 }
             )
-    return Table(pd.DataFrame(rows), frames.note(compared)) if rows else None
+    note = (
+        "Distance of the means: between the mean training losses of the two precisions, in the epoch in which it is "
+        "largest. Range over seeds: between the highest and the lowest training loss in float32, in the epoch in which "
+        "it is widest. "
+    )
+    return Table(pd.DataFrame(rows), note + frames.note(compared)) if rows else None
 
 
 def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
@@ -707,11 +719,10 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
                 continue
             how = [f"diverged in {_which(at, own)}, at iteration {several(at, '{:,}'.format)}"] if at else []
             how += [f"lost what it had learnt in {_which(forgot, own)}, in epoch {several(forgot)}"] if forgot else []
-            text = f"- {LABELS[method]} as in {_network(model)}, {' and '.join(how)}."
+            ours = f"{_STARTS[start]} in {precision}"
+            text = f"- {LABELS[method]} as in {_network(model)}, with {ours}, {' and '.join(how)}."
             text += f" The β is {_from_to(over, rounded)} times below the critical one"
-            if (ours := f"{_STARTS[start]} in {precision}") != limits:
-                text += f" of {limits}; that of these runs, {ours}, was not measured"
-            told.append(f"{text}.")
+            told.append(f"{text}." if ours == limits else f"{text} of {limits}; that of these runs was not measured.")
     if not told:
         return ""
     return "\n".join(
@@ -730,7 +741,7 @@ def throughput(store: str) -> str:
     return (
         f"On {r['made']['device']}, a training step of VGG-16 with {fraction(r['width_factor'])} of the channels "
         f"({r['gigaflop_per_image']:.2f} GFLOP an image, forward and backward) handles "
-        f"{best['images_per_second']:,.0f} images a second at best ({best['precision']}, {best['how']}), "
+        f"{best['images_per_second']:,.0f} images a second ({best['precision']}, {best['how']}, one run alone), "
         f"{100 * best['share']:.0f} % of the {r['matrix_teraflops'][best['precision']]:.3g} TFLOP/s that a large "
         f"matrix product reaches there.{_side_by_side(r)}{_kernels(r)}{_cost(r)} Measured {r['made']['date'][:10]} "
         f"with torch {r['made']['torch']} by `benchmarks/vgg.py`."
@@ -867,8 +878,24 @@ def _still(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _peak(record: Record) -> float:
-    """Return the largest alpha of a run, NaN where it diverged."""
-    return np.nan if record.outcome == "diverged" else record.trace["alpha"].max()
+    """Return the largest alpha of a run, of one iteration or in the mean of an epoch; NaN where it diverged."""
+    if record.outcome == "diverged":
+        return np.nan
+    return max(record.trace["alpha"].max(), record.epochs["alpha"].max())
+
+
+def _where_it_is_largest(records: Sequence[Record]) -> str:
+    """Return in which iterations alpha is at its `_peak`: "2,345", or "2,345 to 6,789", those of a whole epoch, say."""
+    at: list[int] = []
+    for r in records:
+        alpha, means = r.trace.set_index("iteration")["alpha"], r.epochs.set_index("epoch")["alpha"]
+        if alpha.max() >= means.max():
+            at.append(int(alpha.idxmax()))
+        else:
+            at += [(means.idxmax() - 1) * steps([r]) + 1, means.idxmax() * steps([r])]
+    if not at:
+        return ""
+    return f"{min(at):,}" + (f" to {max(at):,}" if max(at) > min(at) else "")
 
 
 def _accuracy(records: Sequence[Record]) -> str:

@@ -98,7 +98,7 @@ def load_data(task: str, device: str = "cpu", dtype: torch.dtype = torch.float32
     """
     if task not in SIZES:
         raise ValueError(f"task is {task!r}: it must be one of {', '.join(map(repr, SIZES))}.")
-    return _load(task, device, dtype, None if task == "digits" else data_folder())
+    return _load(task, device, dtype, None if task == "digits" else data_folder().absolute())
 
 
 @lru_cache(maxsize=2)

@@ -467,7 +467,11 @@ def test_every_claim_has_a_verdict_from_the_recorded_runs_and_the_tally_counts_t
     assert {v.verdict for v in found} <= set(VERDICTS) and len({v.claim.text for v in found}) == len(found)
     told = [int(number) for number in re.findall(r"\d+", verdicts.tally(found))]
     counts = Counter(v.verdict for v in found)
-    assert told == [len(found), *(counts[verdict] for verdict in VERDICTS[:-1])]
+    once = sum(v.verdict == "reproduced" and v.seeds == 1 for v in found)
+    total, reproduced, *others = (counts[verdict] for verdict in ("", *VERDICTS[:-1]))
+    assert told == [len(found), reproduced, once, *others] and once and not total
+    more = [replace(v, seeds=3) for v in found]
+    assert "with one seed" in verdicts.tally(found) and "with one seed" not in verdicts.tally(more)
     assert "none was left untested" in verdicts.tally(found)
     assert "0 not reproduced; 1 not tested yet." in verdicts.tally([judge(claims.cost("nowhere"), [])])
     assert len(verdicts.ledger(found).data) == len(found)

@@ -79,11 +79,12 @@ def short(first, second, losses=None):
 
 def test_in_short_the_best_beta_is_told_with_how_clearly_alpha_or_else_the_loss_says_so():
     assert short(0.02, 0.06) == (
-        "**In short.** SGD-HD on logistic regression: β = 10⁻⁴, clearly; with β = 10⁻⁵, the next, α is 3.00 times as "
-        "far off."
+        "**In short.** SGD-HD on logistic regression: β = 10⁻⁴, clearly; α is off by a factor of 2.00, and of 6.00 "
+        "with β = 10⁻⁵, the next."
     )
     close = (
-        "SGD-HD on logistic regression: β = 10⁻⁴, but not clearly; with β = 10⁻⁵, the next, α is 1.25 times as far off"
+        "SGD-HD on logistic regression: β = 10⁻⁴, but not clearly; α is off by a factor of 2.00, and of 2.50 with "
+        "β = 10⁻⁵, the next"
     )
     assert short(0.02, 0.025).endswith(f"{close}.")
     assert short(0.02, 0.025, (1.1, 2)).endswith(

@@ -67,11 +67,21 @@ def test_how_long_the_longest_runs_were(guide, records):
     assert f"trained [VGG](vgg) for {whole:,} steps" in guide
 
 
+def test_adam_hd_is_recommended_for_what_it_did(guide, records):
+    assert "from all six `lr` it ended at a lower validation loss than `SGDHD`" in guide
+    losses = last_losses(records, "valid_loss", model="mlp", task="mnist", width=1000, epochs=50)
+    sgd, adam = (
+        {a: loss for (name, auto, a), loss in losses.items() if name == method and auto}
+        for method in ("sgd_hd", "adam_hd")
+    )
+    assert len(adam) == 6 and all(adam[alpha0] < sgd[alpha0] for alpha0 in sgd)
+
+
 @pytest.mark.parametrize(
     ("width_factor", "method", "sentence"),
     [
-        (0.125, "sgdn_hd", "a run of SGD with Nesterov momentum was lost in epoch {}"),
-        (1.0, "sgd_hd", "a run of SGD in epoch {}"),
+        (0.125, "sgdn_hd", "a run of SGDN-HD was lost in epoch {}"),
+        (1.0, "sgd_hd", "a run of SGD-HD in epoch {}"),
     ],
 )
 def test_when_runs_of_vgg_were_lost(guide, records, width_factor, method, sentence):

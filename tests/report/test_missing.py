@@ -102,7 +102,7 @@ def test_guards_that_went_further_than_the_others_are_named():
         record(iterations=100, **common, beta=0.02, rule="multiplicative"),
     ]
     start = (
-        "Guards on the paper's perceptron beyond 100 iterations, or with more than one seed, but for the automatic β"
+        "Guards on the paper's perceptron beyond 100 iterations or with more than one seed. Exceptions: the automatic β"
     )
     assert missing.guards(runs + others) == f"{start}."
     further = [
@@ -111,10 +111,10 @@ def test_guards_that_went_further_than_the_others_are_named():
     ]
     said = missing.guards(runs + others + further)
     assert said == (
-        f"{start}; *multiplicative* (up to 900 iterations, one seed); *automatic, greedy* (up to 100 iterations, 2 "
+        f"{start}, *multiplicative* (up to 900 iterations, one seed), *automatic, greedy* (up to 100 iterations, 2 "
         "seeds)."
     )
     assert f"- {said}" in missing.sentences(runs + others + further).splitlines()
     bounded = "*bounds 0 and 0.1* (up to 100 iterations, one seed)"
-    assert missing.guards(runs[:1]) == f"Guards on the paper's perceptron, but for {bounded}."
+    assert missing.guards(runs[:1]) == f"Guards on the paper's perceptron. Exceptions: {bounded}."
     assert missing.guards(others[:1]) == "Guards on the paper's perceptron."

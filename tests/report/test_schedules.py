@@ -50,7 +50,7 @@ def test_the_best_cosine_and_the_best_fixed_rate_stand_beside_what_adapts(record
     assert (
         "0.215 to 0.220 from all α₀ with the automatic β, which is below the cosine from the same α₀ in 1 of 2" in sgd
     )
-    assert "; 0.120 to 0.250 from all α₀ with both; 0.300 to 0.310 with the β named above." in sgd
+    assert "; 0.120 to 0.250 from all α₀ with both; 0.300 to 0.310 with the given β." in sgd
     assert adam.startswith("- Adam, ") and adam.endswith("A cosine from a larger α₀ than was tried may end lower.")
 
 
@@ -85,7 +85,7 @@ def test_both_together_stand_beside_each_alone(records):
         "and lower than with the cosine alone from the same α₀ in 2 of 4 cases (validation loss: 2)."
     )
     worse = [replace(r, epochs=r.epochs.assign(train_loss=0.9)) if r.spec.decay == "cosine" else r for r in records]
-    assert schedules.together({"one": worse}).endswith("gained next to nothing from a schedule.")
+    assert schedules.together({"one": worse}).endswith("hardly ever gained from a schedule.")
     table = schedules.together_table({"logistic regression": records}).data.set_index("family")
     assert table.loc["Adam"].tolist() == ["logistic regression", "0.233 to 0.545", "0.233 to 0.545", "0.0625 to 1.20",
                                           "0.0625 to 1.20", "100 %"]  # fmt: skip
