@@ -193,6 +193,18 @@ def test_the_ledger_shows_its_verdicts_without_scrolling(address, browser):
     page.close()
 
 
+def test_what_scrolls_says_so_and_nothing_else_does(address, browser):
+    page = browser.new_page(viewport=dict(width=390, height=800))
+    page.goto(f"{address}/book/claims.html", wait_until="networkidle")
+    says = "getComputedStyle(f, '::before').content.includes('Scroll sideways')"
+    frames = "[...document.querySelectorAll('.hd-scroll')]"
+    page.wait_for_function(f"() => {frames}.every(f => {says} == f.scrollWidth > f.clientWidth + 1)")
+    assert page.evaluate(f"() => {frames}.some(f => {says})")
+    page.set_viewport_size(dict(width=2500, height=800))
+    page.wait_for_function(f"() => !{frames}.some(f => {says})")
+    page.close()
+
+
 def test_what_a_page_of_several_does_not_show_is_not_announced_on_it(site):
     sections = {page: (site / "book" / f"{page}.html").read_text() for page in ("vgg", "vgg-variants")}
     assert ["<h2>With no β at all" in sections[page] for page in sections] == [False, True]

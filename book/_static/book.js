@@ -1,3 +1,11 @@
+// What scrolls says so, where there is more of it than the page is wide.
+const mark = () => {
+  for (const frame of document.querySelectorAll(".hd-scroll")) {
+    frame.toggleAttribute("data-more", frame.scrollWidth > frame.clientWidth + 1);
+  }
+};
+window.addEventListener("resize", mark);
+
 // What the theme and docutils leave undone for screen readers: the folding arrows of the contents have no name, and
 // the entries of a bibliography carry roles that contradict one another. The theme lets the keyboard reach what scrolls,
 // but may look before the page has its final layout: it looks again when told that the window has changed.

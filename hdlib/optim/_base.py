@@ -31,7 +31,7 @@ from hdlib.optim._group import (
 )
 from hdlib.optim._part import PLAIN, Part, State, channels_last, mesh_of, plain
 from hdlib.optim._sums import over_meshes, sum_up, total
-from hdlib.optim.control import KEYS, Control
+from hdlib.optim.control import KEYS, Control, Guards
 
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 StepT = TypeVar("StepT", bound=Callable[..., Any])
@@ -69,6 +69,16 @@ def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf
         raise ValueError(f"{name} is {value}: it must be a finite number of at least {low:g}{upper}.")
 
 
+def check_factor(group: Group) -> None:
+    """Refuse a beta with which the multiplicative rule could change alpha's sign."""
+    beta = group["hypergrad_lr"]
+    if group["rule"] == "multiplicative" and not isinstance(beta, Tensor) and beta >= 1:
+        raise ValueError(
+            f"hypergrad_lr is {beta}: the multiplicative rule needs a value below 1, beyond which alpha can change its "
+            "sign."
+        )
+
+
 def is_number(text: str) -> bool:
     """Whether a text is a number in quotes."""
     try:
@@ -101,12 +111,16 @@ class HypergradientOptimizer(Optimizer):
     buffers: tuple[str, ...] = ()  # names of the states that have the parameter's shape
     additive_beta: float  # of the additive rule where no `hypergrad_lr` is given
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], guards: dict[str, Any]) -> None:
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], given: Guards) -> None:
         names = {key: name for name, key in KEYS.items()}  # an optimiser may be made with another one's defaults
-        guards = {names.get(key, key): value for key, value in guards.items() if key not in ("hypergrad", "slope")}
+        guards = {names.get(key, key): value for key, value in given.items() if key not in ("hypergrad", "slope")}
         unknown = ", ".join(sorted(set(guards) - set(control.OPTIONS)))
         if unknown:
-            raise TypeError(f"{type(self).__name__} has no argument {unknown}.")
+            known = ", ".join(name for name in control.OPTIONS if name != "rule")
+            raise TypeError(
+                f"{type(self).__name__} has no argument {unknown}: beside torch's it has hypergrad_lr (beta), rule, "
+                f"shared_alpha, {known}."
+            )
         values = asdict(Control()) | defaults | guards
         defaults = {KEYS.get(name, name): value for name, value in values.items()}
         resolved = self._resolved(defaults)
@@ -138,11 +152,7 @@ class HypergradientOptimizer(Optimizer):
         Control(*[group[key] for key in KEYS.values()])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        if group["rule"] == "multiplicative" and group["hypergrad_lr"] >= 1:
-            raise ValueError(
-                f"hypergrad_lr is {group['hypergrad_lr']}: the multiplicative rule needs a value below 1, "
-                "beyond which alpha can change its sign."
-            )
+        check_factor(group)
         if group["fused"] and group["foreach"]:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if group["fused"] and group["differentiable"]:
@@ -243,7 +253,8 @@ class HypergradientOptimizer(Optimizer):
             The closure's loss, or None.
 
         Raises:
-            RuntimeError: a gradient is sparse; a CUDA graph is being captured without `capturable`.
+            RuntimeError: a gradient is sparse; AdamHD is to adapt alpha for float16 parameters; a CUDA graph is being
+                captured without `capturable`.
             ValueError: somebody wrote a guard, a rule or a text into a group that it cannot have; `shared_alpha` is set
                 and somebody gave the groups different learning rates. Numbers that are written are not checked, as
                 in torch.
@@ -275,11 +286,12 @@ class HypergradientOptimizer(Optimizer):
             self._resolve_auto(group)
         elif beta is None:
             group |= self._resolved(group)
-        elif not isinstance(beta, (int, float, Tensor)):
+        elif isinstance(beta, bool) or not isinstance(beta, (int, float, Tensor)):
             check_number("hypergrad_lr", beta)
             group["hypergrad_lr"] = float(beta)  # NumPy's single precision would round alpha
+        check_factor(group)  # "auto" leaves a beta of 1 to the rule that is written in its place
         alpha, slope = group["lr"], group["slope"]
-        if not isinstance(alpha, (float, Tensor)):
+        if not isinstance(alpha, (float, Tensor)) or (isinstance(alpha, Tensor) and alpha.numel() != 1):
             check_number("lr", alpha)
         if not isinstance(alpha, Tensor):
             alpha = group["lr"] = float(alpha)  # NumPy's float32 would lose what a small beta adds
@@ -324,8 +336,8 @@ class HypergradientOptimizer(Optimizer):
             sums = [self._sums(group, *found) for group, found in zip(groups, gathered, strict=True)]
             if moved:
                 self._adapt(groups, [sum_up(values) for values in zip(*sums, strict=True)])
-            else:
-                remember(groups, {"hypergrad": 0.0})
+            else:  # a first step, whose alpha somebody, such as a scheduler, may have written
+                remember(groups, {"lr": options.bounded(first["lr"]), "hypergrad": 0.0})
         else:
             for group, some in zip(groups, parts, strict=True):
                 for part in some:
@@ -368,8 +380,11 @@ class HypergradientOptimizer(Optimizer):
                 continue
             if g.layout != torch.strided:
                 raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients: build the embedding with sparse=False."
+                    f"{type(self).__name__} does not support sparse gradients, and {self._name(group, p)} has one: "
+                    "build the embedding with sparse=False."
                 )
+            if group["hypergrad_lr"] != 0:
+                self._check_adaptable(group, p)
             state = self.state[p]
             mesh = mesh_of(p)
             if mesh is not None and getattr(g, "placements", None) != mesh[1]:
@@ -396,6 +411,14 @@ class HypergradientOptimizer(Optimizer):
             part.states.append(state)
             part.moved.append(not state.get("rested") and self._has_direction(group, state))
         return list(parts.values()), resting
+
+    def _name(self, group: Group, p: Tensor) -> str:
+        """Return what a parameter is called in a sentence."""
+        i = next(i for i, other in enumerate(group["params"]) if other is p)
+        return f"{group['param_names'][i]!r}" if "param_names" in group else f"a parameter of shape {tuple(p.shape)}"
+
+    def _check_adaptable(self, group: Group, p: Tensor) -> None:
+        """Refuse a parameter with which h cannot be known."""
 
     _without_kernels = "loop"  # the fastest way on the CPU that needs no compiler
 

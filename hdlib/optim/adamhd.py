@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from hdlib.optim._base import HypergradientOptimizer, ParamsT, check_number
 from hdlib.optim._group import Group, Number, gradient, in_range
 from hdlib.optim._part import Part, State, chunks, plain, precision
 from hdlib.optim._sums import Sums
-from hdlib.optim.control import Rule
+from hdlib.optim.control import Guards, Rule
 
 
 class AdamHD(HypergradientOptimizer):
@@ -32,11 +32,13 @@ class AdamHD(HypergradientOptimizer):
         \alpha_t = \alpha_{t-1} - \beta h_t, \quad \theta_t = \theta_{t-1} + \alpha_t D_t
 
     Adam's direction has entries near 1 whatever the gradient's size, so h grows like the 1-norm of the
-    gradient, and a beta that suits SGDHD is too large by orders of magnitude here.
+    gradient, and a beta that suits SGDHD is too large by orders of magnitude here. With the beta that is taken
+    where none is given alpha hardly moves: give one, or `hypergrad_lr="auto"`.
 
     Args:
         params: tensors, or dicts that define parameter groups; each group has its own alpha.
-        lr: alpha_0, the learning rate to start from; at least 0.
+        lr: alpha_0, the learning rate to start from; at least 0. A tensor is copied: to change alpha later, write
+            into `param_groups`.
         betas: decay rates of the two moments, each in [0, 1).
         eps: added to the root of the second moment.
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
@@ -68,7 +70,8 @@ class AdamHD(HypergradientOptimizer):
 
     Raises:
         ValueError: a value is outside its range; the message names it.
-        RuntimeError: `fused` is combined with `foreach` or `differentiable`.
+        RuntimeError: `fused` is combined with `foreach` or `differentiable`; later, in `step`, a parameter is in
+            float16, in which second moments underflow.
 
     State per parameter: `step` (0-dim float32), `exp_avg` and `exp_avg_sq` (the parameter's shape and precision), with
     `amsgrad` `max_exp_avg_sq`, as torch.optim.Adam's and no more. :math:`D_{t-1}` is rebuilt from them, with the
@@ -106,7 +109,7 @@ class AdamHD(HypergradientOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        **guards: Any,
+        **guards: Unpack[Guards],
     ) -> None:
         super().__init__(
             params,
@@ -169,9 +172,16 @@ class AdamHD(HypergradientOptimizer):
         direction: Tensor = g / (g.abs() + group["eps"])
         return direction.add(p, alpha=decay) if decay != 0 else direction
 
+    def _check_adaptable(self, group: Group, p: Tensor) -> None:
+        if p.dtype == torch.float16:  # torch's fused step divides by the moment before it is rounded, perhaps to zero
+            raise RuntimeError(
+                f"{type(self).__name__} cannot adapt the learning rate of {self._name(group, p)} in float16, in which "
+                "second moments underflow: keep it in float32 under autocast, use bfloat16, or set hypergrad_lr to 0."
+            )
+
     def _observe(self, group: Group, part: Part) -> list[Number]:
         for p, state in zip(part.owners, part.states, strict=True):
-            if "step" not in state:
+            if "step" not in state or "exp_avg" not in state:  # RMSprop's, say, counts steps but has no first moment
                 state["step"] = _place_step(0.0, p)
             elif group["amsgrad"] and "max_exp_avg_sq" not in state and "exp_avg_sq" in state:  # not from the start
                 state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
@@ -269,7 +279,7 @@ class AdamWHD(AdamHD):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        **guards: Any,
+        **guards: Unpack[Guards],
     ) -> None:
         super().__init__(
             params,

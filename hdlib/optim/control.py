@@ -23,7 +23,7 @@ import math
 import numbers
 import operator
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import torch
 from torch import Tensor
@@ -155,11 +155,17 @@ class Control:
             limit = getattr(self, bound)
             if limit is not None and outside(lr, limit):
                 raise ValueError(f"{name} is {float(lr)}, outside of {bound}={limit}: start within the bounds.")
-        if lr == 0 and (self.rule != "additive" or self.max_change is not None):
+        factors = [f"rule={self.rule!r}"] if self.rule != "additive" else []
+        factors += [f"max_change={self.max_change}"] if self.max_change is not None else []
+        if lr == 0 and factors:
             raise ValueError(
-                f"{name} is 0 with rule={self.rule!r} and max_change={self.max_change}, which change alpha by "
-                f"factors and would leave it at 0: start from a small positive {name}, such as 1e-6."
+                f"{name} is 0 with {' and '.join(factors)}: alpha would be changed by factors and stay at 0, so start "
+                f"from a small positive {name}, such as 1e-6."
             )
+
+    def bounded(self, alpha: Scalar) -> Scalar:
+        """Return alpha, or the bound that is nearest to it."""
+        return _clip(alpha, self.min_lr, self.max_lr)
 
     @property
     def tolerance(self) -> float:
@@ -177,6 +183,19 @@ class Control:
     def needs_norms(self) -> bool:
         """Whether `next_alpha` needs |g_t|^2 and |D_{t-1}|^2."""
         return self.rule == "multiplicative"
+
+
+class Guards(TypedDict, total=False):
+    """What the optimisers take beside their named arguments: `Control`'s attributes, which say what each does."""
+
+    min_lr: float | None
+    max_lr: float | None
+    max_change: float | None
+    scaling: Scaling
+    skip_nonfinite: Skip
+    overshoot: float | None
+    final_lr: float | None
+    transition: float
 
 
 OPTIONS = tuple(field.name for field in fields(Control))
@@ -257,7 +276,7 @@ def next_alpha(
     if control.max_change is not None:
         room: Any = control.max_change * cast(Any, abs(alpha))
         proposed = _clip(proposed, alpha - room, alpha + room)
-    return _clip(proposed, control.min_lr, control.max_lr), state
+    return control.bounded(proposed), state
 
 
 def first_alpha(alpha: Scalar, control: Control, params_sq: Scalar, direction_sq: Scalar) -> Scalar:

@@ -8,7 +8,7 @@ keeps one alpha per group and leaves p.grad alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from hdlib.optim._base import HypergradientOptimizer, ParamsT, check_number
 from hdlib.optim._group import Group, Number, gradient, in_range
 from hdlib.optim._part import Part, State, chunks, plain, precision
 from hdlib.optim._sums import Sums
-from hdlib.optim.control import Rule
+from hdlib.optim.control import Guards, Rule
 
 
 class SGDHD(HypergradientOptimizer):
@@ -30,20 +30,22 @@ class SGDHD(HypergradientOptimizer):
         \theta_t = \theta_{t-1} + \alpha_t D_t
 
     with :math:`D_t = -g_t`; with momentum :math:`v_t = \mu v_{t-1} + g_t` and :math:`D_t = -v_t`, or
-    Nesterov's :math:`D_t = -g_t - \mu v_t`.
+    Nesterov's :math:`D_t = -g_t - \mu v_t`. With the beta that is taken where none is given alpha hardly moves on
+    most tasks: give one, or `hypergrad_lr="auto"`.
 
     Args:
         params: tensors, or dicts that define parameter groups; each group has its own alpha.
-        lr: alpha_0, the learning rate to start from; at least 0.
+        lr: alpha_0, the learning rate to start from; at least 0. A tensor is copied: to change alpha later, write
+            into `param_groups`.
         momentum: mu.
         dampening: of the momentum, as in torch.optim.SGD.
         weight_decay: L2 regularisation, added to the gradient and so part of the hypergradient.
         nesterov: Nesterov momentum; needs a momentum and no dampening.
         hypergrad_lr: beta, the learning rate of the learning rate. 0 gives torch.optim.SGD, bit for bit.
             "auto" finds it from the curvature along each step, at the cost of one more dot product: the setting to
-            try first without tuning, from any lr above 0: the first step is at most 0.3 of the parameters' norm,
-            unless they are all zero. With full batches, or a loss that can go to zero, `max_lr=1`, with
-            momentum 0.1, makes it safer.
+            try first without tuning, from an lr of at most 0.1: the first step is at most 0.3 of the parameters' norm,
+            unless they are all zero, and from 1 on even that ruins some runs. With full batches, or a loss that can
+            go to zero, `max_lr=1`, with momentum 0.1, makes it safer.
             Default: 1e-6 with the rule "additive", which changes little on most tasks, 0.02 with "multiplicative", 0.5
             with "curvature", that of "auto" with "auto"; "log" has none.
         rule: "additive", or "multiplicative", with which alpha changes by at most the factor
@@ -101,7 +103,7 @@ class SGDHD(HypergradientOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        **guards: Any,
+        **guards: Unpack[Guards],
     ) -> None:
         super().__init__(
             params,

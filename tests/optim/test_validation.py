@@ -11,7 +11,7 @@ from problem import flat, make, tensors, train
 
 from hdlib import SGDHD, AdamHD, AdamWHD
 from hdlib.optim._group import options_of
-from hdlib.optim.control import Control
+from hdlib.optim.control import OPTIONS, Control, Guards
 
 BAD = [
     (SGDHD, {"lr": -0.1}, "lr is -0.1"),
@@ -96,7 +96,9 @@ def test_a_sparse_gradient_is_refused(cls):
     first.grad, table.weight.grad = torch.ones(3), None
     table(torch.tensor([1, 3])).sum().backward()
     before = copy.deepcopy((first, table.weight, optimizer.state_dict()))
-    with pytest.raises(RuntimeError, match=rf"{cls.__name__} does not support sparse gradients: .* sparse=False\."):
+    with pytest.raises(
+        RuntimeError, match=rf"{cls.__name__} does not support sparse gradients, .* shape \(5, 2\) .* sparse=False\."
+    ):
         optimizer.step()
     for now, then in zip((first, table.weight), before, strict=False):
         assert torch.equal(now, then)
@@ -238,3 +240,69 @@ def test_a_learning_rate_that_training_made_negative_is_no_error():
     start = flat(params)
     train(optimizer, params, 1, start=2)
     assert not torch.equal(flat(params), start)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("hypergrad_lr", True, 'hypergrad_lr must be a number or "auto", not True'),
+        ("lr", torch.tensor([0.1, 0.2]), "Tensor lr must be 1-element, not of shape (2,)"),
+        ("rule", "multiplicative", "hypergrad_lr is 1.0: the multiplicative rule needs a value below 1"),
+    ],
+)
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD, AdamWHD])
+def test_what_is_written_into_a_group_and_cannot_be_is_refused_before_the_step(cls, name, value, says):
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    optimizer = cls([p], lr=0.01, hypergrad_lr="auto")
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(ValueError, match=re.escape(says)):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(3)) and not optimizer.state
+
+
+def test_an_argument_that_there_is_not_is_answered_with_those_that_there_are():
+    with pytest.raises(TypeError, match=r"AdamHD has no argument beta: .* hypergrad_lr \(beta\), .*, max_lr, "):
+        AdamHD([torch.ones(1)], beta=1e-4)
+
+
+def test_the_guards_that_type_checkers_know_are_those_that_there_are():
+    assert set(Guards.__annotations__) == set(OPTIONS) - {"rule"}
+
+
+@pytest.mark.parametrize("cls", [AdamHD, AdamWHD])
+def test_float16_in_which_the_last_direction_cannot_be_rebuilt_is_refused_by_name(cls):
+    """torch's fused step divides by a second moment that is rounded to zero when it is stored."""
+    p = torch.ones(3, dtype=torch.float16, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    optimizer = cls([("head.weight", p)])
+    with pytest.raises(RuntimeError, match=r"cannot adapt the learning rate of 'head\.weight' in float16"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones_like(p)) and not optimizer.state
+    optimizer.param_groups[0]["hypergrad_lr"] = 0.0
+    optimizer.step()
+    assert not torch.equal(p, torch.ones_like(p))
+
+
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD])
+@pytest.mark.parametrize("lr", [5.0, torch.tensor(5.0)])
+def test_a_first_step_keeps_to_the_bounds_whoever_wrote_alpha(cls, lr):
+    p = torch.zeros(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    optimizer = cls([p], lr=0.01, max_lr=0.02)
+    optimizer.param_groups[0]["lr"] = lr
+    optimizer.step()
+    assert optimizer.learning_rates() == [0.02] and torch.allclose(p, torch.full((3,), -0.02))
+
+
+def test_counts_of_steps_without_moments_begin_anew():
+    p = torch.zeros(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    other = torch.optim.RMSprop([p], lr=0.0)
+    for _ in range(20):
+        other.step()
+    optimizer = AdamHD([p], hypergrad_lr=0.0)
+    optimizer.load_state_dict(other.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.01
+    optimizer.step()
+    assert torch.allclose(p, torch.full((3,), -0.01))  # as the first step of Adam

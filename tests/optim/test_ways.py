@@ -382,8 +382,15 @@ class TestKernels:
         assert _kernels.library.__wrapped__() is not None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex64])
-@pytest.mark.parametrize(("cls", "settings"), SETTINGS)
+@pytest.mark.parametrize(
+    ("cls", "settings", "dtype"),
+    [
+        (cls, settings, dtype)
+        for cls, settings in SETTINGS
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
+        if cls is SGDHD or dtype != torch.float16  # in which the others do not adapt
+    ],
+)
 def test_a_lost_run_ends_in_numbers_that_are_not_finite_not_in_an_error(cls, settings, dtype, compiler):
     """torch refuses a learning rate beyond float32; here nobody chose it, and users look for NaN in their losses."""
     for way in WAYS.values():

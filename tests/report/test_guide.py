@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from sklearn.datasets import load_digits
 
+from hdlib import SGDHD, AdamHD
 from hdlib.optim import control
 from hdlib.report import relapse
 from hdlib.report.performance import read
@@ -98,6 +101,29 @@ def test_what_auto_costs(guide):
         f"takes, with `AdamHD`, {costs['Adam-HD']:.1f} times as long as with the paper's rule, and with `SGDHD` "
         f"{costs['SGD-HD']:.1f} times" in guide
     )
+
+
+def accuracy(cls, seed, **settings):
+    """Return where the guide's first example ends."""
+    torch.manual_seed(seed)
+    x, y = (torch.as_tensor(column) for column in load_digits(return_X_y=True))
+    x = x.float() / 16
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    optimizer = cls(model.parameters(), hypergrad_lr="auto", **settings)
+    for _ in range(600):
+        batch = torch.randint(len(x), (64,))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+        optimizer.step()
+    return (model(x).argmax(1) == y).float().mean().item()
+
+
+def test_from_which_learning_rates_auto_may_start(guide):
+    assert "with `AdamHD` any" in guide and "with `SGDHD` from 1 or more some runs of the example" in guide
+    nesterov = dict(momentum=0.9, nesterov=True)
+    assert min(accuracy(AdamHD, seed, lr=10.0) for seed in range(3)) > 0.95
+    assert min(accuracy(SGDHD, seed, lr=0.1, **nesterov) for seed in range(3)) > 0.95
+    assert min(accuracy(SGDHD, seed, lr=10.0, **nesterov) for seed in range(5)) < 0.8
 
 
 def test_the_constants_and_what_they_mean(guide):
