@@ -22,6 +22,23 @@ app = typer.Typer(
 )
 
 
+def print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("hdlib"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and stop")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def run(
     notebook: Annotated[Path, typer.Argument(help="a notebook as MyST markdown, such as notebooks/tuning.md")],
@@ -30,7 +47,7 @@ def run(
         typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="set a parameter; may be given many times"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="executed notebook [default: _build/runs/NAME.ipynb]")
+        Path | None, typer.Option("-o", "--output", help="executed notebook; without it _build/runs/NAME.ipynb")
     ] = None,
     show: Annotated[bool, typer.Option("--parameters", help="list the notebook's parameters and stop")] = False,
 ) -> None:
@@ -80,6 +97,8 @@ def forget(
 
     with one_sentence_errors():
         asked, folder = named(parameter), Store(store)
+        if not Path(store).is_dir():
+            raise PageError(f"store is {store!r}, and there is no such folder: name one that holds records.")
         fields = {record.spec.key: record.spec.model_dump() | record.provenance for record in folder.all()}
         known = dict.fromkeys(itertools.chain(RunSpec.model_fields, *fields.values()))
         for name in asked:

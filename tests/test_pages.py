@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import gpu_queue
@@ -439,7 +440,15 @@ def test_wrong_parameters_are_refused_in_one_sentence(project, monkeypatch, argu
 def test_a_missing_notebook_is_named(project, monkeypatch):
     monkeypatch.chdir(project)
     result = hdlib("run", "notebooks/not.md")
-    assert result.exit_code == 2 and result.output.strip() == "There is no notebook not.md in notebooks/."
+    there = ", ".join(sorted(path.name for path in Path("notebooks").glob("*.md")))
+    assert result.exit_code == 2
+    assert result.output.strip() == f"There is no notebook not.md in notebooks/: there are {there}."
+    assert f"only the folder notebooks/: there are {there}." in hdlib("run", "notebooks").output
+
+
+def test_the_version_is_that_of_the_package():
+    result = hdlib("--version")
+    assert (result.exit_code, result.output) == (0, f"{metadata.version('hdlib')}\n")
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,10 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
         PageError: there is none, or it cannot be read.
     """
     if not path.is_file():
-        raise PageError(f"There is no notebook {path.name} in {path.parent.name or '.'}/.")
+        folder = path if path.is_dir() else path.parent
+        there = ", ".join(sorted(found.name for found in folder.glob("*.md"))) or "none"
+        what = f"There is no notebook {path.name} in" if folder != path else "No notebook is named, only the folder"
+        raise PageError(f"{what} {folder.name or '.'}/: there are {there}.")
     try:
         return jupytext.read(path)
     except Exception as error:  # whatever the reader of its format raises

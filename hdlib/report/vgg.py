@@ -681,14 +681,14 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
     for method, runs in widest.groupby("method", sort=False):
         middle = runs["critical"].median()
         if not 0 < middle < np.inf:
-            told.append(f"for {LABELS[method]} beside a critical β that was not found ({critical_beta(runs)})")
+            told.append(f"not comparable for {LABELS[method]}, whose was not found ({critical_beta(runs)})")
             continue
         over = middle / betas[method]
-        how = f"{rounded(over)} times below" if over >= 1 else f"{rounded(1 / over)} times above"
-        told.append(f"for {LABELS[method]} {how} the critical β")
+        how = f"{rounded(over)} times below it" if over >= 1 else f"{rounded(1 / over)} times above it"
+        told.append(f"{how} for {LABELS[method]}")
     return (
-        f"For VGG as in {_network(widest['model'].iloc[0])}, the experiment's β is {' and '.join(told)} of "
-        f"{iterations} iterations."
+        f"For VGG as in {_network(widest['model'].iloc[0])}, and beside the critical β of {iterations} iterations, the "
+        f"experiment's β is {several(told)}."
     )
 
 

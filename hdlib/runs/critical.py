@@ -43,7 +43,7 @@ def boundaries(models: int, seeds: int, iterations: int, **fields: Any) -> dict[
 
 
 def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[str, list[RunSpec]]:
-    """The same for VGG, named "authors 0.125": both variants at some widths; of whole ones the authors', Adam-HD, once.
+    """The same for VGG and all three methods, named "authors 0.125": both variants; of whole ones the authors', once.
 
     Args:
         factors: channels over the paper's.
@@ -54,9 +54,8 @@ def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[
         whole = factor >= 1
         for variant in ("authors",) if whole else ("authors", "paper"):
             common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=ALPHA0)
-            method = ["adam_hd"] if whole else ["adam_hd", "sgd_hd", "sgdn_hd"]
             asked[f"{variant} {factor:g}"] = grid(
-                method=method, seeds=1 if whole else seeds, **short(100, **(common | fields))
+                method=["adam_hd", "sgd_hd", "sgdn_hd"], seeds=1 if whole else seeds, **short(100, **(common | fields))
             )
     return asked
 

@@ -474,7 +474,7 @@ def test_the_experiments_beta_is_set_against_the_critical_one_of_the_widest_netw
     betas = dict(adam_hd=1e-8, sgd_hd=1e-3)
     said = vgg.critical_sentence(measured, betas, 100)
     assert "the authors' code, all of the channels" in said
-    assert "for Adam-HD 50 times below" in said and "for SGD-HD 10 times above" in said
+    assert "the experiment's β is 50 times below it for Adam-HD and 10 times above it for SGD-HD." in said
     table = vgg.critical(measured, betas, 100).data
     assert table["seeds"].tolist() == [2, 1, 1]
     assert table["model as in"][0] == "the paper's text, 1/8 of the channels"
@@ -521,4 +521,6 @@ def test_a_critical_beta_that_was_not_found_is_no_measurement():
     measured, betas = pd.DataFrame([row]), dict(adam_hd=1e-8)
     [told] = vgg.critical(measured, betas, 100).data.to_dict("records")
     assert told["critical β of 100 iterations"] == "above 937" and told["critical over that"] == ""
-    assert "was not found (above 937)" in vgg.critical_sentence(measured, betas, 100)
+    assert "is not comparable for Adam-HD, whose was not found (above 937)." in vgg.critical_sentence(
+        measured, betas, 100
+    )

@@ -87,6 +87,7 @@ def test_forgetting_runs_says_how_many_and_whose_and_asks(recorded):
         (["-p", "lr=0.1"], "lr is not a field of a run or of what made it: these are task, model, width"),
         (["-p", "seed=1", "-p", "seed=2"], "seed is given twice, as '1' and '2': give one of them."),
         (["-p", "rule=auto", "-p", "seed=7"], "has rule=auto and seed=7."),
+        (["-p", "rule=auto", "--store", "nope"], "store is 'nope', and there is no such folder"),
         (["-p", "rule=auto", "--store", "/"], "store is '/': name a folder."),
     ],
 )
