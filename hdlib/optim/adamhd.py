@@ -23,6 +23,8 @@ from hdlib.optim._part import Part, State, chunks, plain, precision
 from hdlib.optim._sums import Sums
 from hdlib.optim.control import Guards, Rule
 
+HALF_ROOT = 2.0**-12  # of float16's smallest number: a second moment that is rounded to zero has a smaller one
+
 
 class AdamHD(HypergradientOptimizer):
     r"""Adam that learns its learning rate.
@@ -71,7 +73,7 @@ class AdamHD(HypergradientOptimizer):
     Raises:
         ValueError: a value is outside its range; the message names it.
         RuntimeError: `fused` is combined with `foreach` or `differentiable`; later, in `step`, a parameter is in
-            float16, in which second moments underflow.
+            float16, in which second moments underflow, and `eps` is below 2^-12.
 
     State per parameter: `step` (0-dim float32), `exp_avg` and `exp_avg_sq` (the parameter's shape and precision), with
     `amsgrad` `max_exp_avg_sq`, as torch.optim.Adam's and no more. :math:`D_{t-1}` is rebuilt from them, with the
@@ -173,10 +175,11 @@ class AdamHD(HypergradientOptimizer):
         return direction.add(p, alpha=decay) if decay != 0 else direction
 
     def _check_adaptable(self, group: Group, p: Tensor) -> None:
-        if p.dtype == torch.float16:  # torch's fused step divides by the moment before it is rounded, perhaps to zero
-            raise RuntimeError(
+        if p.dtype == torch.float16 and group["eps"] < HALF_ROOT:
+            raise RuntimeError(  # torch's fused step divides by the moment before it is rounded, perhaps to zero
                 f"{type(self).__name__} cannot adapt the learning rate of {self._name(group, p)} in float16, in which "
-                "second moments underflow: keep it in float32 under autocast, use bfloat16, or set hypergrad_lr to 0."
+                f"second moments underflow beside an eps of {group['eps']:g}: keep it in float32 under autocast, use "
+                "bfloat16, or eps=1e-3."
             )
 
     def _observe(self, group: Group, part: Part) -> list[Number]:

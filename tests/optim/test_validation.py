@@ -279,9 +279,12 @@ def test_float16_in_which_the_last_direction_cannot_be_rebuilt_is_refused_by_nam
     with pytest.raises(RuntimeError, match=r"cannot adapt the learning rate of 'head\.weight' in float16"):
         optimizer.step()
     assert torch.equal(p, torch.ones_like(p)) and not optimizer.state
-    optimizer.param_groups[0]["hypergrad_lr"] = 0.0
-    optimizer.step()
-    assert not torch.equal(p, torch.ones_like(p))
+    for name, value in (("hypergrad_lr", 0.0), ("eps", 1e-3)):
+        optimizer = cls([p])
+        optimizer.param_groups[0][name] = value
+        before = p.detach().clone()
+        optimizer.step()
+        assert not torch.equal(p, before)
 
 
 @pytest.mark.parametrize("cls", [SGDHD, AdamHD])
