@@ -382,17 +382,12 @@ class TestKernels:
         assert _kernels.library.__wrapped__() is not None
 
 
-@pytest.mark.parametrize(
-    ("cls", "settings", "dtype"),
-    [
-        (cls, settings, dtype)
-        for cls, settings in SETTINGS
-        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
-        if cls is SGDHD or dtype != torch.float16  # in which the others do not adapt
-    ],
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex64])
+@pytest.mark.parametrize(("cls", "settings"), SETTINGS)
 def test_a_lost_run_ends_in_numbers_that_are_not_finite_not_in_an_error(cls, settings, dtype, compiler):
     """torch refuses a learning rate beyond float32; here nobody chose it, and users look for NaN in their losses."""
+    if cls is not SGDHD and dtype == torch.float16:
+        settings = {**settings, "eps": 1e-3}  # with a smaller one they do not adapt
     for way in WAYS.values():
         p = torch.ones(300, dtype=dtype, requires_grad=True)
         optimizer = cls([p], **({"lr": 0.01, "hypergrad_lr": 1e38} | settings | way))
