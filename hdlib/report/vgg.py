@@ -487,7 +487,8 @@ def rates(records: Sequence[Record]) -> Table:
 
 def _first(record: Record) -> Record:
     """Return a run's first iterations, as many as the paper shows."""
-    return replace(record, trace=record.trace[record.trace["iteration"] <= paper.VGG_SHOWN])
+    tables = {name: getattr(record, name) for name in ("trace", "epochs")}
+    return replace(record, **{name: own[own["iteration"] <= paper.VGG_SHOWN] for name, own in tables.items()})
 
 
 def _negative(record: Record) -> float:

@@ -120,6 +120,7 @@ def test_the_largest_rate_is_told_of_as_many_iterations_as_the_paper_shows_too()
     assert own == [["0.03000", "9,000"], ["0.5000", "78,200"]]
     means = run.epochs.assign(alpha=[1e-3, 0.7])  # between the recorded iterations it was larger still
     told = vgg.rates([replace(run, epochs=means)]).data
+    assert told.loc[told["of the first"] == "9,000", "largest α"].iloc[0] == "0.03000"
     [[most, at]] = told.loc[told["of the first"] == "78,200", ["largest α", "at iteration"]].to_numpy()[:1].tolist()
     assert (most, at) == ("0.7000", "77,810 to 78,200")
 
