@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import fits, paper, performance, vgg
+from hdlib.report.missing import ONLINE_EPOCHS
 from hdlib.report.style import LABELS, MODELS, counted, power_of_ten
 from hdlib.report.verdicts import Cases, Claim, Verdict, judge
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, VGG_FIELDS, Record
@@ -47,7 +48,7 @@ def select(records: Iterable[Record], **fields) -> list[Record]:
 
 def by_seed(records: Sequence[Record], value: Callable[[Record], float]) -> pd.Series:
     """Return what the run of each seed comes to, the longest where there are several."""
-    ordered = sorted(records, key=lambda r: (r.spec.epochs, r.spec.key))
+    ordered = sorted(records, key=lambda r: (r.spec.epochs, r.spec.max_iterations or np.inf, r.spec.key))
     return pd.Series({r.spec.seed: value(r) for r in ordered}, dtype=float).sort_index()
 
 
@@ -76,12 +77,18 @@ def by_rate(
 
 
 def _lengths(records: Sequence[Record], **fields) -> list[list[Record]]:
-    """Return the runs with these fields by their number of epochs: the longest, and shorter ones with more seeds."""
+    """Return the runs with these fields by their number of epochs: the longest, and shorter ones with more seeds.
+
+    Runs shorter than half of the paper's say nothing about it, however many seeds they have, unless one diverged.
+    """
     groups: dict[int, list[Record]] = {}
     for record in select(records, **fields):
         groups.setdefault(record.spec.epochs, []).append(record)
     found: list[list[Record]] = []
-    for _, runs in sorted(groups.items(), reverse=True):
+    for epochs, runs in sorted(groups.items(), reverse=True):
+        long_enough = epochs >= paper.tuning_epochs(runs[0].spec.model) / 2
+        if not long_enough and all(r.outcome != "diverged" for r in runs):
+            continue
         if not found or len(_seeds(runs)) > len(_seeds(found[-1])):
             found.append(runs)
     return found
@@ -224,8 +231,8 @@ def insensitive(records: Sequence[Record]) -> Cases:
 def grid_search(inside: Callable[[str, float, float], bool], decay: str, model: str = "logreg"):
     """Iterations to a minibatch loss of 0.29 over the baseline's, in cells of the grid of the paper's Figure 4.
 
-    A run that does not arrive counts with the cap, the most iterations that any run made; a seed with which neither
-    arrives does not count. A diverged run takes for ever.
+    A run that does not arrive counts with the iterations after which it was given up. A seed with which neither
+    arrives does not count, nor one whose other run was given up before this one arrived. A diverged run takes for ever.
     """
 
     def cases(records: Sequence[Record]) -> Cases:
@@ -236,11 +243,9 @@ def grid_search(inside: Callable[[str, float, float], bool], decay: str, model: 
             and r.spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | {"target_loss", "max_iterations"}
         ]  # fmt: skip
 
-        cap = max((r.iterations for r in aimed), default=0)
-
-        def took(runs: list[Record]) -> pd.Series:
-            unreached = {"finished": np.nan, "diverged": np.inf}
-            return by_seed(runs, lambda r: unreached.get(r.outcome, r.iterations))
+        def took(runs: list[Record]) -> pd.DataFrame:
+            ends = by_seed(runs, lambda r: np.inf if r.outcome == "diverged" else r.iterations)
+            return pd.DataFrame({"end": ends, "arrived": by_seed(runs, lambda r: r.outcome == "reached")})
 
         groups: dict[tuple, list[Record]] = {}
         for r in aimed:
@@ -252,10 +257,12 @@ def grid_search(inside: Callable[[str, float, float], bool], decay: str, model: 
             base = groups.get((BASELINE[method], decay if method == "adam_hd" else "none", alpha0, 0.0))
             if not base:
                 continue
-            both = pd.concat([took(runs), took(base)], axis=1, join="inner")
-            both = both.dropna(how="all").fillna(cap)
+            ours, theirs = took(runs).align(took(base), join="inner", axis=0)
+            compared = (ours["arrived"] == 1) & ((theirs["arrived"] == 1) | (theirs["end"] >= ours["end"]))
+            compared |= (theirs["arrived"] == 1) & (ours["end"] >= theirs["end"])
+            compared |= np.isinf(ours["end"]) | np.isinf(theirs["end"])
             found[f"{LABELS[method]}, β = {power_of_ten(beta)}, α₀ = {power_of_ten(alpha0)}"] = log_ratio(
-                both[0], both[1]
+                ours["end"][compared], theirs["end"][compared]
             )
         return found
 
@@ -307,7 +314,7 @@ def from_zero(records: Sequence[Record]) -> Cases:
 
 
 def all_diverge(records: Sequence[Record]) -> Cases:
-    """-1 for a run that diverged, 1 for one that did not."""
+    """-1 for a run that diverged, 1 for one that did not in all of the paper's epochs."""
     found: dict[str, pd.Series] = {}
     for rate in PAPER_RATES:
         runs = [
@@ -316,6 +323,7 @@ def all_diverge(records: Sequence[Record]) -> Cases:
             if (r.spec.task, r.spec.model, r.spec.rule) == ("mnist", "mlp", "additive")
             and (r.spec.method, r.spec.beta, r.spec.alpha0) == ("adam_hd", 1e-4, rate)
             and r.spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | {"max_iterations"}
+            and (r.outcome == "diverged" or r.spec.epochs >= ONLINE_EPOCHS and not r.spec.max_iterations)
         ]  # fmt: skip
         found[f"α₀ = {power_of_ten(rate)}"] = by_seed(runs, lambda r: -1.0 if r.outcome == "diverged" else 1.0)
     return found

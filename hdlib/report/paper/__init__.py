@@ -106,6 +106,17 @@ def tuning() -> pd.DataFrame:
     return frame.reset_index()
 
 
+@cache
+def tuning_epochs(model: str) -> int:
+    """Return of how many epochs a model's runs in Figure 3 are.
+
+    >>> [tuning_epochs(model) for model in TASKS]
+    [20, 100, 200]
+    """
+    frame = tuning()
+    return int(frame.loc[(frame["model"] == model) & (frame["source"] == "paper"), "epochs"].max())
+
+
 def beside(frame: pd.DataFrame, model: str, task: str) -> pd.DataFrame:
     """Return the rows that belong beside runs of a model on a task: none where the paper trained it on another."""
     return frame[(frame["model"] == model) & (TASKS[model] == task)]
