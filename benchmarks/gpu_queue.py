@@ -35,6 +35,7 @@ GPU_TESTS = (
     "runs/test_vgg.py",
 )
 GRACE = 20.0  # seconds that a stopped job has to record what is finished
+VISIT, REHEARSAL = 540.0, 3600.0  # seconds for everything, unless others are asked for
 
 
 @dataclass
@@ -118,32 +119,77 @@ JOBS = [
 
 
 def main() -> int:
-    """Run the jobs; return 0, or 1 where one failed."""
+    """Run the jobs; return 1 where one failed or a rehearsal is not whole, 2 where none can begin, 130 at Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="folder for what comes back")
-    parser.add_argument("--seconds", type=float, default=540.0, help="for everything")
+    parser.add_argument("--seconds", type=float, help=f"for everything; {VISIT:g}, of a rehearsal {REHEARSAL:g}")
     parser.add_argument("--data", type=Path, action="append", default=[], help="data folder, or archives that make one")
     parser.add_argument("--given", type=Path, action="append", default=[], help="records of an earlier visit, a .tar")
     parser.add_argument("--only", action="append", default=[], help="run this job alone")
     parser.add_argument("--list", action="store_true", help="list the jobs and stop")
     parser.add_argument("--rehearse", action="store_true", help="tiny settings")
     options = parser.parse_args()
-    deadline = time.monotonic() + options.seconds
+    deadline = time.monotonic() + (options.seconds or (REHEARSAL if options.rehearse else VISIT))
     names = [job.name for job in JOBS]
     if options.list:
         print("\n".join(f"{job.name:22} {job.notebook} {job.parameters}" for job in JOBS))
         return 0
-    unknown = [name for name in options.only if name not in names]
-    if unknown or options.output is None:
-        what = f"There is no job {unknown[0]!r}: the jobs are {', '.join(names)}." if unknown else "Name an --output."
-        print(what, file=sys.stderr)
+    if sentence := refusal(options, names):
+        print(sentence, file=sys.stderr)
         return 2
 
     work = WORK / "rehearsal" if options.rehearse else WORK
     store = prepare_store(work, options.given)
     environment = os.environ | {"HDLIB_DATA": str(prepare_data(options.data, work)), "PYTHONUNBUFFERED": "1"}
     options.output.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[tuple] = []
+    try:
+        run_jobs(rows, store, work, deadline, environment, options)
+    finally:
+        finish(rows, store, work, options)
+    outcomes = {outcome for _, outcome, _, _ in rows}
+    if "interrupted" in outcomes:
+        return 130
+    return int("failed" in outcomes or (options.rehearse and not outcomes <= {"done", "done before"}))
+
+
+def finish(rows: list[tuple], store: Path, work: Path, options: argparse.Namespace) -> None:
+    """Pack what there is, and print what ran."""
+    pack(store, options.output, options.rehearse)
+    with tarfile.open(options.output / "logs.tar.gz", "w:gz") as tar:  # with the warnings of what a GPU refused
+        for folder in ("logs", "executed"):
+            if (work / folder).is_dir():
+                for path in sorted((work / folder).glob("[!.]*")):
+                    tar.add(path, arcname=f"{folder}/{path.name}")
+    print("\n" + table(rows, work))
+
+
+def refusal(options: argparse.Namespace, names: list[str]) -> str:
+    """Return the sentence that refuses what is asked for, or nothing."""
+    if unknown := [name for name in options.only if name not in names]:
+        return f"There is no job {unknown[0]!r}: the jobs are {', '.join(names)}."
+    if options.output is None:
+        return "Name an --output."
+    if options.output.exists() and not options.output.is_dir():
+        return f"--output is {str(options.output)!r}, which is no folder: name one."
+    if options.seconds is not None and not options.seconds > 0:
+        return f"--seconds is {options.seconds:g}: give a positive number."
+    folders = [path for path in options.data if path.is_dir()]
+    if folders and len(options.data) > 1:
+        return f"--data is given {len(options.data)} times, as {str(folders[0])!r} too: give one folder, or archives."
+    for name, paths in (("--data", [path for path in options.data if path not in folders]), ("--given", options.given)):
+        for path in paths:
+            if not path.exists():
+                return f"{name} is {str(path)!r}, and there is no such file: name one that is there."
+            if path.is_dir() or not tarfile.is_tarfile(path):
+                return f"{name} is {str(path)!r}, which is no archive that tar can read: name one."
+    return ""
+
+
+def run_jobs(
+    rows: list[tuple], store: Path, work: Path, deadline: float, environment: dict, options: argparse.Namespace
+) -> None:
+    """Run the jobs that are missing and fit into the time, adding a row for each to the table."""
     for job in JOBS:
         if options.only and job.name not in options.only:
             continue
@@ -159,14 +205,8 @@ def main() -> int:
         else:
             rows.append(run(job, store, work, min(left, job.seconds), environment, options))
         (options.output / "table.txt").write_text(table(rows, work))
-    pack(store, options.output)
-    with tarfile.open(options.output / "logs.tar.gz", "w:gz") as tar:  # with the warnings of what a GPU refused
-        for folder in ("logs", "executed"):
-            if (work / folder).is_dir():
-                for path in sorted((work / folder).glob("[!.]*")):
-                    tar.add(path, arcname=f"{folder}/{path.name}")
-    print("\n" + table(rows, work))
-    return int(any(outcome == "failed" for _, outcome, _, _ in rows))
+        if rows[-1][1] == "interrupted":
+            return
 
 
 def prepare_store(work: Path, given: list[Path]) -> Path:
@@ -270,16 +310,21 @@ def run(job: Job, store: Path, work: Path, seconds: float, environment: dict, op
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        outcome = ""
-        while process.poll() is None:
-            time.sleep(0.2)
-            now = time.monotonic()
-            if now - started > seconds:
-                outcome = "stopped"
-                stop(process, alone=source_of(job).suffix == ".md")
-            elif now - packed > PACK_EVERY:
-                pack(store, options.output)
-                packed = now
+        outcome, alone = "", source_of(job).suffix == ".md"
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                now = time.monotonic()
+                if now - started > seconds:
+                    outcome = "stopped"
+                    stop(process, alone)
+                elif now - packed > PACK_EVERY:
+                    pack(store, options.output, options.rehearse)
+                    packed = now
+        except KeyboardInterrupt:
+            print(f"\n{job.name}: interrupted, has {GRACE / 2:g} s to record what is finished", flush=True)
+            outcome = "interrupted"
+            stop(process, alone)
     took = time.monotonic() - started
     outcome = outcome or ("done" if process.returncode == 0 else "failed")
     output = output_of(job, store, work)
@@ -288,7 +333,7 @@ def run(job: Job, store: Path, work: Path, seconds: float, environment: dict, op
     lines = log.read_text(errors="replace").strip().splitlines()
     if outcome == "failed":
         print("\n".join(lines[-25:]), flush=True)
-    pack(store, options.output)
+    pack(store, options.output, options.rehearse)
     print(f"{job.name}: {outcome} after {took:.0f} s", flush=True)
     return job.name, outcome, lines[-1][:90] if lines else "", took
 
@@ -309,8 +354,12 @@ def stop(process: subprocess.Popen, alone: bool) -> None:
     process.wait()
 
 
-def pack(store: Path, output: Path) -> None:
-    """Write what the project does not have yet as records.tar, records-2.tar, ... each below TAR_BYTES."""
+def pack(store: Path, output: Path, rehearse: bool) -> None:
+    """Write what the project does not have yet as records.tar, records-2.tar, ... each below TAR_BYTES.
+
+    What a rehearsal made, which is not for the project, is rehearsal.tar.
+    """
+    stem = "rehearsal" if rehearse else "records"
     own = {path.relative_to(ROOT / "results") for path in (ROOT / "results").rglob("*.parquet")}
     new = [path for path in sorted(store.rglob("*.parquet")) if path.relative_to(store) not in own]
     new += sorted((store / "benchmarks").glob("*.*"))
@@ -324,7 +373,7 @@ def pack(store: Path, output: Path) -> None:
             groups.append([])
         groups[-1].append((f"results/{path.relative_to(store)}", content))
     for i, group in enumerate(groups, start=1):
-        path = output / ("records.tar" if i == 1 else f"records-{i}.tar")
+        path = output / (f"{stem}.tar" if i == 1 else f"{stem}-{i}.tar")
         temporary = path.with_suffix(".tmp")
         with tarfile.open(temporary, "w") as tar:
             for name, content in group:

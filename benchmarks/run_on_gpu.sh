@@ -6,7 +6,8 @@
 #
 # Options of a run: --wheels FOLDER (default .whl, if it is there), --data FOLDER or ARCHIVE (of MNIST/, or of CIFAR-10
 # as images; may be repeated), --given FILE.tar (records of an earlier visit; may be repeated), --seconds N (all in all;
-# default 540), --only NAME (of a job; may be repeated), --list, --rehearse (tiny settings, on any machine, in minutes).
+# default 540), --only NAME (of a job; may be repeated), --list, --rehearse (every job with tiny settings, on any
+# machine, in a quarter of an hour on two cores; its rehearsal.tar is not for the project).
 #
 # A finished run is packed within a minute and never trained again. An unfinished one goes on from its checkpoint in
 # _build/gpu when the script runs again on the same machine; a checkpoint of VGG (180 MB) is too large to take along.
@@ -41,14 +42,18 @@ if [ "${1:-}" = --fetch ]; then
     exit
 fi
 
-wheels=.whl
+wheels=.whl asked=
 arguments=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --wheels) wheels=${2:?}; shift 2 ;;
+        --wheels) wheels=${2:?name a folder: --wheels FOLDER}; asked=$wheels; shift 2 ;;
         *) arguments+=("$1"); shift ;;
     esac
 done
+if [ -n "$asked" ] && ! compgen -G "$asked/*.whl" >/dev/null; then
+    echo "--wheels is '$asked', where there are no .whl files: name the folder that --fetch made." >&2
+    exit 2
+fi
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 if compgen -G "$wheels/*.whl" >/dev/null; then
     site=$(mktemp -d)

@@ -10,9 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from hdlib.runs import Record
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,7 +74,8 @@ def run(
         values = {name: pages.number(value) for name, value in named(parameter or []).items()}
         root = pages.find_root()
         target = output or root / "_build" / "runs" / f"{notebook.stem}.ipynb"
-        pages.execute(notebook, target, values, root)
+        warnings = pages.execute(notebook, target, values, root)
+    tell_warnings(warnings)
     typer.echo(f"Executed notebook: {target}")
 
 
@@ -86,10 +90,11 @@ def forget(
 ) -> None:
     """Remove the records of some runs, after asking, so that they are trained anew where they are asked for.
 
-    A run is named by its fields, or by what made its record, such as the commit of the code.
+    A run is named by its fields, by its outcome, or by what made its record, such as the commit of the code.
 
     \b
-    hdlib forget -p rule=auto
+    hdlib forget -p beta=auto
+    hdlib forget -p outcome=diverged -p commit=unknown
     hdlib forget -p model=mlp -p width=30 -p commit=0123456789ab --store my-results
     """
     from hdlib.report.pages import PageError, number
@@ -99,7 +104,7 @@ def forget(
         asked, folder = named(parameter), Store(store)
         if not Path(store).is_dir():
             raise PageError(f"store is {store!r}, and there is no such folder: name one that holds records.")
-        fields = {record.spec.key: record.spec.model_dump() | record.provenance for record in folder.all()}
+        fields = {record.spec.key: named_by(record) for record in folder.all()}
         known = dict.fromkeys(itertools.chain(RunSpec.model_fields, *fields.values()))
         for name in asked:
             if name not in known:
@@ -107,14 +112,19 @@ def forget(
         found = {
             key: own
             for key, own in fields.items()
-            if all(own.get(name) == number(text) or str(own.get(name)) == text for name, text in asked.items())
+            if all(
+                own.get(name) == number(text)
+                or str(own.get(name)) == text
+                or ((name, text) == ("beta", "auto") and own["rule"] == "auto")
+                for name, text in asked.items()
+            )
         }
         if not found:
             raise PageError(f"No record in {store!r} has {' and '.join(parameter)}.")
         typer.echo(f"{len(found):,} of {len(fields):,} records in {store!r}, by the commit of the code that trained:")
-        for commit, count in Counter(own.get("commit") for own in found.values()).items():
-            last = max(own.get("date", "") for own in found.values() if own.get("commit") == commit)
-            typer.echo(f"{commit or 'unknown':>12}: {count:,}, the last of {last[:10]}")
+        for commit, count in Counter(own["commit"] for own in found.values()).items():
+            last = max(own.get("date", "") for own in found.values() if own["commit"] == commit)
+            typer.echo(f"{commit:>12}: {count:,}, the last of {last[:10] or 'an unknown date'}")
         if not yes:
             typer.confirm("Forget them?", abort=True)
         folder.forget(found)
@@ -144,7 +154,9 @@ def book(
         if only not in listed:
             raise pages.PageError(f"There is no page {only!r}: the pages are {', '.join(listed)}.")
         page = listed[only]
-        pages.execute(page.source(root), page.output(root), page.parameters, root)
+        warnings = pages.execute(page.source(root), page.output(root), page.parameters, root)
+    tell_warnings(warnings)
+    typer.echo(f"Executed page: {page.output(root).relative_to(root)}. The site is as it was: `hdlib book` builds it.")
 
 
 @app.command()
@@ -157,6 +169,12 @@ def check() -> None:
         listed = pages.read_pages(root)
         pages.check(listed, root)
     typer.echo(f"{len(listed)} pages are as their notebooks say.")
+
+
+def named_by(record: Record) -> dict[str, Any]:
+    """Return everything by which a record can be named."""
+    made = record.provenance | {"commit": record.provenance.get("commit") or "unknown"}
+    return record.spec.model_dump() | {"outcome": record.outcome} | made
 
 
 def named(texts: list[str]) -> dict[str, str]:
@@ -188,8 +206,14 @@ def one_sentence_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the cell's own traceback, when its task is dropped
-        typer.echo("\nInterrupted: the same command goes on from where it stopped.", err=True)
+        typer.echo("\nInterrupted: the runs that had ended are recorded; the same command trains the others.", err=True)
         raise typer.Exit(130) from None
+
+
+def tell_warnings(warnings: list[str]) -> None:
+    """Print what a notebook warned of, where nobody would look for it."""
+    for warning in warnings:
+        typer.echo(f"Warning: {warning}", err=True)
 
 
 def show_bars() -> None:

@@ -1,5 +1,6 @@
 """Pages are executed by real kernels, and stale, failed or unexecuted ones are refused."""
 
+import os
 import re
 import resource
 import shutil
@@ -341,6 +342,27 @@ def test_a_failing_notebook_replaces_nothing(executed):
     assert [path.name for path in (executed / "book").glob("*.ipynb")] == ["page.ipynb"]
 
 
+def test_what_a_failing_notebook_left_is_named_and_what_killed_processes_left_is_removed(executed):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    orphan, living = (executed / "book" / f".page.{process}.ipynb" for process in (ended.pid, os.getppid()))
+    for path in (orphan, living):
+        path.write_text("{")
+    with pytest.raises(pages.PageError) as failed:
+        pages.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 0}, executed)
+    assert str(failed.value).endswith(f"What was executed of it is in {executed.resolve()}/book/page.failed.ipynb.")
+    assert living.exists() and not orphan.exists()
+
+
+def test_what_a_notebook_warns_of_is_told_at_the_end(project, monkeypatch):
+    source = project / "notebooks" / "note.md"
+    warning = "import warnings\nfor _ in range(2):\n    warnings.warn('a file is damaged')\nif steps < 0"
+    source.write_text(source.read_text().replace("if steps < 0", warning))
+    monkeypatch.chdir(project)
+    result = hdlib("run", "notebooks/note.md", "-o", "out.ipynb")
+    assert result.exit_code == 0 and result.stderr.count("Warning: a file is damaged\n") == 1
+
+
 def test_two_processes_may_make_the_same_page(project):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("if steps < 0", "import time; time.sleep(3)\nif steps < 0"))
@@ -394,12 +416,12 @@ def test_a_notebooks_parameters_are_listed_and_nothing_is_run(project, monkeypat
 def test_what_is_executed_where_no_output_is_named(project, monkeypatch):
     """A notebook goes below _build, and a page that is asked for alone to its place, with its own parameters."""
     executed = []
-    monkeypatch.setattr(pages, "execute", lambda *arguments: executed.append(arguments))
+    monkeypatch.setattr(pages, "execute", lambda *arguments: executed.append(arguments) or [])
     monkeypatch.chdir(project)
     root = project.resolve()
     told = hdlib("run", "notebooks/note.md", "-p", "steps=1e-3").output
     assert told.split() == ["Executed", "notebook:", str(root / "_build" / "runs" / "note.ipynb")]
-    assert hdlib("book", "--only", "page").exit_code == 0
+    assert hdlib("book", "--only", "page").output.startswith("Executed page: book/page.ipynb. The site is as it was")
     (_, target, values, _), alone = executed
     assert (target, values) == (root / "_build" / "runs" / "note.ipynb", {"steps": 0.001})
     assert alone == (root / "notebooks" / "note.md", root / "book" / "page.ipynb", {"steps": 1, "name": "tests"}, root)
@@ -416,7 +438,7 @@ def test_an_interruption_is_told_in_a_sentence(project, monkeypatch):
     monkeypatch.chdir(project)
     result = hdlib("run", "notebooks/note.md")
     assert result.exit_code == 130
-    assert result.output == "\nInterrupted: the same command goes on from where it stopped.\n"
+    assert result.output == "\nInterrupted: the runs that had ended are recorded; the same command trains the others.\n"
 
 
 @pytest.mark.parametrize(
@@ -435,6 +457,28 @@ def test_wrong_parameters_are_refused_in_one_sentence(project, monkeypatch, argu
     assert result.exit_code == 2
     assert result.output.strip().splitlines()[-1] == sentence
     assert not (project / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize("output", ["notebooks/note.md", "notebooks/other.md", "out"])
+def test_nothing_but_a_notebook_is_written_over(project, monkeypatch, output):
+    monkeypatch.chdir(project)
+    (project / "notebooks" / "other.md").write_text("mine")
+    result = hdlib("run", "notebooks/note.md", "-o", output)
+    assert result.exit_code == 2 and ("ends in .ipynb" in result.output or "would replace note.md" in result.output)
+    assert (project / "notebooks" / "other.md").read_text() == "mine" and not (project / "out").exists()
+
+
+def test_a_page_that_no_reader_would_find_is_refused_before_any_execution(executed, monkeypatch):
+    monkeypatch.chdir(executed)
+    contents = executed / "_toc.yml"
+    contents.write_text("root: book/other\nparts: [{chapters: [{file: book/more, sections: [{file: book/page}]}]}]")
+    assert hdlib("check").exit_code == 0
+    contents.write_text("root: book/other\nparts: [{chapters: [{file: book/pages}]}]")
+    monkeypatch.setattr(pages, "execute", None)
+    for command in ("check", "book"):
+        result = hdlib(command)
+        assert result.exit_code == 2
+        assert result.output == "page is not in the table of contents: add `- file: book/page` to _toc.yml.\n"
 
 
 def test_a_missing_notebook_is_named(project, monkeypatch):

@@ -323,7 +323,7 @@ def all_diverge(records: Sequence[Record]) -> Cases:
             if (r.spec.task, r.spec.model, r.spec.rule) == ("mnist", "mlp", "additive")
             and (r.spec.method, r.spec.beta, r.spec.alpha0) == ("adam_hd", 1e-4, rate)
             and r.spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | {"max_iterations"}
-            and (r.outcome == "diverged" or r.spec.epochs >= ONLINE_EPOCHS and not r.spec.max_iterations)
+            and (r.outcome == "diverged" or (r.spec.epochs >= ONLINE_EPOCHS and not r.spec.max_iterations))
         ]  # fmt: skip
         found[f"α₀ = {power_of_ten(rate)}"] = by_seed(runs, lambda r: -1.0 if r.outcome == "diverged" else 1.0)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import glob
 import hashlib
 import os
 import platform
@@ -26,6 +27,7 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+import psutil
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -152,8 +154,8 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
 
 def execute(
     source: Path, output: Path, parameters: dict[str, Any], root: Path, cell_timeout: float = CELL_TIMEOUT
-) -> None:
-    """Run a notebook with parameters and write the executed notebook whole or not at all.
+) -> list[str]:
+    """Run a notebook with parameters, write the executed notebook whole or not at all, and return its warnings.
 
     A run that failed or was interrupted leaves what there is beside the output, as `<name>.failed.ipynb`.
 
@@ -167,6 +169,8 @@ def execute(
         raise PageError(f"The executed notebook would replace {source.name}: name another output.")
     if output.is_dir():
         raise PageError(f"output is {str(output)!r}, which is a folder: name a file in it.")
+    if output.suffix != ".ipynb":
+        raise PageError(f"output is {str(output)!r}: name a notebook, which ends in .ipynb.")
     notebook = read_notebook(source)
     _set_parameters(notebook, parameters, source.name)
     effective = _values(notebook, source.name)
@@ -186,15 +190,17 @@ def execute(
     failed = output.with_suffix(".failed.ipynb")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_orphans(output)
         nbformat.write(notebook, working)
         started = time.perf_counter()
-        _run(working, source.name, root, cell_timeout)
+        _run(working, source.name, root, cell_timeout, failed)
         executed = nbformat.read(working, as_version=4)
         _clean(executed, root)
         executed.metadata["hdlib"] = stamp | {"seconds": round(time.perf_counter() - started, 1)}
         nbformat.write(executed, working)
         working.replace(output)
         failed.unlink(missing_ok=True)
+        return _warnings(executed)
     except OSError as error:
         working.unlink(missing_ok=True)  # a part of a notebook cannot be read
         if error.errno not in UNWRITABLE:
@@ -205,8 +211,27 @@ def execute(
             working.replace(failed)
 
 
-def _run(notebook: Path, name: str, root: Path, cell_timeout: float) -> None:
-    """Execute a notebook in its place; whatever stops it leaves what there is."""
+def _remove_orphans(output: Path) -> None:
+    """Remove what processes that were killed had of an output."""
+    for path in output.parent.glob(f".{glob.escape(output.stem)}.*.ipynb"):
+        process = path.stem.rpartition(".")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _warnings(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return the texts of the Python warnings that a notebook printed, each once."""
+    printed = [
+        output.text
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+    return list(dict.fromkeys(re.findall(r"^\S+:\d+: \w*Warning: (.+)$", "\n".join(printed), re.MULTILINE)))
+
+
+def _run(notebook: Path, name: str, root: Path, cell_timeout: float, failed: Path) -> None:
+    """Execute a notebook in its place; whatever stops it leaves what there is, which is to become `failed`."""
     try:
         papermill.execute_notebook(
             notebook,
@@ -222,14 +247,18 @@ def _run(notebook: Path, name: str, root: Path, cell_timeout: float) -> None:
         if is_told_in_a_sentence(error.ename):
             raise PageError(error.evalue) from None
         trace = "\n".join(error.traceback)
-        raise PageError(f"{name} failed with {error.ename}: {error.evalue}\n{trace}") from None
+        raise PageError(
+            f"{name} failed with {error.ename}: {error.evalue}\n{trace}\nWhat was executed of it is in {failed}."
+        ) from None
     except DeadKernelError:
         raise PageError(
-            f"{name} was not finished, its kernel died, perhaps for want of memory: "
-            "the same command goes on from where it stopped."
+            f"{name} was not finished, its kernel died, perhaps for want of memory: the runs that had ended are "
+            f"recorded, and the same command trains the others. What was executed of it is in {failed}."
         ) from None
     except TimeoutError:
-        raise PageError(f"{name} has a cell that took longer than {cell_timeout:g} seconds.") from None
+        raise PageError(
+            f"{name} has a cell that took longer than {cell_timeout:g} seconds: what was executed of it is in {failed}."
+        ) from None
 
 
 def check(pages: list[Page], root: Path) -> None:
@@ -238,7 +267,7 @@ def check(pages: list[Page], root: Path) -> None:
     Raises:
         PageError: with one line for each such page.
     """
-    faults = [fault for page in pages if (fault := _fault(page, root))]
+    faults = [fault for page in pages if (fault := _unlisted(page, root) or _fault(page, root))]
     if faults:
         raise PageError("\n".join(faults))
 
@@ -246,14 +275,18 @@ def check(pages: list[Page], root: Path) -> None:
 def build(root: Path, say=print) -> Path:
     """Execute every page, check them, and build the site from nothing; return its first page."""
     pages = read_pages(root)
+    if unlisted := [fault for page in pages if (fault := _unlisted(page, root))]:
+        raise PageError("\n".join(unlisted))
     for page in pages:
         started = time.perf_counter()
         say(f"{page.name} ...", end=" ")
         try:
-            execute(page.source(root), page.output(root), page.parameters, root)
+            warnings = execute(page.source(root), page.output(root), page.parameters, root)
         except PageError as error:
             raise PageError(f"The page {page.name} was not made: {error}") from None
         say(f"{time.perf_counter() - started:.0f} s")
+        for warning in warnings:
+            say(f"Warning: {warning}")
     check(pages, root)
     for folder in SPHINX_FOLDERS:  # what an earlier build left would satisfy references that lead nowhere now
         shutil.rmtree(root / "_build" / folder, ignore_errors=True)
@@ -281,6 +314,26 @@ def _page(name: str, entry: Any) -> Page:
     if not isinstance(parameters, dict):
         raise PageError(f"book/pages.yml gives page {name} the parameters {parameters!r}: write {{name: value}}.")
     return Page(name, entry["notebook"], {key: number(value) for key, value in parameters.items()})
+
+
+def _unlisted(page: Page, root: Path) -> str:
+    """Return the sentence that refuses a page which no reader would find."""
+    contents = root / "_toc.yml"
+    if not contents.is_file() or page.output(root).relative_to(root).with_suffix("").as_posix() in _files_in(
+        yaml.safe_load(contents.read_text(encoding="utf-8"))
+    ):
+        return ""
+    return f"{page.name} is not in the table of contents: add `- file: book/{page.name}` to _toc.yml."
+
+
+def _files_in(contents: Any) -> set[str]:
+    """Return the files that a table of contents names, at any depth."""
+    if isinstance(contents, list):
+        return set().union(*map(_files_in, contents))
+    if not isinstance(contents, dict):
+        return set()
+    own = {str(contents[name]).removesuffix(".ipynb") for name in ("root", "file") if name in contents}
+    return own.union(*map(_files_in, contents.values()))
 
 
 def _fault(page: Page, root: Path) -> str:

@@ -19,6 +19,7 @@ import pandas as pd
 from hdlib.runs.spec import RunSpec
 
 EPOCH_COLUMNS = ("epoch", "iteration", "train_loss", "alpha", "valid_loss", "valid_accuracy")
+SOURCES = ("optim", "tasks", "runs")  # folders of the package whose files decide a run
 TRACE_COLUMNS = ("iteration", "loss", "alpha", "hypergrad")
 
 
@@ -89,26 +90,35 @@ def _environment() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Return twelve hexadecimal digits over the sources that decide a run: optim, tasks and runs."""
+    """Return twelve hexadecimal digits over SOURCES."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for folder in ("optim", "tasks", "runs"):
+    for folder in SOURCES:
         for path in sorted((package / folder).glob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 def _commit() -> str | None:
-    """Return the commit that HDLIB_COMMIT names, or else the one that git says this file is of."""
+    """Return the commit that HDLIB_COMMIT names, or else the one that git says this file is of.
+
+    It ends in -dirty, as git itself says it, where the sources that decide a run are not those of the commit.
+    """
     if named := os.environ.get("HDLIB_COMMIT"):
         return named
     here = Path(__file__)  # it may be installed in a folder of another repository, which does not hold it
-    command = ["git", "-C", str(here.parent), "rev-parse", "HEAD", f"HEAD:./{here.name}"]
+    git = ["git", "--no-optional-locks", "-C", str(here.parent)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD", f"HEAD:./{here.name}"], capture_output=True, text=True, check=False
+        )
+        folders = [f"../{name}" for name in SOURCES]
+        edits = subprocess.run(
+            [*git, "status", "--porcelain", "--", *folders], capture_output=True, text=True, check=False
+        )
     except OSError:
         return None
-    return done.stdout[:12] if done.returncode == 0 else None
+    return head.stdout[:12] + ("-dirty" if edits.stdout else "") if head.returncode == 0 else None
 
 
 @lru_cache(maxsize=4)

@@ -181,9 +181,10 @@ class Store:
                     f"{path} may not be read by you: make it readable, or its runs are trained again.", stacklevel=5
                 )
             except Exception as error:
+                reason = str(error) if type(error) is ValueError else f"damaged: {type(error).__name__}"
                 warnings.warn(
-                    f"{path} is damaged ({type(error).__name__}): its runs will be trained again where they "
-                    "are asked for; delete the file to be rid of this warning.",
+                    f"{path} cannot be used ({reason}): its runs will be trained again where they are asked for; "
+                    "delete the file to be rid of this warning.",
                     stacklevel=5,
                 )
             self._index[path] = (state, keys)
@@ -255,7 +256,7 @@ def _parquet(table: pa.Table) -> bytes:
 def _content(path: Path) -> pa.BufferReader:
     content = path.read_bytes()
     if not path.stem.endswith(_checksum(content)):
-        raise ValueError("its content is not what its name says")
+        raise ValueError("its content is not what its name says: damaged, or renamed")
     return pa.BufferReader(content)
 
 

@@ -80,6 +80,18 @@ def test_forgetting_runs_says_how_many_and_whose_and_asks(recorded):
     assert [record.spec.seed for record in store.all()] == [0]
 
 
+def test_runs_are_forgotten_by_what_their_pages_call_them(recorded):
+    store, forget = recorded
+    unknown = replace(store.all()[0], provenance={"commit": None}, outcome="diverged")
+    store.forget([unknown.spec.key])
+    store.put([unknown])
+    done = forget("-p", "commit=unknown", "-p", "outcome=diverged", "--yes")
+    assert "unknown: 1, the last of an unknown date" in done.output and len(store.keys()) == 3
+    left = sum(record.spec.rule == "auto" for record in store.all())
+    assert left and f"Forgotten: {left} records" in forget("-p", "beta=auto", "--yes").output
+    assert {record.spec.rule for record in store.all()} == {"additive"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -78,6 +78,10 @@ def test_a_record_does_not_name_the_commit_of_a_repository_that_hdlib_is_only_in
     assert _commit() == "as told"  # as of a copy whose repository is older than its files
     monkeypatch.delenv("HDLIB_COMMIT")
     assert _commit() == head[:12]
+    (package.parent / "notes.md").touch()
+    assert _commit() == head[:12]  # which no run depends on
+    (package / "more.py").touch()
+    assert _commit() == f"{head[:12]}-dirty"
 
 
 def test_a_record_names_the_code_that_trained_and_not_what_its_files_have_become(tmp_path):
@@ -213,6 +217,13 @@ def test_a_damaged_record_is_named_and_trained_again(tmp_path, tiny, damage):
     with pytest.warns(UserWarning, match=path.name):
         records = sweep([tiny], tmp_path, jobs=1)
     assert len(records) == 1
+
+
+def test_a_record_whose_file_has_another_name_is_not_only_called_damaged(tmp_path, tiny):
+    [path] = Store(tmp_path).put([train(tiny)])
+    path.rename(tmp_path / "mine.parquet")
+    with pytest.warns(UserWarning, match=r"mine.parquet cannot be used .*not what its name says: damaged, or renamed"):
+        assert Store(tmp_path).all() == []
 
 
 def test_a_record_that_may_not_be_read_is_not_called_damaged(tmp_path, tiny, monkeypatch):
