@@ -76,13 +76,16 @@ def by_rate(
     return {rate: value(own) for rate, own in runs.items() if own}
 
 
-def _lengths(records: Sequence[Record], **fields) -> list[list[Record]]:
+def _lengths(records: Sequence[Record], traced: bool = False, **fields) -> list[list[Record]]:
     """Return the runs with these fields by their number of epochs: the longest, and shorter ones with more seeds.
 
+    Of those alone, if asked for, of which iterations were traced.
     Runs shorter than half of the paper's say nothing about it, however many seeds they have, unless one diverged.
     """
     groups: dict[int, list[Record]] = {}
     for record in select(records, **fields):
+        if traced and not len(record.trace):
+            continue
         groups.setdefault(record.spec.epochs, []).append(record)
     found: list[list[Record]] = []
     for epochs, runs in sorted(groups.items(), reverse=True):
@@ -94,8 +97,12 @@ def _lengths(records: Sequence[Record], **fields) -> list[list[Record]]:
     return found
 
 
-def _traced(records: Iterable[Record]) -> list[Record]:
-    return [r for r in records if len(r.trace)]
+def _by_model(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the runs of each model: a ledger looks for many kinds of them."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.spec.model, []).append(record)
+    return found
 
 
 def _seeds(runs: Sequence[Record]) -> set[int]:
@@ -138,12 +145,13 @@ def outperforms(
 
     def cases(records: Sequence[Record]) -> Cases:
         found = {}
+        of = _by_model(records)
         for method, model in itertools.product(methods, models):
-            same = model | dict(alpha0=1e-3)
-            for ours in _lengths(records, method=method, beta=_tuned(method, model), **same):
+            known, same = of.get(model["model"], []), model | dict(alpha0=1e-3)
+            for ours in _lengths(known, method=method, beta=_tuned(method, model), **same):
                 epochs = ours[0].spec.epochs
                 if epochs >= at_least:
-                    theirs = select(records, method=BASELINE[method], decay="none", epochs=epochs, **same)
+                    theirs = select(known, method=BASELINE[method], decay="none", epochs=epochs, **same)
                     found[f"{LABELS[method]} on {_setting(ours)}"] = log_ratio(value(ours), value(theirs))
         return found
 
@@ -166,9 +174,10 @@ def rises(
 
     def cases(records: Sequence[Record]) -> Cases:
         found = {}
-        records = _traced(records)
+        of = _by_model(records)
         for model, method in itertools.product(models, methods):
-            for asked in _lengths(records, method=method, alpha0=1e-3, beta=_tuned(method, model), **model):
+            own = dict(method=method, alpha0=1e-3, beta=_tuned(method, model))
+            for asked in _lengths(of.get(model["model"], []), traced=True, **own, **model):
                 runs = [replace(r, trace=r.trace[r.trace["iteration"] <= (first or np.inf)]) for r in asked]
                 runs = [r for r in runs if not (_rising(r) and r.trace["alpha"].max() < low)]
                 if not runs:
@@ -198,11 +207,12 @@ def outside(values: pd.Series, low: float, high: float) -> pd.Series:
 def earlier(records: Sequence[Record]) -> Cases:
     """The iteration of SGDN-HD's largest alpha over SGD-HD's."""
     found = {}
-    records = _traced(records)
+    of = _by_model(records)
     for model in ("logreg", "mlp"):
         at = {}
         for method in ("sgd_hd", "sgdn_hd"):
-            lengths = _lengths(records, task="mnist", model=model, method=method, alpha0=1e-3, beta=1e-3)
+            own = dict(task="mnist", model=model, method=method, alpha0=1e-3, beta=1e-3)
+            lengths = _lengths(of.get(model, []), traced=True, **own)
             runs = lengths[-1] if lengths else []  # those with the most seeds
             at[method] = by_seed(runs, lambda r: r.trace["iteration"][r.trace["alpha"].idxmax()])
         found[MODELS[model]] = log_ratio(at["sgdn_hd"], at["sgd_hd"])
@@ -223,7 +233,7 @@ def insensitive(records: Sequence[Record]) -> Cases:
         epochs = max((n for n, rates in lengths.items() if len(rates) > 2), default=0)
         if epochs:
             table = pd.concat(lengths[epochs].values(), axis=1)
-            name = f"{LABELS[method]} on {MODELS[model]}, {epochs} epochs"
+            name = f"{LABELS[method]} on {MODELS[model]}, {counted(epochs, 'epoch')}"
             found[name] = np.log(table.max(axis=1) / table.min(axis=1))
     return found
 

@@ -86,7 +86,8 @@ def _online_tuning(records: Sequence[Record]) -> list[str]:
     longest = max((r.spec.epochs for r in records if r.spec.alpha0 == min(PAPER_RATES)), default=0)
     if longest >= ONLINE_EPOCHS:
         return []
-    return [f"Online tuning of the perceptron for the paper's {ONLINE_EPOCHS} epochs: here it has {longest}."]
+    ours = counted(longest, "epoch") if longest else "none"
+    return [f"Online tuning of the perceptron for the paper's {ONLINE_EPOCHS} epochs: here it has {ours}."]
 
 
 def _tuning(records: Sequence[Record]) -> list[str]:

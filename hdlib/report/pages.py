@@ -193,7 +193,7 @@ def execute(
         _remove_orphans(output)
         nbformat.write(notebook, working)
         started = time.perf_counter()
-        _run(working, source.name, root, cell_timeout, failed)
+        _run(working, source.name, root, cell_timeout, parameters, failed)
         executed = nbformat.read(working, as_version=4)
         _clean(executed, root)
         executed.metadata["hdlib"] = stamp | {"seconds": round(time.perf_counter() - started, 1)}
@@ -230,7 +230,25 @@ def _warnings(notebook: nbformat.NotebookNode) -> list[str]:
     return list(dict.fromkeys(re.findall(r"^\S+:\d+: \w*Warning: (.+)$", "\n".join(printed), re.MULTILINE)))
 
 
-def _run(notebook: Path, name: str, root: Path, cell_timeout: float, failed: Path) -> None:
+def _whose(sentence: str, parameters: dict[str, Any]) -> str:
+    """Say which parameters gave the value that a sentence refuses by the name of a run's field, such as beta.
+
+    >>> _whose("beta is -1.0: beta should be at least 0.", {"sgd_beta": -1, "seeds": 5})
+    ' Here that is sgd_beta.'
+    """
+    refused = re.match(r"(\w+) is (.+?)(?:[:,]| but| with) ", sentence)
+    if not refused or refused[1] in parameters:
+        return ""
+    value = number(refused[2])
+    names = [
+        name
+        for name, given in parameters.items()
+        if value == given or (isinstance(given, (list, tuple)) and any(value == one for one in given))
+    ]
+    return f" Here that is {' or '.join(names)}." if names else ""
+
+
+def _run(notebook: Path, name: str, root: Path, cell_timeout: float, parameters: dict[str, Any], failed: Path) -> None:
     """Execute a notebook in its place; whatever stops it leaves what there is, which is to become `failed`."""
     try:
         papermill.execute_notebook(
@@ -245,7 +263,7 @@ def _run(notebook: Path, name: str, root: Path, cell_timeout: float, failed: Pat
         )
     except PapermillExecutionError as error:
         if is_told_in_a_sentence(error.ename):
-            raise PageError(error.evalue) from None
+            raise PageError(error.evalue + _whose(error.evalue, parameters)) from None
         trace = "\n".join(error.traceback)
         raise PageError(
             f"{name} failed with {error.ename}: {error.evalue}\n{trace}\nWhat was executed of it is in {failed}."

@@ -6,6 +6,7 @@ import ast
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -81,7 +82,9 @@ def refusal(source: str, name: str, value: Any, known: Mapping[str, Parameter]) 
     if value is ... or (wanted == "number" and f'"{value}"' in default.comment):
         return ""
     if wanted not in (None, given):
-        return f"{name} is the {given} {value!r}: give a {wanted}, such as {example}."
+        quoted = re.search(r', or "\w+"', default.comment) if wanted == "number" else None
+        remedy = f"give a {wanted}, such as {example}{quoted[0] if quoted else ''}"
+        return f"{name} is the {given} {value!r}: {remedy}."
     if type(default.value) is int and isinstance(value, float) and math.isfinite(value):
         return f"{name} is {value!r}: give a whole number, without a point, such as {example}."
     if _plain(ast.parse(repr(value), mode="eval").body) is ...:  # Python writes inf and nan as names that it lacks
@@ -122,6 +125,13 @@ def refuse_fewer(least: int, **counts: Any) -> None:
             continue
         if not (isinstance(value, (int, float)) and value >= least and value % 1 == 0):
             raise ParameterError(f"{name} is {value!r}: it must be a whole number of at least {least}.")
+
+
+def refuse_more(most: int, **counts: Any) -> None:
+    """Raise ParameterError if a count, given by its name, is above `most`, which is all that there are."""
+    for name, value in counts.items():
+        if value > most:
+            raise ParameterError(f"{name} is {value!r}, but there are {most}: give no more.")
 
 
 def _plain(node: ast.expr) -> Any:

@@ -23,6 +23,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
+from matplotlib.ticker import NullLocator
 from matplotlib.transforms import Bbox
 
 LONG = 40  # characters of a table's cell from which on it is broken into lines
@@ -134,6 +135,7 @@ class Figure:
         for theme in themes:
             with matplotlib.rc_context(self._style(theme)):
                 figure = self.draw(theme)
+                _drop_unlabelled_ticks(figure)
                 if places:
                     figure.set_layout_engine("none")
                     for axes, place in zip(figure.axes, places, strict=True):
@@ -161,6 +163,18 @@ class Figure:
             **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
             "legend.frameon": False,
         }
+
+
+def _drop_unlabelled_ticks(figure: matplotlib.figure.Figure) -> None:
+    """Drop the minor ticks of logarithmic axes of more than a decade: they show nothing, and cost a third of the time.
+
+    The style draws no marks, and within a decade alone minor ticks have labels.
+    """
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            if axis.get_scale() == "log" and high > 10 * low:
+                axis.set_minor_locator(NullLocator())
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def agreement(records: Sequence[Record]) -> Table:
         for (name,), whole_group in groups.items():
             row[ours[name]] = _verdict(_pairs(whole_group, quantity, lower, higher))
             for group in _shortened(whole_group):
-                label = f"{ours[name]}, after {group[0].epochs['epoch'].max()} epochs"
+                label = f"{ours[name]}, after {counted(int(group[0].epochs['epoch'].max()), 'epoch')}"
                 row[label] = _verdict(_pairs(group, quantity, lower, higher))
         rows.append(row)
     return Table(pd.DataFrame(rows), "In small print the two losses, means over the seeds that both methods have.")
@@ -230,7 +230,7 @@ def bottom_line(records: Sequence[Record]) -> str:
     same, _, total = _same(nearest)
     spec = nearest[0].spec
     text = (
-        f"With {fraction(spec.width_factor)} of the channels, {spec.epochs} epochs of all images and "
+        f"With {fraction(spec.width_factor)} of the channels, {counted(spec.epochs, 'epoch')} of all images and "
         f"{_seeds(nearest)}, {same} of the {total} orderings of methods that the published runs show come out the same."
     )
     return " ".join([text, *map(_relapse, relapse.relapsed(nearest))])
@@ -249,8 +249,8 @@ def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
     same, everywhere, total = _same(longest)
     spec, many = longest[0].spec, frames.seeds(longest)[1] > 1
     text = (
-        f"With [{_seeds(longest)}](vgg-epochs), {fraction(spec.width_factor)} of the channels, {spec.epochs} epochs of "
-        f"{_scale(longest[0])[1]:,} images, {same} of {total} do"
+        f"With [{_seeds(longest)}](vgg-epochs), {fraction(spec.width_factor)} of the channels, "
+        f"{counted(spec.epochs, 'epoch')} of {_scale(longest[0])[1]:,} images, {same} of {total} do"
         f"{f' in the means over seeds, {everywhere} of them in every seed' if many else ''}"
     )
     lost = [
@@ -397,8 +397,9 @@ def variant(records: Sequence[Record]) -> str:
                 for own, of in (("train_loss", "train_end"), ("valid_loss", "valid_end"))
             ]
             lines.append(
-                f"- After {length} epochs training losses differ from those of the {SOURCES[source]} by a factor of "
-                f"{apart[0]}, validation losses by one of {apart[1]} (as in {name}; geometric means over the methods)."
+                f"- After {counted(length, 'epoch')} training losses differ from those of the {SOURCES[source]} by a "
+                f"factor of {apart[0]}, validation losses by one of {apart[1]} (as in {name}; geometric means over the "
+                "methods)."
             )
     return f"{text}\n\n" + "\n".join(lines)
 

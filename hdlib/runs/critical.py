@@ -35,7 +35,7 @@ def boundaries(models: int, seeds: int, iterations: int, **fields: Any) -> dict[
         name: [
             spec.with_(seed=seed)
             for method in ("adam_hd", "sgd_hd")
-            for spec in [varied(ALPHA0, iterations, method, **fields)[name]]
+            for spec in [varied(ALPHA0, iterations, method, beta=0.0, **fields)[name]]
             for seed in range(seeds)
         ]
         for name in list(VARIED)[:models]
@@ -53,7 +53,7 @@ def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[
     for factor in factors:
         whole = factor >= 1
         for variant in ("authors",) if whole else ("authors", "paper"):
-            common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=ALPHA0)
+            common = dict(task="cifar10", model="vgg", variant=variant, width_factor=factor, alpha0=ALPHA0, beta=0.0)
             asked[f"{variant} {factor:g}"] = grid(
                 method=["adam_hd", "sgd_hd", "sgdn_hd"], seeds=1 if whole else seeds, **short(100, **(common | fields))
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -32,6 +33,10 @@ ONLY_OF = {
 }
 
 
+# what the optimisers call them, and what is asked of a grid
+SYNONYMS = {"lr": "alpha0", "hypergrad_lr": "beta", "seeds": "seed", "optimizer": "method", "dataset": "task"}
+
+
 class SpecError(ValueError):
     """What is asked of runs cannot be; the message is one sentence that names the field, the value and the remedy."""
 
@@ -55,7 +60,10 @@ class RunSpec(BaseModel):
     method: Method = Field(description="optimiser")
     alpha0: float = Field(ge=0, allow_inf_nan=False, description="initial learning rate alpha_0")
     beta: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="hypergradient learning rate; 0 for baselines, 'auto' for that rule"
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="hypergradient learning rate, which baselines lack and others need; 'auto' for that rule",
     )
     rule: Rule = Field("additive", description="how alpha is updated")
     decay: Literal["none", "inv_sqrt", "cosine"] = Field(
@@ -107,6 +115,8 @@ class RunSpec(BaseModel):
             if fields.get("rule") not in (None, "additive", "auto"):
                 raise SpecError(f"rule is {fields['rule']!r} but beta is 'auto': leave the rule out, or give a number.")
             fields |= {"rule": "auto", "beta": AUTO_GAIN}
+        if fields.get("method") in BASELINE and "beta" not in fields:
+            raise SpecError(f"beta is missing, and {fields['method']} adapts with it: give a number, or 'auto'.")
         fields = {name: value + 0.0 if isinstance(value, float) else value for name, value in fields.items()}  # no -0.0
         try:
             super().__init__(**fields)
@@ -223,7 +233,9 @@ def _sentence(error: ValidationError) -> str:
         return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
         known = ", ".join(RunSpec.model_fields)
-        return f"{name} is not a field of a run: the fields are {known}."
+        close = SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name, RunSpec.model_fields, n=1)), None)
+        hint = f"did you mean {close}? The" if close else "the"
+        return f"{name} is not a field of a run: {hint} fields are {known}."
     if first["type"] == "missing":
         return f"{name} is missing ({RunSpec.model_fields[name].description}): every run needs it."
     value = first["input"]

@@ -278,7 +278,7 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
     records, unknown = [], []
     for i, (key, text) in enumerate(zip(columns["key"].to_pylist(), columns["spec"].to_pylist(), strict=True)):
         try:
-            spec = RunSpec(**json.loads(text))
+            spec = RunSpec(**{"beta": 0.0} | json.loads(text))
             if spec.key != key:
                 raise SpecError(f"the run's key is {spec.key} and not {key}.")
         except SpecError as error:

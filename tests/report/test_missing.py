@@ -24,7 +24,7 @@ def stacked(device):
 
 
 def vgg(**fields):
-    return [record(task="cifar10", model="vgg", method=method, alpha0=1e-3, **fields) for method in METHODS]
+    return [record(task="cifar10", model="vgg", method=method, alpha0=1e-3, beta=0.0, **fields) for method in METHODS]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def vgg(**fields):
             "VGG on CIFAR-10 at its full size with more than one seed.",
             [run for seed in (1, 2) for run in vgg(epochs=200, seed=seed)],
         ),
-        ([record(**SMALL)], "50 epochs: here it has 10.", [record(**SMALL | dict(epochs=50))]),
+        ([record(**SMALL)], "50 epochs: here it has 10 epochs.", [record(**SMALL | dict(epochs=50))]),
         (
             [record(**SMALL | dict(epochs=100, alpha0=1e-3))],
             "100 epochs with more than one seed.",
@@ -65,7 +65,7 @@ def test_what_is_not_there_is_named_until_it_is(some, line, all_of_it):
 def test_a_run_that_is_not_the_papers_takes_no_line_away(other):
     runs = [record(**SMALL | dict(epochs=100, seed=seed) | other) for seed in range(3)]
     said = missing.sentences([*runs, record(**SMALL)])
-    assert "50 epochs: here it has 10." in said and "100 epochs with more than 0 seeds." in said
+    assert "50 epochs: here it has 10 epochs." in said and "100 epochs with more than 0 seeds." in said
 
 
 def test_vgg_runs_of_another_scale_are_named_where_there_are_some():

@@ -13,7 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from hdlib.cli import app
-from hdlib.report.parameters import ParameterError, assignments, refusal, refuse_fewer, refuse_text, refuse_unknown
+from hdlib.report.parameters import (
+    ParameterError,
+    assignments,
+    refusal,
+    refuse_fewer,
+    refuse_more,
+    refuse_text,
+    refuse_unknown,
+)
 from hdlib.runs import Store, grid, train
 
 NOTEBOOK = """---
@@ -128,8 +136,7 @@ computed = 2 * 3
         ("epochs", "ten", "epochs is the string 'ten': give a number, such as 20."),
         ("epochs", True, "epochs is the truth value True: give a number, such as 20."),
         ("epochs", None, "epochs is the value None: give a number, such as 20."),
-        ("beta", "automatic", "beta is the string 'automatic': give a number, such as 1e-4."),
-        ("beta", "rate", "beta is the string 'rate': give a number, such as 1e-4."),
+        ("beta", "automatic", "beta is the string 'automatic': give a number, such as 1e-4, or \"auto\"."),
         ("alphas", 0.1, "alphas is the number 0.1: give a list, such as [1e-1, 1e-2]."),
         ("alphas", "0.1", "alphas is the string '0.1': give a list, such as [1e-1, 1e-2]."),
         ("title", 2018, 'title is the number 2018: give a string, such as "a page".'),
@@ -169,6 +176,12 @@ def test_what_is_no_count_is_refused_by_its_name(count):
     with pytest.raises(ParameterError) as refused:
         refuse_fewer(0, other_seeds=count)
     assert str(refused.value) == f"other_seeds is {count!r}: it must be a whole number of at least 0."
+
+
+def test_more_than_there_are_is_refused_by_its_name():
+    refuse_more(14, models=14)
+    with pytest.raises(ParameterError, match=r"models is 99, but there are 14: give no more\."):
+        refuse_more(14, models=99)
 
 
 def test_a_list_without_values_is_refused_by_its_name():

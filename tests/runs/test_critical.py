@@ -11,7 +11,7 @@ from hdlib.runs.record import TRACE_COLUMNS
 
 
 def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_path):
-    spec = RunSpec(method="sgd_hd", alpha0=1e-3, **divergence.short(12, task="digits", model="mlp", width=12))
+    spec = RunSpec(method="sgd_hd", alpha0=1e-3, beta=0.0, **divergence.short(12, task="digits", model="mlp", width=12))
     [(works, fails, runs)] = critical.critical_betas([spec], tmp_path, low=-3, high=3, rounds=4)
     assert fails / works == pytest.approx(10 ** (6 / 2**4), rel=1e-6)
     by_beta = {record.spec.beta: critical.failed(record) for record in runs}
@@ -21,7 +21,7 @@ def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_pa
 
 def test_a_critical_beta_beyond_those_that_were_tried_is_not_made_up(tmp_path):
     fields = divergence.short(12, task="digits", model="mlp", width=12)
-    spec = RunSpec(method="sgd_hd", alpha0=1e-3, **fields)
+    spec = RunSpec(method="sgd_hd", alpha0=1e-3, beta=0.0, **fields)
     [(works, fails, runs)] = critical.critical_betas([spec], tmp_path, low=-12, high=-8, rounds=2)
     assert fails == np.inf and works == pytest.approx(max(record.spec.beta for record in runs))
     [(works, fails, runs)] = critical.critical_betas([spec], tmp_path, low=4, high=8, rounds=2)

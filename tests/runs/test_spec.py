@@ -88,6 +88,26 @@ def test_what_would_change_nothing_but_the_key_is_refused(fields, sentence):
     assert str(refused.value) == sentence
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("lr", "alpha0"), ("hypergrad_lr", "beta"), ("optimizer", "method"), ("bta", "beta"), ("seeds", "seed")],
+)
+def test_a_field_by_another_name_is_refused_with_its_own(name, meant):
+    with pytest.raises(
+        SpecError, match=f"^{name} is not a field of a run: did you mean {meant}. The fields are task, "
+    ):
+        RunSpec(**GOOD, **{name: 1})
+    with pytest.raises(SpecError, match=r"^zz is not a field of a run: the fields are task, "):
+        RunSpec(**GOOD, zz=1)
+
+
+def test_a_method_that_adapts_is_not_taken_for_its_baseline_where_beta_was_forgotten():
+    fields = {name: value for name, value in GOOD.items() if name != "beta"}
+    with pytest.raises(SpecError, match=r"^beta is missing, and sgd_hd adapts with it: give a number, or 'auto'\.$"):
+        RunSpec(**fields)
+    assert RunSpec(**fields, beta=0).beta == 0.0
+
+
 def test_a_spec_cannot_be_changed():
     with pytest.raises(Exception, match="frozen"):
         RunSpec(**GOOD).alpha0 = 1.0

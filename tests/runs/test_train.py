@@ -46,7 +46,8 @@ def test_a_baseline_is_a_plain_training_loop_with_torch_optim():
 
 def test_every_method_sees_the_same_start_and_the_same_minibatches():
     firsts = {
-        train(RunSpec(task="digits", method=m, alpha0=0.0, epochs=1, seed=5)).trace["loss"].iloc[0] for m in METHODS
+        train(RunSpec(task="digits", method=m, alpha0=0.0, beta=0.0, epochs=1, seed=5)).trace["loss"].iloc[0]
+        for m in METHODS
     }
     assert len(firsts) == 1
     spec = RunSpec(task="digits", method="sgd", alpha0=0.1, epochs=1)

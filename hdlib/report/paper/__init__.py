@@ -119,7 +119,7 @@ def tuning_epochs(model: str) -> int:
 
 def beside(frame: pd.DataFrame, model: str, task: str) -> pd.DataFrame:
     """Return the rows that belong beside runs of a model on a task: none where the paper trained it on another."""
-    return frame[(frame["model"] == model) & (TASKS[model] == task)]
+    return frame[(frame["model"] == model) & (TASKS.get(model) == task)]
 
 
 def _read(name: str) -> pd.DataFrame:
