@@ -136,7 +136,9 @@ def in_turn(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 def guards(rounds: int) -> dict[str, dict[str, float]]:
     """Return, for each guard and method, a step's time over the plain rule's; the perceptron's parameters."""
     found: dict[str, dict[str, float]] = {name: {} for name in GUARDS}
-    for method, make in (("SGD-HD", SGDHD), ("Adam-HD", AdamHD)):
+    ways = {"SGD-HD": SGDHD, "Adam-HD": AdamHD}
+    ways |= {f"{name}, fused": partial(make, fused=True) for name, make in ways.items()}
+    for method, make in ways.items():
         actions = {}
         for name, guard in GUARDS.items():
             options = {key: value for key, value in guard.items() if key != "beta"}

@@ -531,8 +531,13 @@ class HypergradientOptimizer(Optimizer):
 
     def _slope(self, group: Group, parts: list[Part], gamma: Number) -> Number:
         """Return s_t = g_t . D_t after the step; the L2 term of g_t is at theta_{t-1} = theta_t - gamma_t D_t."""
-        found, l2 = [], l2_of(group)
+        found: list[tuple[Any, list[Number]]] = []
+        ready: list[tuple[Any, list[Number]]] = []
+        l2 = l2_of(group)
         for part in parts:
+            if part.along is not None:
+                ready.append((part.mesh, [part.along]))
+                continue
             part.moved = [True] * len(part.params)
             for p, g, d in self._rows(group, part):
                 d = cast(Tensor, d)
@@ -540,7 +545,7 @@ class HypergradientOptimizer(Optimizer):
                 if l2 != 0:
                     along = along + l2 * (rules.dot(kept(group, p), d) + gamma * rules.dot(d, d))
                 found.append((part.mesh, [along]))
-        return 0.0 - self._rescaled(group, over_meshes(found, 1))[0]
+        return 0.0 - sum_up([self._rescaled(group, over_meshes(found, 1))[0], over_meshes(ready, 1)[0]])
 
     def _adapt(self, groups: list[Group], sums: list[Number]) -> None:
         """Move the alpha of these groups, which is one number, given -h_t and, if needed, |g_t|^2 and |D_{t-1}|^2."""

@@ -42,6 +42,11 @@ def needs_norms(group: Group) -> bool:
     return options_of(group).needs_norms
 
 
+def needs_slope(group: Group) -> bool:
+    """Whether alpha's next update needs g_t . D_t."""
+    return options_of(group).needs_slope
+
+
 def remember(groups: list[Group], values: dict[str, Number]) -> None:
     """Put values into groups, into the tensors that are there already where there are any.
 

@@ -124,6 +124,6 @@ def call(name: str, tensors: Sequence[Tensor], *arguments: object) -> None:
     function(c_int64(len(tensors)), lengths(tensors), addresses(tensors), *converted)
 
 
-def three() -> ctypes.Array[c_double]:
-    """Return room for the three sums that an observation gives: g.d, |g|^2 and |d|^2."""
-    return (c_double * 3)()
+def four() -> ctypes.Array[c_double]:
+    """Return room for the sums of a pass: g.d, |g|^2 and |d|^2 with the last step's d, and g.d with this step's."""
+    return (c_double * 4)()

@@ -29,6 +29,7 @@ class Part:
         grads: the gradients' real numbers, as backward left them.
         states: the parameters' states.
         moved: whether the last step moved the parameter; D_{t-1} is zero where it did not.
+        along: g_t . -D_t, where kernels.cpp has summed it on its way.
     """
 
     def __init__(self, way: str, mesh: Any) -> None:
@@ -39,6 +40,7 @@ class Part:
         self.grads: list[Tensor] = []
         self.states: list[State] = []
         self.moved: list[bool] = []
+        self.along: float | None = None
 
     def real(self, name: str) -> list[Tensor]:
         """Return one tensor of every state, as real numbers on this process."""

@@ -18,7 +18,7 @@ from torch.optim.adam import adam
 
 from hdlib.optim import _kernels, rules
 from hdlib.optim._base import HypergradientOptimizer, ParamsT, check_number
-from hdlib.optim._group import Group, Number, gradient, in_range
+from hdlib.optim._group import Group, Number, gradient, in_range, needs_slope
 from hdlib.optim._part import Part, State, chunks, plain, precision
 from hdlib.optim._sums import Sums
 from hdlib.optim.control import Guards, Rule
@@ -459,7 +459,7 @@ def _kernels_observe(group: Group, part: Part) -> list[Number]:
     ms, vs, xs, steps = _columns(group, part)
     counts = [step.item() for step in steps]
     first, second = _kernels_corrections(group, [max(t, 1.0) for t in counts])
-    sums = _kernels.three()
+    sums = _kernels.four()
     _kernels.call(
         "adam_observe",
         part.params,
@@ -477,20 +477,25 @@ def _kernels_observe(group: Group, part: Part) -> list[Number]:
         sums,
     )
     torch._foreach_add_(steps, 1)
-    return list(sums)
+    return list(sums)[:3]
 
 
 def _kernels_descend(group: Group, part: Part) -> None:
-    """The second pass of kernels.cpp: the parameters."""
+    """The second pass of kernels.cpp: the parameters, and the slope where the rule needs it."""
     ms, vs, xs, steps = _columns(group, part)
+    along = _kernels.doubles([0.0])
     _kernels.call(
         "adam_descend",
         part.params,
+        _kernels.addresses(part.grads) if needs_slope(group) else None,
         _kernels.addresses(ms),
         _kernels.addresses(vs if xs[0] is None else xs),
         *map(_kernels.doubles, _kernels_corrections(group, [step.item() for step in steps])),
         float(group["lr"]),
-        float(_decays(group)[1]),
+        -1.0 if group["maximize"] else 1.0,
+        *map(float, _decays(group)),
         float(group["eps"]),
         torch.get_num_threads(),
+        along,
     )
+    [part.along] = along

@@ -1,7 +1,8 @@
 // One step of SGD-HD and of Adam-HD on the CPU in the fewest passes over memory.
 //
 // alpha_t needs the whole gradient before any parameter may move, so a step is two passes. The first sums
-// h_t, |g_t|^2 and |D_{t-1}|^2 and updates the state; the second moves the parameters. rules.py says what is
+// h_t, |g_t|^2 and |D_{t-1}|^2 and updates the state; the second moves the parameters. The slope g_t . D_t, which some
+// rules need, is summed where d_t is at hand: by SGD in the first pass, by Adam in the second. rules.py says what is
 // computed, in the same letters; _kernels.py compiles this file when it is first needed. It includes no header
 // of torch: tensors come as addresses and lengths.
 //
@@ -20,8 +21,8 @@ constexpr int64_t CHUNK = 16384;  // elements; five arrays of it stay in a core'
 constexpr int64_t LINE = 1024;    // elements whose sum is kept in the tensors' precision, before float64
 
 struct Sums {
-    double gd = 0, gg = 0, dd = 0;
-    void operator+=(const Sums& other) { gd += other.gd; gg += other.gg; dd += other.dd; }
+    double gd = 0, gg = 0, dd = 0, along = 0;  // d is that of the last step, along is with that of this one
+    void operator+=(const Sums& other) { gd += other.gd; gg += other.gg; dd += other.dd; along += other.along; }
 };
 
 struct Piece { int64_t tensor, start, length; };
@@ -60,8 +61,8 @@ Sums directions(const T* __restrict g, const T* __restrict p, T* __restrict v, T
     Sums all;
     for (int64_t start = 0; start < n; start += LINE) {
         const int64_t end = start + LINE < n ? start + LINE : n;
-        T gd = 0, gg = 0, dd = 0;
-        #pragma omp simd reduction(+ : gd, gg, dd)
+        T gd = 0, gg = 0, dd = 0, along = 0;
+        #pragma omp simd reduction(+ : gd, gg, dd, along)
         for (int64_t i = start; i < end; ++i) {
             const T gi = gradient<T, DECAY>(g, p, i, sign, l2), di = MODE == 1 ? v[i] : d[i];
             gd += gi * di;
@@ -70,12 +71,13 @@ Sums directions(const T* __restrict g, const T* __restrict p, T* __restrict v, T
             if (MODE == 0) {
                 d[i] = gi;
             } else {
-                const T vi = keep * v[i] + share * gi;
+                const T vi = keep * v[i] + share * gi, following = MODE == 2 ? gi + mu * vi : vi;
                 v[i] = vi;
-                if (MODE == 2) d[i] = gi + mu * vi;
+                if (MODE == 2) d[i] = following;
+                along += gi * following;
             }
         }
-        all += {double(gd), double(gg), double(dd)};
+        all += {double(gd), double(gg), double(dd), double(MODE == 0 ? gg : along)};
     }
     return all;
 }
@@ -119,6 +121,25 @@ void adam_descend(T* __restrict p, const T* __restrict m, const T* __restrict v,
     for (int64_t i = 0; i < n; ++i) p[i] = keep * p[i] - alpha * m[i] / (std::sqrt(v[i]) * c2 + eps);
 }
 
+// the same, and the slope of the loss along the step
+template <class T>
+Sums adam_descend_along(const T* __restrict g, T* __restrict p, const T* __restrict m, const T* __restrict v, int64_t n,
+                        T sign, T l2, T decay, T keep, T alpha, T c1, T c2, T eps) {
+    Sums all;
+    for (int64_t start = 0; start < n; start += LINE) {
+        const int64_t end = start + LINE < n ? start + LINE : n;
+        T along = 0;
+        #pragma omp simd reduction(+ : along)
+        for (int64_t i = start; i < end; ++i) {
+            const T over = m[i] / (std::sqrt(v[i]) * c2 + eps), pi = p[i];
+            along += (sign * g[i] + l2 * pi) * (c1 * over + decay * pi);
+            p[i] = keep * pi - alpha * over;
+        }
+        all.along += double(along);
+    }
+    return all;
+}
+
 template <class T>
 T* at(const uint64_t* addresses, const Piece& piece) {
     return reinterpret_cast<T*>(addresses[piece.tensor]) + piece.start;
@@ -155,18 +176,24 @@ Sums adam_observe(int64_t count, const int64_t* sizes, const uint64_t* params, c
     });
 }
 
+// grads is null where nobody asks for the slope
 template <class T>
-void adam_move(int64_t count, const int64_t* sizes, const uint64_t* params, const uint64_t* ms, const uint64_t* vs,
-               const double* c1, const double* c2, double alpha, double decay, T eps, int threads) {
-    over_pieces(count, sizes, threads, [=](const Piece& piece) {
+double adam_move(int64_t count, const int64_t* sizes, const uint64_t* params, const uint64_t* grads,
+                 const uint64_t* ms, const uint64_t* vs, const double* c1, const double* c2, double alpha, T sign, T l2,
+                 double decay, T eps, int threads) {
+    return over_pieces(count, sizes, threads, [=](const Piece& piece) {
         const int64_t k = piece.tensor;
-        adam_descend<T>(at<T>(params, piece), at<T>(ms, piece), at<T>(vs, piece), piece.length, T(1 - alpha * decay),
-                        T(alpha * c1[k]), T(c2[k]), eps);
+        T *p = at<T>(params, piece), *m = at<T>(ms, piece), *v = at<T>(vs, piece);
+        const T keep = T(1 - alpha * decay), rate = T(alpha * c1[k]);
+        if (grads)
+            return adam_descend_along<T>(at<T>(grads, piece), p, m, v, piece.length, sign, l2, T(decay), keep, rate,
+                                         T(c1[k]), T(c2[k]), eps);
+        adam_descend<T>(p, m, v, piece.length, keep, rate, T(c2[k]), eps);
         return Sums();
-    });
+    }).along;
 }
 
-void give(const Sums& sums, double* out) { out[0] = sums.gd; out[1] = sums.gg; out[2] = sums.dd; }
+void give(const Sums& sums, double* out) { out[0] = sums.gd; out[1] = sums.gg; out[2] = sums.dd; out[3] = sums.along; }
 
 }  // namespace
 
@@ -198,9 +225,11 @@ void give(const Sums& sums, double* out) { out[0] = sums.gd; out[1] = sums.gg; o
              out);                                                                                                   \
     }                                                                                                                \
     EXPORT void adam_descend_##NAME(int64_t count, const int64_t* sizes, const uint64_t* params,                     \
-                                    const uint64_t* ms, const uint64_t* vs, const double* c1, const double* c2,      \
-                                    double alpha, double decay, double eps, int threads) {                           \
-        adam_move<T>(count, sizes, params, ms, vs, c1, c2, alpha, decay, T(eps), threads);                           \
+                                    const uint64_t* grads, const uint64_t* ms, const uint64_t* vs, const double* c1, \
+                                    const double* c2, double alpha, double sign, double l2, double decay, double eps,\
+                                    int threads, double* along) {                                                    \
+        *along = adam_move<T>(count, sizes, params, grads, ms, vs, c1, c2, alpha, T(sign), T(l2), decay, T(eps),     \
+                              threads);                                                                              \
     }
 
 KERNELS(float, float32)

@@ -289,7 +289,7 @@ def _kernels_observe(
     group: Group, part: Part, directions: list[Tensor], velocities: list[Tensor], started: list[bool]
 ) -> list[Number]:
     """The same, in one pass over the memory."""
-    sums = _kernels.three()
+    sums = _kernels.four()
     mode = 0 if group["momentum"] == 0 else 2 if group["nesterov"] else 1
     _kernels.call(
         "sgd_observe",
@@ -307,7 +307,8 @@ def _kernels_observe(
         torch.get_num_threads(),
         sums,
     )
-    return list(sums)
+    part.along = sums[3]
+    return list(sums)[:3]
 
 
 def _without_hypergradient(group: Group, part: Part) -> None:

@@ -58,7 +58,7 @@ def run(cls, settings, dtype=torch.float64, steps=6, prepare=lambda p: p, kind=N
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     params = [prepare(random(shape).to(dtype)).requires_grad_() for shape in SHAPES]
-    beta = 0.1 if settings.get("rule") == "multiplicative" else 1e-7
+    beta = {"multiplicative": 0.1, "auto": 0.5}.get(settings.get("rule"), 1e-7)
     values = {"lr": 0.01} if kind else {"lr": 0.01, "hypergrad_lr": beta}
     optimizer = (kind or cls)(params, **(values | settings | more))
     alphas = []
@@ -73,7 +73,7 @@ def run(cls, settings, dtype=torch.float64, steps=6, prepare=lambda p: p, kind=N
     return [p.detach() for p in params], torch.tensor(alphas, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("rule", ["additive", "multiplicative"])
+@pytest.mark.parametrize("rule", ["additive", "multiplicative", "auto"])
 @pytest.mark.parametrize("extra", EXTRAS)
 @pytest.mark.parametrize(("cls", "settings"), SETTINGS)
 def test_all_ways_agree_with_the_plain_loop(cls, settings, extra, rule, compiler):
