@@ -101,10 +101,8 @@ def test_what_auto_costs(guide):
         f"takes, with `AdamHD`, {costs['Adam-HD']:.1f} times as long as with the paper's rule, and with `SGDHD` "
         f"{costs['SGD-HD']:.1f} times" in guide
     )
-    assert (
-        f"With `fused=True`, the fastest way, it is {costs['Adam-HD, fused']:.1f} and {costs['SGD-HD, fused']:.1f} times on "
-        "a CPU" in guide
-    )
+    adam, sgd = (f"{costs[f'{method}, fused']:.1f}" for method in ("Adam-HD", "SGD-HD"))
+    assert f"With `fused=True`, the fastest way, it is {adam} and {sgd} times on a CPU" in guide
 
 
 def accuracy(cls, seed, **settings):
