@@ -1,6 +1,7 @@
 """What the project is installed from agrees with itself, and what it commits is fit to be committed."""
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -121,6 +122,17 @@ def test_no_file_names_a_package_registry(files):
 def test_no_file_is_large_and_all_records_stay_small_enough_to_travel(files):
     assert [str(path.relative_to(ROOT)) for path in files if path.stat().st_size > 5e6] == []
     assert sum(path.stat().st_size for path in files if path.suffix == ".parquet") < 30e6
+
+
+def test_cleaning_leaves_what_took_long(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    kept = ("_build/gpu/results/run.parquet", "_build/runs/mine.ipynb", "book/guide.md", "results/run.parquet")
+    for name in (*kept, "_build/html/index.html", "_build/.doctrees/x", "book/page.ipynb", "hdlib/__pycache__/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=False, capture_output=True)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"Makefile", *kept}
 
 
 def test_notebooks_are_markdown_alone(files):

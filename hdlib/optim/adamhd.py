@@ -200,16 +200,22 @@ class AdamHD(HypergradientOptimizer):
             return _kernels_observe(group, part)
         if part.way == "loop":
             return _loop_observe(group, part)
-        gpu = part.gpu_kernels()
-        if gpu is not None:
-            ms, vs, xs, steps = _columns(group, part)
-            rows = list(zip(part.params, part.grads, ms, vs if xs[0] is None else xs, strict=True))
-            numbers = -1.0 if group["maximize"] else 1.0, *map(float, _decays(group))
-            return list(gpu.adam_sums(rows, steps, group["betas"], float(group["eps"]), *numbers))
+        found = self._gpu_sums(group, part)
+        if found is not None:
+            return found
         sums = Sums(group)  # torch's multi-tensor or fused step does the rest
         for p, g, d in self._rows(group, part):
             sums.add(gradient(group, g, p, _decays(group)[0]), d)
         return sums.values()
+
+    def _gpu_sums(self, group: Group, part: Part) -> list[Number] | None:
+        gpu = part.gpu_kernels()
+        if gpu is None:
+            return None
+        ms, vs, xs, steps = _columns(group, part)
+        rows = list(zip(part.params, part.grads, ms, vs if xs[0] is None else xs, strict=True))
+        numbers = -1.0 if group["maximize"] else 1.0, *map(float, _decays(group))
+        return list(gpu.adam_sums(rows, steps, group["betas"], float(group["eps"]), *numbers))
 
     def _rescaled(self, group: Group, sums: list[Number]) -> list[Number]:
         if not group["decoupled_weight_decay"] or group["weight_decay"] == 0:

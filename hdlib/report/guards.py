@@ -650,6 +650,5 @@ def costs(store: str) -> Table | Markdown:
     return Table(
         pd.DataFrame(rows),
         "The time of the optimiser's step alone, without the forward and backward pass, over that of the paper's rule "
-        "in the same round, median; the parameters of the paper's perceptron, on a CPU, steps as they come and with "
-        "`fused=True`.",
+        "in the same round, median; the parameters of the paper's perceptron, on a CPU, steps as they come and fused.",
     )
