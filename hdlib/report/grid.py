@@ -375,6 +375,8 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
     cap = _cap(records)
     known = sorted(table.loc[table["method"].isin(BASELINE), "beta"].unique())
     betas = dict(zip(known, np.linspace(0.3, 1, len(known)), strict=True))  # and how strong their lines are
+    shapes = zip(known, itertools.cycle("osD^vP"), strict=False)
+    marks = {beta: dict(marker=shape, markersize=4) for beta, shape in shapes}
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9, 4.2), sharey=True)
@@ -385,7 +387,7 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
             for i, (beta, strength) in enumerate(betas.items()):
                 own = table[(table["method"] == method) & (table["beta"] == beta)]
                 style = theme.line(method, strength=strength)
-                _spread(axis, own, cap, style)
+                _spread(axis, own, cap, style | marks[beta])
                 lost = own.loc[own["diverged"], "alpha0"]
                 axis.scatter(lost, np.full(len(lost), cap * 1.2 ** (i + 1)), marker="x", s=14, color=style["color"])
             axis.set(xscale="log", yscale="log", xlabel="initial learning rate α₀", title=LABELS[method])
@@ -394,7 +396,7 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
         axes[0].set_ylabel("iterations")
         figure.legend(
             handles=[
-                Line2D([], [], label=f"β = {power_of_ten(beta)}", color=theme.text, alpha=s, marker="o", ms=3)
+                Line2D([], [], label=f"β = {power_of_ten(beta)}", color=theme.text, alpha=s, **marks[beta])
                 for beta, s in betas.items()
             ],
             loc="outside lower center",
@@ -408,7 +410,7 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
     )
     caption = (
         "The same numbers against the initial learning rate. Dashed: the baselines (dotted: Adam with α₀/√t); "
-        "solid: the hypergradient method, one line for each β, stronger for larger β."
+        "solid: the hypergradient method, one line and one mark for each β, stronger for larger β."
     )
     if table["seeds"].max() > 1:
         caption += " Points are medians over seeds, bands reach from the fastest to the slowest."
@@ -756,5 +758,5 @@ def _ink(ground: tuple) -> str:
 def _spread(axis: plt.Axes, own: pd.DataFrame, cap: int, style: dict) -> None:
     own = own.sort_values("alpha0")
     middle, low, high = (own[name].clip(upper=cap).mask(own["diverged"]) for name in ("median", "low", "high"))
-    axis.plot(own["alpha0"], middle, marker="o", markersize=3, **style)
+    axis.plot(own["alpha0"], middle, **dict(marker="o", markersize=3) | style)
     axis.fill_between(own["alpha0"], low, high, color=style["color"], alpha=0.1, lw=0)
