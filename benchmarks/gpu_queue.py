@@ -132,7 +132,7 @@ def main() -> int:
     deadline = time.monotonic() + (options.seconds or (REHEARSAL if options.rehearse else VISIT))
     names = [job.name for job in JOBS]
     if options.list:
-        print("\n".join(f"{job.name:22} {job.notebook} {job.parameters}" for job in JOBS))
+        print("\n".join(f"{job.name:24} {job.notebook} {job.parameters}" for job in JOBS))
         return 0
     if sentence := refusal(options, names):
         print(sentence, file=sys.stderr)
@@ -385,9 +385,9 @@ def pack(store: Path, output: Path, rehearse: bool) -> None:
 
 def table(rows: list[tuple], work: Path) -> str:
     """Return what ran and how long, then the throughput against the measured matrix rate."""
-    lines = [f"{'job':22} {'outcome':13} {'seconds':>8}"]
+    lines = [f"{'job':24} {'outcome':13} {'seconds':>8}"]
     for name, outcome, last, took in rows:
-        lines.append(f"{name:22} {outcome:13} {took:8.0f}  {'' if outcome == 'done' else last}".rstrip())
+        lines.append(f"{name:24} {outcome:13} {took:8.0f}  {'' if outcome == 'done' else last}".rstrip())
     measured = work / "results" / "benchmarks" / "vgg.json"
     if measured.is_file():
         result = json.loads(measured.read_text())
