@@ -11,7 +11,7 @@ import pandas as pd
 from hdlib.optim.control import OPTIONS, Control
 from hdlib.report import frames, vgg
 from hdlib.report.style import Table, counted
-from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
+from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
 from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
 TUNING_EPOCHS, ONLINE_EPOCHS = 100, 50  # of the paper's perceptron
@@ -111,9 +111,13 @@ def guards(records: Sequence[Record]) -> str:
         records: all that there are.
     """
     mlp, ran = _paper_mlp(records), {}
+    by_options: dict[tuple, list[Record]] = {}
+    for record in mlp:
+        if record.spec.method in BASELINE:
+            by_options.setdefault(tuple(getattr(record.spec, name) for name in OPTIONS), []).append(record)
     for name, guard in GUARDS.items():
         if name not in ("plain", "automatic"):
-            own = [record for record in mlp if _guarded(record.spec, guard)]
+            own = by_options.get(_options(guard), [])
             ran[name] = (max((r.iterations for r in own), default=0), len({r.spec.seed for r in own}))
     least, fewest = (min(column) for column in zip(*ran.values(), strict=True))
     beyond = f" beyond {least:,} iterations or with more than {counted(fewest, 'seed')}" if least else ""
@@ -137,9 +141,9 @@ def _of_the_paper(record: Record) -> bool:
     return spec.max_iterations is None and spec.decay != "cosine" and spec.changed <= PAPER_FIELDS | RECORDING_FIELDS
 
 
-def _guarded(spec: RunSpec, guard: dict[str, Any]) -> bool:
-    """Say whether a run is one with a guard of the comparison, with whatever beta."""
+def _options(guard: dict[str, Any]) -> tuple:
+    """Return the options of runs with a guard of the comparison, with whatever beta."""
     rule = {"rule": "auto"} if guard.get("beta") == "auto" else {}
     own = {name: value for name, value in guard.items() if name != "beta"}
-    options = {name: getattr(spec, name) for name in OPTIONS}
-    return spec.method in BASELINE and options == asdict(Control(**own)) | rule
+    options = asdict(Control(**own)) | rule
+    return tuple(options[name] for name in OPTIONS)
