@@ -79,8 +79,8 @@ def by_rate(
 def _lengths(records: Sequence[Record], traced: bool = False, **fields) -> list[list[Record]]:
     """Return the runs with these fields by their number of epochs: the longest, and shorter ones with more seeds.
 
-    Of those alone, if asked for, of which iterations were traced.
-    Runs shorter than half of the paper's say nothing about it, however many seeds they have, unless one diverged.
+    Runs shorter than half of the paper's say nothing about it, however many seeds they have, unless one diverged. With
+    `traced`, runs of which no iteration was traced are left out.
     """
     groups: dict[int, list[Record]] = {}
     for record in select(records, **fields):
