@@ -34,10 +34,9 @@ def error(record: Record, curve: pd.DataFrame, epochs: int | None = None, column
     return float(np.exp(np.sqrt((ratio**2).mean()))), len(common)
 
 
-def table(records: Sequence[Record], theirs: pd.DataFrame) -> Table:
-    """Return, for each candidate beta, how far its learning rates and its training losses are off the paper's."""
-    table = candidates(records, theirs)
-    note = _seeds(table)
+def table(fitted: pd.DataFrame) -> Table:
+    """Return, for each of the `candidates`, how far its learning rates and training losses are off the paper's."""
+    table, note = fitted.copy(), _seeds(fitted)
     table["model"] = table["model"].map({"logreg": "logistic regression", "mlp": "perceptron"})
     table["method"] = table["method"].map(LABELS)
     table["α off by a factor of"] = [scientific(value) for value in table["factor"]]
@@ -113,10 +112,14 @@ def _alike(panel: pd.DataFrame) -> pd.DataFrame:
     return panel[~most | panel["pair"].isin(shared)]
 
 
-def sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
-    """Say for each panel which candidate fits best, and how much worse the next one does, by alpha and by the loss."""
+def sentences(fitted: pd.DataFrame) -> str:
+    """Say for each panel which candidate fits best, and how much worse the next one does, by alpha and by the loss.
+
+    Args:
+        fitted: of `candidates`, as for the functions below.
+    """
     lines = []
-    for (model, method), rows in _panels(candidates(records, theirs)):
+    for (model, method), rows in _panels(fitted):
         best, others = rows.iloc[0], rows.iloc[1:]
         text = (
             f"- {'The perceptron' if model == 'mlp' else 'Logistic regression'}, {LABELS[method]}: {best['candidate']} "
@@ -132,9 +135,9 @@ def sentences(records: Sequence[Record], theirs: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def in_short(records: Sequence[Record], theirs: pd.DataFrame) -> str:
+def in_short(fitted: pd.DataFrame) -> str:
     """Say which beta fits best, how clearly, and what the loss says where alpha is close; and whether Adam decays."""
-    panels = _panels(candidates(records, theirs))
+    panels = _panels(fitted)
     told = [
         _which(rows)
         for (_, method), rows in panels
@@ -184,9 +187,9 @@ def by_loss(rows: pd.DataFrame) -> str:
     return text
 
 
-def told_of_losses(records: Sequence[Record], theirs: pd.DataFrame) -> dict[str, str]:
+def told_of_losses(fitted: pd.DataFrame) -> dict[str, str]:
     """Return, by model and method as in "mlp_adam_hd", what `by_loss` says of the candidates with the most alpha_0."""
-    return {"_".join(panel): by_loss(rows) for panel, rows in _panels(candidates(records, theirs))}
+    return {"_".join(panel): by_loss(rows) for panel, rows in _panels(fitted)}
 
 
 def _candidate(spec: RunSpec) -> str:

@@ -44,31 +44,21 @@ def finals(records: Sequence[Record]) -> pd.DataFrame:
 def outcomes(records: Sequence[Record]) -> pd.DataFrame:
     """Return a row per run: method, alpha0, beta, seed, diverged, iterations, the lowest alpha, the final loss.
 
-    The final loss is the mean over the last fifth of the traced iterations, or the last epoch's where nothing was
-    traced; that of a diverged run is infinite.
+    The last two are `Record.lowest_alpha` and `Record.final_loss`.
     """
-    rows = []
-    for record in records:
-        spec, diverged = record.spec, record.outcome == "diverged"
-        iterations, losses, alphas = (record.trace[name].to_numpy() for name in ("iteration", "loss", "alpha"))
-        if diverged:
-            loss = np.inf
-        elif len(losses):
-            loss = losses[iterations > 0.8 * record.iterations].mean(dtype=float)
-        else:
-            loss = record.epochs["train_loss"].iloc[-1]
-        rows.append(
-            dict(
-                method=spec.method,
-                alpha0=spec.alpha0,
-                beta=spec.beta,
-                seed=spec.seed,
-                diverged=diverged,
-                iterations=record.iterations,
-                lowest=np.fmin.reduce(alphas, initial=np.nan),
-                loss=loss,
-            )
+    rows = [
+        dict(
+            method=record.spec.method,
+            alpha0=record.spec.alpha0,
+            beta=record.spec.beta,
+            seed=record.spec.seed,
+            diverged=record.outcome == "diverged",
+            iterations=record.iterations,
+            lowest=record.lowest_alpha,
+            loss=record.final_loss,
         )
+        for record in records
+    ]
     return pd.DataFrame(rows)
 
 

@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from hdlib.runs.spec import RunSpec
@@ -61,6 +62,21 @@ class Record:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         self.__dict__[name] = histories[name]()
         return self.__dict__[name]
+
+    @cached_property
+    def final_loss(self) -> float:
+        """The mean over the last fifth of the traced iterations, or the last epoch's; infinite of a diverged run."""
+        if self.outcome == "diverged":
+            return np.inf
+        if self.trace.empty:
+            return self.epochs["train_loss"].iloc[-1]
+        last = self.trace["iteration"].to_numpy() > 0.8 * self.iterations
+        return self.trace["loss"].to_numpy()[last].mean(dtype=float)
+
+    @cached_property
+    def lowest_alpha(self) -> float:
+        """The lowest of the traced iterations, NaN where there are none."""
+        return np.fmin.reduce(self.trace["alpha"].to_numpy(), initial=np.nan)
 
 
 def provenance(device: str, threads: int, seconds: float, data: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import math
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -179,7 +179,7 @@ class RunSpec(BaseModel):
         if self.overshoot is None:
             momentum = dict(sgd_hd=0.0, sgdn_hd=self.momentum, adam_hd=0.9).get(self.method, 0.0)
             options["overshoot"] = default_overshoot(self.rule, momentum, nesterov=self.method == "sgdn_hd")
-        return Control(**options)
+        return _control(**options)
 
     @cached_property
     def changed(self) -> frozenset[str]:
@@ -219,6 +219,9 @@ class RunSpec(BaseModel):
     def with_(self, **changes: Any) -> RunSpec:
         """Return a copy with some fields changed, validated again."""
         return RunSpec(**(self.model_dump() | changes))
+
+
+_control = lru_cache(maxsize=1024)(Control)  # few differ, of the thousands of runs in a store
 
 
 def _is_text(cls: type[BaseModel], name: str) -> bool:

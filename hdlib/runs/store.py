@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -278,7 +278,7 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
     records, unknown = [], []
     for i, (key, text) in enumerate(zip(columns["key"].to_pylist(), columns["spec"].to_pylist(), strict=True)):
         try:
-            spec = RunSpec(**{"beta": 0.0} | json.loads(text))
+            spec = _spec(text)
             if spec.key != key:
                 raise SpecError(f"the run's key is {spec.key} and not {key}.")
         except SpecError as error:
@@ -299,6 +299,12 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
             stacklevel=4,
         )
     return records
+
+
+@cache
+def _spec(text: str) -> RunSpec:
+    """Return the spec that a record has, which is validated once a process however often its store is read."""
+    return RunSpec(**{"beta": 0.0} | json.loads(text))
 
 
 class _Frames:

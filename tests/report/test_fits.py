@@ -48,7 +48,7 @@ def test_candidates_are_compared_over_the_starts_and_seeds_that_they_share():
     table = fits.candidates([*first, *second, run(0.01, 1e-6)], CURVES)
     assert table["candidate"].tolist() == ["β = 10⁻⁴", "β = 10⁻⁵", "β = 10⁻⁶"]
     assert table["rates"].tolist() == [2, 2, 1] and table["runs"].tolist() == [2, 2, 1]
-    said = fits.sentences([*first, *second, run(0.01, 1e-6)], CURVES)
+    said = fits.sentences(table)
     assert "β = 10⁻⁴ fits best" in said and "the next of 2 candidates, β = 10⁻⁵, is off by 3.00" in said
 
 
@@ -60,12 +60,11 @@ def test_the_training_loss_is_compared_beside_alpha():
     table = fits.candidates([near, far], both)
     assert np.allclose(table["factor"], [2, 3]) and np.allclose(table["loss"], [2, 8])
     said = "the training loss is off by 2.00, and by 8.00 with β = 10⁻⁵, the closest other"
-    assert said in fits.sentences([near, far], both)
-    assert fits.told_of_losses([near, far], both) == {
-        "logreg_sgd_hd": "2.00, and by 8.00 with β = 10⁻⁵, the closest other"
-    }
-    assert list(fits.table([near, far], both).data["training loss off by"]) == ["2.00", "8.00"]
-    assert fits.candidates([near], CURVES)["loss"].isna().all() and "loss" not in fits.sentences([near], CURVES)
+    assert said in fits.sentences(table)
+    assert fits.told_of_losses(table) == {"logreg_sgd_hd": "2.00, and by 8.00 with β = 10⁻⁵, the closest other"}
+    assert list(fits.table(table).data["training loss off by"]) == ["2.00", "8.00"]
+    lossless = fits.candidates([near], CURVES)
+    assert lossless["loss"].isna().all() and "loss" not in fits.sentences(lossless)
 
 
 def short(first, second, losses=None):
@@ -74,7 +73,7 @@ def short(first, second, losses=None):
     for record, loss in zip(runs, losses or (), strict=False):
         record.epochs["train_loss"] = loss
     curves = pd.concat([CURVES, CURVES.assign(quantity="train_loss", value=1.0)]) if losses else CURVES
-    return fits.in_short(runs, curves)
+    return fits.in_short(fits.candidates(runs, curves))
 
 
 def test_in_short_the_best_beta_is_told_with_how_clearly_alpha_or_else_the_loss_says_so():
@@ -92,26 +91,26 @@ def test_in_short_the_best_beta_is_told_with_how_clearly_alpha_or_else_the_loss_
     )
     assert short(0.02, 0.025, (3, 2)).endswith("the training loss says the opposite (off by 3.00 against 2.00).")
     assert short(0.02, 0.025, (2.02, 2)).endswith("loss does not tell the two apart (off by 2.02 against 2.00).")
-    lost = replace(run(0.01, 1e-5), outcome="diverged")
-    assert fits.in_short([run(0.02, 1e-4), lost], CURVES).endswith("clearly; with all others it diverges.")
-    assert fits.in_short([run(0.02, 1e-4)], CURVES) == ""
+    lost = fits.candidates([run(0.02, 1e-4), replace(run(0.01, 1e-5), outcome="diverged")], CURVES)
+    assert fits.in_short(lost).endswith("clearly; with all others it diverges.")
+    assert fits.in_short(fits.candidates([run(0.02, 1e-4)], CURVES)) == ""
 
 
 def test_in_short_the_papers_adam_decays_where_that_fits_best():
     curves = CURVES.assign(method="adam")
     found = [run(alpha, 0.0, method="adam", decay=decay) for alpha, decay in ((0.02, "inv_sqrt"), (0.5, "none"))]
-    assert fits.in_short(found, curves) == (
+    assert fits.in_short(fits.candidates(found, curves)) == (
         "**In short.** The paper's Adam on logistic regression decays as α₀ / √t: α is off by a factor of 2.00 with "
         "this decay, and of 50.0 with α₀ throughout."
     )
-    assert fits.in_short(found, curves.assign(value=0.5)) == ""
+    assert fits.in_short(fits.candidates(found, curves.assign(value=0.5))) == ""
 
 
 def test_the_table_says_over_how_many_seeds_each_panel_is_compared():
     alone = [run(0.02, beta, seed=seed) for beta in (1e-4, 1e-5) for seed in (0, 1)]
     adam = run(0.02, 0.0, method="adam")
     curves = pd.concat([CURVES, CURVES.assign(method="adam")])
-    assert fits.table([*alone, adam, run(0.02, 1e-4, seed=2)], curves).note == (
+    assert fits.table(fits.candidates([*alone, adam, run(0.02, 1e-4, seed=2)], curves)).note == (
         "Candidates with all initial learning rates are compared over one seed for Adam on logistic regression; 2 "
         "seeds for SGD-HD on logistic regression."
     )
