@@ -13,6 +13,8 @@ from hdlib.tasks.data import SIZES
 
 HD = [method for method in METHODS if method.endswith("_hd")]
 PAPER_RATES = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+# Those that guards are compared with: the paper's grid, which is too high for Adam-HD on a perceptron.
+BETAS = {method: [*PAPER_RATES, 1e-7, 1e-8] if method == "adam_hd" else PAPER_RATES for method in HD}
 
 # The models whose critical beta is predicted and measured, chosen before either was looked at.
 VARIED: dict[str, dict[str, Any]] = {
@@ -94,9 +96,14 @@ def varied(alpha0: float, iterations: int, method: str, **fields: Any) -> dict[s
 
 
 def guarded(epochs: int, seeds: int, **fields: Any) -> dict[str, list[RunSpec]]:
-    """The guards on the paper's grid of alpha_0 and beta; those with a beta of their own only over alpha_0."""
-    common = dict(method=HD, alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields
-    return {name: grid(**({"beta": PAPER_RATES} | common | guard)) for name, guard in GUARDS.items()}
+    """The guards on the paper's grid of alpha_0 and `BETAS`; those with a beta of their own only over alpha_0."""
+    common = dict(alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields
+    return {
+        name: [
+            spec for method, betas in BETAS.items() for spec in grid(**{"beta": betas} | common | guard, method=method)
+        ]
+        for name, guard in GUARDS.items()
+    }
 
 
 def longer(asked: Sequence[Sequence[Any]], **fields: Any) -> list[tuple[str, list[RunSpec]]]:
