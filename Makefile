@@ -44,7 +44,7 @@ bench: $(READY)  ## measure; the first two need MNIST (HDLIB_DATA or data/)
 	$(BIN)/python benchmarks/optimizer_step.py
 
 clean:  ## everything that was built; the environment, the data, the records and your own runs stay
-	rm -rf $(filter-out _build/runs _build/gpu,$(wildcard _build/* _build/.doctrees)) book/*.ipynb .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints
+	rm -rf $(filter-out _build/runs _build/gpu,$(wildcard _build/* _build/.doctrees)) book/*.ipynb .pytest_cache .mypy_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints
 	find hdlib tests benchmarks book -name __pycache__ -type d -exec rm -rf {} +
 
 pins: $(READY)  ## choose new versions of everything

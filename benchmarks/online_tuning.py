@@ -10,7 +10,6 @@ times; the medians and their ratio go to results/benchmarks/online_tuning.json.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hdlib.runs import grid, sweep
+from hdlib.runs.files import write_json
 from hdlib.runs.record import provenance
 from hdlib.runs.sweep import usable_cores
 
@@ -87,8 +87,7 @@ def main() -> None:
         "ratio": round(statistics.median(t / o for o, t in zip(ours, theirs, strict=True)), 1),
         "made": provenance("cpu", 1, sum(ours), "MNIST"),
     }
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(OUTPUT, result)
     print(f"The sweep takes {result['sweep_seconds']} s, the authors' way {result['authors_seconds']} s: "
           f"{result['ratio']} times as long.")  # fmt: skip
 

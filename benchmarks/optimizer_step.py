@@ -11,7 +11,6 @@ included, with hypergradients and without. Medians and ratios go to results/benc
 """
 
 import argparse
-import json
 import random
 import statistics
 import time
@@ -25,6 +24,7 @@ from torch import Tensor
 from hdlib import SGDHD, AdamHD, AdamWHD
 from hdlib.optim import _kernels
 from hdlib.runs.divergence import GUARDS
+from hdlib.runs.files import write_json
 from hdlib.runs.record import provenance
 from hdlib.tasks import build_model
 
@@ -215,8 +215,7 @@ def main() -> None:
         "made": provenance("cpu", arguments.threads, time.perf_counter() - started, "none"),
     }
     if not arguments.dry:
-        OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-        OUTPUT.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(OUTPUT, result)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from authors_way import make_optimizer
 from torch.nn import functional as F
 
 from hdlib.runs import BASELINE, METHODS, RunSpec, grid, sweep
+from hdlib.runs.files import write_json
 from hdlib.runs.record import provenance
 from hdlib.runs.stack import Stack, layer_sizes
 from hdlib.runs.sweep import usable_cores
@@ -361,8 +362,7 @@ def main() -> None:
     elif args.output.is_file():
         result["figure4"] = json.loads(args.output.read_text()).get("figure4")
     result["made"] = provenance("cpu", 1, time.perf_counter() - started, "MNIST")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(args.output, result)
     print(
         f"Logistic regression: {result['logreg per second']:,.0f} model-iterations a second, "
         f"{100 * result['logreg share of floor']:.0f} % of the floor, {result['logreg over loop']:.1f} times a plain "

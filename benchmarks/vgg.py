@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdlib.runs import BASELINE, METHODS, RunSpec
+from hdlib.runs.files import write_json
 from hdlib.runs.record import provenance
 from hdlib.runs.sweep import BESIDE, resolve_device
 from hdlib.runs.train import Lane, Training, captured, make_optimizer, settings
@@ -68,8 +68,7 @@ def main() -> None:
     def keep(line: str) -> None:
         """What is measured is written at once: the time may be up before the rest."""
         print(line, flush=True)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.output, result)
 
     size = 8192 if gpu else 512 if options.quick else 2048
     for precision in precisions:

@@ -127,7 +127,8 @@ def test_no_file_is_large_and_all_records_stay_small_enough_to_travel(files):
 def test_cleaning_leaves_what_took_long(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     kept = ("_build/gpu/results/run.parquet", "_build/runs/mine.ipynb", "book/guide.md", "results/run.parquet")
-    for name in (*kept, "_build/html/index.html", "_build/.doctrees/x", "book/page.ipynb", "hdlib/__pycache__/x"):
+    made = ("_build/html/index.html", "_build/.doctrees/x", "book/page.ipynb", "hdlib/__pycache__/x", ".mypy_cache/x")
+    for name in (*kept, *made):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     subprocess.run(["make", "clean"], cwd=tmp_path, check=False, capture_output=True)

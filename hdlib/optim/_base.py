@@ -349,6 +349,9 @@ class HypergradientOptimizer(Optimizer):
                 for part in some:
                     group["lr"] = gamma if isinstance(gamma, Tensor) else in_range(gamma, group, part.params)
                     self._descend(group, part)
+                    if part.way in ("torch", "kernels") and not torch.compiler.is_compiling():
+                        # kernels write to memory, so that a later backward pass would not see that weights changed
+                        torch.autograd.graph.increment_version(part.owners)
             finally:
                 group["lr"] = alpha
         remember(groups, {name: state[name] for name in control.initial_state(options)})
@@ -383,6 +386,11 @@ class HypergradientOptimizer(Optimizer):
                     f"{type(self).__name__} does not support sparse gradients, and {self._name(group, p)} has one: "
                     "build the embedding with sparse=False."
                 )
+            if p.is_conj() or p.is_neg():
+                raise RuntimeError(
+                    f"{type(self).__name__} does not support {self._name(group, p)}, a view that shows its numbers "
+                    "conjugated or negated: make the parameter of a copy, with resolve_conj() or resolve_neg()."
+                )
             if group["hypergrad_lr"] != 0:
                 self._check_adaptable(group, p)
             state = self.state[p]
@@ -392,7 +400,7 @@ class HypergradientOptimizer(Optimizer):
             x, y = plain(p), plain(g)
             if y.is_neg():  # of a part of a complex number: its memory holds the negative
                 y = y.resolve_neg()
-            how = way
+            how = "torch" if way == "kernels" and x.device.type != "cpu" else way
             if (how in ("torch", "kernels") and not self._fits(how, x, y, state)) or (
                 how == "foreach" and not asked and type(x) not in PLAIN
             ):

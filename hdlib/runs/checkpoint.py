@@ -96,8 +96,9 @@ class Checkpoints:
 
     def discard(self, spec: RunSpec) -> None:
         """Remove the run's checkpoint, if there is one, and the folder once it is empty."""
-        with suppress(OSError):  # there is none
-            self._path(spec).unlink()
+        for path in (self._path(spec), *self.folder.glob(f".{spec.key}.*.tmp")):  # of a writer that was killed
+            with suppress(OSError):  # there is none
+                path.unlink()
         with suppress(OSError):  # nor a folder, or it holds others
             self.folder.rmdir()
 

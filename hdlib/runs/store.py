@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
@@ -58,11 +59,10 @@ class Store:
         Raises:
             SpecError: it cannot be written into.
         """
-        probe = self.folder / f".{os.getpid()}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(probe, bytes(ROOM_BYTES))
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.write(bytes(ROOM_BYTES))
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -185,6 +185,19 @@ class TestNoWait:
             parts, _ = optimizer._gather(optimizer.param_groups[0])
             assert [{p.device.index for p in part.params} for part in parts] == [{0}, {1}]
 
+    @pytest.mark.parametrize("devices", [("cpu", "cuda:0"), ("cuda:0", "cpu")])
+    @pytest.mark.parametrize("cls", [SGDHD, AdamHD, AdamWHD])
+    def test_kernels_for_the_cpu_are_given_its_tensors_alone(self, cls, devices):
+        with FakeTensorMode():
+            params = [torch.zeros(3, device=device, requires_grad=True) for device in devices]
+            optimizer = cls(params, hypergrad_lr=1e-3, fused=True)
+            for p in params:
+                p.grad = torch.ones_like(p)
+            parts, _ = optimizer._gather(optimizer.param_groups[0])
+        assert {(part.way, p.device.type) for part in parts for p in part.params} <= {
+            ("torch", "cuda"), ("torch", "cpu"), ("kernels", "cpu"), ("loop", "cpu")
+        }  # fmt: skip
+
     def test_a_checkpoint_of_torchs_cpu_optimiser_comes_to_the_device(self):
         p = torch.zeros(3, requires_grad=True)
         native = torch.optim.Adam([p])

@@ -324,3 +324,29 @@ def test_a_tensor_written_into_groups_stays_the_users_own(cls, settings):
 def test_a_group_that_is_no_dict_is_refused(group):
     with pytest.raises(TypeError, match="give a dict, such as"):
         SGDHD([ones(2)]).add_param_group(group)
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS])
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_a_backward_pass_that_would_mix_weights_of_two_steps_is_refused(cls, settings, way):
+    """Which autograd can only do where it is told that the step wrote into the weights."""
+    w = torch.nn.Parameter(torch.eye(3))
+    optimizer = cls([w], lr=0.1, hypergrad_lr=1e-3, **settings, **way)
+    outputs = (torch.ones(2, 3) @ w) @ w
+    outputs.sum().backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        outputs.square().sum().backward()
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS])
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_a_parameter_that_shows_other_numbers_than_its_memory_holds_is_refused(cls, settings, way):
+    numbers = torch.tensor([1 + 2j, 3 - 1j])
+    for view, named in ((numbers.conj(), "resolve_conj"), (numbers.conj().imag, "resolve_neg")):
+        w = torch.nn.Parameter(view)
+        w.grad = torch.ones_like(w)
+        optimizer = cls([w], lr=0.1, hypergrad_lr=1e-3, **settings, **way)
+        with pytest.raises(RuntimeError, match=named):
+            optimizer.step()
+        assert optimizer.state_dict()["state"] == {}

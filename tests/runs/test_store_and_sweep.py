@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import torch
 import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
+from hdlib.runs.files import write_whole
 from hdlib.runs.record import _commit, code_version
 from hdlib.runs.sweep import SweepError, _Recorder, resolve_device, steps_per_epoch
 from hdlib.runs.train import train_each
@@ -173,23 +175,17 @@ def test_a_killed_sweep_keeps_what_was_finished_and_resumes(tmp_path):
     assert dates == {r.spec.key: r.provenance["date"] for r in Store(tmp_path).all() if r.spec.key in kept}
 
 
-def _put_many(folder, seed):
-    store = Store(folder)
-    paths = []
-    for spec in specs(5, alpha0=0.1 / (seed + 1)):
-        paths += store.put([train(spec)])
-    store.compact(paths)
-
-
-def test_two_writers_do_not_clobber_each_other(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_put_many, args=(str(tmp_path), i)) for i in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
-    assert len(Store(tmp_path).all()) == 10
+def test_a_file_that_many_write_is_whole_whenever_it_is_read(tmp_path):
+    """As if in containers that share a folder: all writers have the same process number."""
+    path = tmp_path / "file"
+    contents = [bytes([i]) * 100_000 for i in range(3)]
+    write_whole(path, contents[0])
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(lambda c: [write_whole(path, c) for _ in range(50)], content) for content in contents]
+        while not all(writer.done() for writer in writers):
+            assert path.read_bytes() in contents
+    assert [writer.exception() for writer in writers] == [None] * 3
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("dates", [("2026-01-01", "2026-01-02"), ("2026-01-02", "2026-01-01")])
