@@ -199,7 +199,7 @@ class HypergradientOptimizer(Optimizer):
     def _take_over(self, group: Group) -> bool:
         """Fill in what a new group takes neither from the constructor nor as it is given; say if alpha is of that."""
         for name, key in KEYS.items():
-            if name in group and key not in group:
+            if name in group and key not in group and "initial_lr" not in group:  # else a scheduler's own number
                 group[key] = group.pop(name)
         rule, automatic = group.get("rule"), "auto" in (self.defaults["rule"], self.defaults["hypergrad_lr"])
         if rule is None and group.get("hypergrad_lr") == "auto":
@@ -232,9 +232,10 @@ class HypergradientOptimizer(Optimizer):
         """Return alpha of every group as floats.
 
         On an accelerator this waits for the device, and is the only thing here that does: call it when you log, not
-        every step.
+        every step. With `final_lr` the parameters move by `group["step_size"]`, which passes from alpha to that.
         """
-        return [float(group["lr"]) for group in self.param_groups]
+        rates = [group["lr"] for group in self.param_groups]
+        return [float(rate.detach() if isinstance(rate, Tensor) else rate) for rate in rates]
 
     @overload
     def step(self, closure: None = None) -> None: ...

@@ -21,13 +21,13 @@ def options_of(group: Group) -> Control:
     """Return how the group's alpha moves. The automatic rule's overshoot depends on how the direction averages."""
     momentum = group["betas"][0] if "betas" in group else group["momentum"]
     values = [group[key] for key in KEYS.values()]
+    make = _options if torch.compiler.is_compiling() else _known_options  # of whose cache the compiler would warn
     try:
-        return _options(momentum, bool(group.get("nesterov")), *values)
+        return make(momentum, bool(group.get("nesterov")), *values)
     except TypeError:  # a list, say, of which Control says what is wrong
         return Control(*values)
 
 
-@functools.lru_cache(maxsize=256)
 def _options(momentum: float | Tensor, nesterov: bool, *values: Any) -> Control:
     options = dict(zip(control.OPTIONS, values, strict=True))
     if options["overshoot"] is None and options["rule"] == "auto":
@@ -35,6 +35,9 @@ def _options(momentum: float | Tensor, nesterov: bool, *values: Any) -> Control:
         known = momentum if 0 <= momentum < 1 else 0.0  # otherwise no average; Adam refuses it
         options["overshoot"] = control.default_overshoot("auto", known, nesterov)
     return Control(**options)
+
+
+_known_options = functools.lru_cache(maxsize=256)(_options)
 
 
 def needs_norms(group: Group) -> bool:

@@ -42,8 +42,14 @@ def library() -> ctypes.CDLL | None:
             path = _cached([*compiler.split(), *FLAGS, openmp])
             if path is not None:
                 return ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # no home, a full disk, a compiler that hangs
-        pass
+        reason = "it fails"
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home, a full disk, one that hangs
+        reason = str(error)
+    warnings.warn(
+        f"{compiler} cannot compile hdlib's kernels ({reason}), so fused=True computes with torch's own operations, "
+        "which go through the memory more often: name a C++ compiler in CXX.",
+        stacklevel=2,
+    )
     return None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -84,7 +84,7 @@ class AdamHD(HypergradientOptimizer):
         Descent", ICLR 2018, arXiv 1703.04782, Algorithm 6.
 
     Example:
-        >>> optimizer = AdamHD(model.parameters(), lr=1e-3, hypergrad_lr=1e-8)
+        >>> optimizer = AdamHD(model.parameters(), lr=1e-3, hypergrad_lr="auto")
         >>> loss(model(x), y).backward()
         >>> optimizer.step()
     """
@@ -268,7 +268,7 @@ class AdamWHD(AdamHD):
         hypergradient descent does not treat it.
 
     Example:
-        >>> optimizer = AdamWHD(model.parameters(), lr=1e-3, weight_decay=0.01, hypergrad_lr=1e-8)
+        >>> optimizer = AdamWHD(model.parameters(), lr=1e-3, weight_decay=0.01, hypergrad_lr="auto")
     """
 
     def __init__(
@@ -290,6 +290,9 @@ class AdamWHD(AdamHD):
         fused: bool | None = None,
         **guards: Unpack[Guards],
     ) -> None:
+        decoupled = cast(dict[str, Any], guards).pop("decoupled_weight_decay", True)  # of another one's defaults
+        if decoupled is not True:
+            raise ValueError(f"decoupled_weight_decay is {decoupled!r}: AdamWHD decouples it, so take AdamHD.")
         super().__init__(
             params,
             lr,

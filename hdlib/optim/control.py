@@ -90,7 +90,8 @@ class Control:
             averages with 0.9 and 0.999. beta then has the unit of alpha.
         skip_nonfinite: where h is not a finite number keep alpha ("alpha"), or leave alpha and the parameters as
             they are ("step", also where the gradient is not finite): in each parameter group by itself, unless they
-            share one alpha.
+            share one alpha. A sum of squares that overflows is not finite either, in float32 that of gradients of
+            about 1e19.
         overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
             alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``. 0 is the paper's greedy choice. None is 0;
             with the rule "auto", where it fades, it is 0.3 at first, and the optimisers make less of it with momentum
@@ -99,7 +100,8 @@ class Control:
             ``gamma_t = delta_t alpha_t + (1 - delta_t) alpha_inf``, ``delta_t = 1 / (1 + (t - 1) / transition)^2``.
             It ends there for certain with the additive rule alone: with those that multiply, alpha_t can grow faster
             than delta_t falls.
-        transition: steps after which delta is a quarter; 1 gives the paper's 1 / t^2.
+        transition: steps after which delta is a quarter; 1 gives the paper's 1 / t^2. Without `final_lr` it does
+            nothing.
 
     Raises:
         ValueError: a value is outside its range; the message names it.
@@ -125,7 +127,8 @@ class Control:
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value)
             ):
-                raise ValueError(f"{name} is {value!r}: it must be a finite number, or None for no such guard.")
+                quoted = " (write it without quotes)" if isinstance(value, str) else ""
+                raise ValueError(f"{name} is {value!r}: it must be a finite number{quoted}, or None for no such guard.")
         for name in ("max_lr", "max_change", "transition"):
             value = getattr(self, name)
             if value is not None and value <= 0:

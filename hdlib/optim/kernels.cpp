@@ -88,10 +88,11 @@ void descend(T* __restrict p, const T* __restrict d, int64_t n, T alpha) {
     for (int64_t i = 0; i < n; ++i) p[i] -= alpha * d[i];
 }
 
-// Adam: c1 and c2 are 1/(1 - b1^t) and 1/sqrt(1 - b2^t), here of the last step; decay is AdamW's
+// Adam: c1 and c2 are 1/(1 - b1^t) and 1/sqrt(1 - b2^t), here of the last step; decay is AdamW's; new1 and new2 are
+// 1 - b1 and 1 - b2, which lose digits where they are subtracted in T
 template <class T, bool READ_P, bool AMSGRAD>
 Sums moments(const T* __restrict g, const T* __restrict p, T* __restrict m, T* __restrict v, T* __restrict x, int64_t n,
-             T sign, T l2, T decay, T b1, T b2, T c1, T c2, T eps) {
+             T sign, T l2, T decay, T new1, T b2, T new2, T c1, T c2, T eps) {
     Sums all;
     for (int64_t start = 0; start < n; start += LINE) {
         const int64_t end = start + LINE < n ? start + LINE : n;
@@ -104,8 +105,8 @@ Sums moments(const T* __restrict g, const T* __restrict p, T* __restrict m, T* _
             gd += gi * di;
             gg += gi * gi;
             dd += di * di;
-            m[i] += (1 - b1) * (gi - m[i]);
-            const T vi = b2 * v[i] + (1 - b2) * gi * gi;
+            m[i] += new1 * (gi - m[i]);
+            const T vi = b2 * v[i] + new2 * gi * gi;
             v[i] = vi;
             if (AMSGRAD) x[i] = x[i] > vi ? x[i] : vi;
         }
@@ -163,14 +164,14 @@ Sums sgd_observe(int64_t count, const int64_t* sizes, const uint64_t* params, co
 template <class T, bool READ_P, bool AMSGRAD>
 Sums adam_observe(int64_t count, const int64_t* sizes, const uint64_t* params, const uint64_t* grads,
                   const uint64_t* ms, const uint64_t* vs, const uint64_t* xs, const double* c1, const double* c2,
-                  T sign, T l2, T decay, T b1, T b2, T eps, int threads) {
+                  T sign, T l2, T decay, double b1, double b2, T eps, int threads) {
     return over_pieces(count, sizes, threads, [=](const Piece& piece) {
         const int64_t k = piece.tensor;
         const bool moved = c1[k] != 0;  // zero before the first step and after a rest
         Sums sums = moments<T, READ_P, AMSGRAD>(
             at<T>(grads, piece), at<T>(params, piece), at<T>(ms, piece), at<T>(vs, piece),
-            AMSGRAD ? at<T>(xs, piece) : nullptr, piece.length, sign, l2, moved ? decay : 0, b1, b2, moved ? c1[k] : 0,
-            moved ? c2[k] : 0, moved ? eps : 1);
+            AMSGRAD ? at<T>(xs, piece) : nullptr, piece.length, sign, l2, moved ? decay : 0, 1 - b1, b2, 1 - b2,
+            moved ? c1[k] : 0, moved ? c2[k] : 0, moved ? eps : 1);
         if (!moved) sums.gd = sums.dd = 0;
         return sums;
     });
@@ -220,7 +221,7 @@ void give(const Sums& sums, double* out) { out[0] = sums.gd; out[1] = sums.gg; o
                                     double decay, double b1, double b2, double eps, int threads, double* out) {      \
         const auto run = l2 != 0 || decay != 0 ? (xs ? adam_observe<T, true, true> : adam_observe<T, true, false>)   \
                                                : (xs ? adam_observe<T, false, true> : adam_observe<T, false, false>); \
-        give(run(count, sizes, params, grads, ms, vs, xs, c1, c2, T(sign), T(l2), T(decay), T(b1), T(b2), T(eps),    \
+        give(run(count, sizes, params, grads, ms, vs, xs, c1, c2, T(sign), T(l2), T(decay), b1, b2, T(eps),          \
                  threads),                                                                                           \
              out);                                                                                                   \
     }                                                                                                                \

@@ -78,7 +78,7 @@ class SGDHD(HypergradientOptimizer):
         Descent", ICLR 2018, arXiv 1703.04782, Algorithms 4 and 5.
 
     Example:
-        >>> optimizer = SGDHD(model.parameters(), lr=0.01, hypergrad_lr=1e-4)
+        >>> optimizer = SGDHD(model.parameters(), lr=0.01, hypergrad_lr="auto")
         >>> loss(model(x), y).backward()
         >>> optimizer.step()
     """

@@ -350,3 +350,21 @@ def test_a_parameter_that_shows_other_numbers_than_its_memory_holds_is_refused(c
         with pytest.raises(RuntimeError, match=named):
             optimizer.step()
         assert optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_an_optimiser_is_made_again_from_anothers_defaults(cls, settings):
+    first = cls([ones(3)], lr=0.02, hypergrad_lr="auto", max_lr=0.5, **settings)
+    assert cls([ones(3)], **first.defaults).defaults == first.defaults
+
+
+def test_decay_that_is_not_decoupled_is_adams():
+    with pytest.raises(ValueError, match="take AdamHD"):
+        AdamWHD([ones(3)], decoupled_weight_decay=False)
+
+
+def test_numbers_of_a_scheduler_in_torchs_groups_are_no_guards():
+    native = torch.optim.Adam([ones(3)], lr=0.01)
+    torch.optim.lr_scheduler.OneCycleLR(native, 0.02, total_steps=60)
+    (group,) = AdamHD(native.param_groups, hypergrad_lr="auto").param_groups
+    assert group["hypergrad_min_lr"] is group["hypergrad_max_lr"] is None and group["max_lr"] == 0.02
