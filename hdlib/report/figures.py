@@ -259,12 +259,11 @@ def _limits(data: pd.DataFrame, quantity: str, close: bool = False) -> tuple[flo
 
 
 def log_y(axis: plt.Axes) -> None:
-    """A logarithmic axis that names 1, 2 and 5 of each decade, and more of a short axis, in plain digits."""
+    """A logarithmic axis that names 1, 2 and 5 of each decade, and more of a shorter axis, in plain digits."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    axis.yaxis.set_major_locator(
-        LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7), numticks=12)
-    )
+    subs = (1, 2, 5) if high > 50 * low else (1, 2, 3, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
 

@@ -24,10 +24,11 @@ def trace(records: Sequence[Record]) -> pd.DataFrame:
     return _stack(records, "trace")
 
 
-def finals(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per run: outcome, iterations, the last epoch's losses and the best validation loss.
+def finals(records: Sequence[Record], share: float = 0.0) -> pd.DataFrame:
+    """Return a row per run: outcome, iterations, losses and accuracy at the end and the best validation loss.
 
-    A diverged run has infinite losses, so that it is counted and never averaged away.
+    At the end: of the last epoch, or the mean over the last `share` of all. A diverged run has infinite losses, so
+    that it is counted and never averaged away.
     """
     rows = []
     for record in records:
@@ -35,7 +36,8 @@ def finals(records: Sequence[Record]) -> pd.DataFrame:
         diverged = record.outcome == "diverged"
         for column in ("train_loss", "valid_loss", "valid_accuracy"):
             worst = 0.0 if column == "valid_accuracy" else float("inf")
-            row[column] = worst if diverged else record.epochs[column].iloc[-1]
+            last = max(1, round(share * (len(record.epochs) - 1)))
+            row[column] = worst if diverged else record.epochs[column].iloc[-last:].mean()
         row["best_valid_loss"] = float("inf") if diverged else record.epochs["valid_loss"].iloc[1:].min()
         rows.append(row)
     return pd.DataFrame(rows)

@@ -126,6 +126,21 @@ def within(records: Sequence[Record]) -> int:
     return sum(_place(row, _cap(records)) == "within" for row in cells(reached(records)).itertuples())
 
 
+def own_within(records: Sequence[Record]) -> tuple[int, int]:
+    """Return in how many of the paper's cells a seed of ours lies within the others': the fewest and the most of any.
+
+    That is how many another run of the same program would have.
+    """
+    frame = reached(records)
+    theirs = cells(frame).set_index(CELL)["paper"].dropna().index
+    runs = frame.pivot(index=CELL, columns="seed", values="iterations").loc[theirs]
+    counts = [
+        int(runs[seed].between(others.min(axis=1), others.max(axis=1)).sum())
+        for seed, others in ((seed, runs.drop(columns=seed)) for seed in runs)
+    ]
+    return min(counts), max(counts)
+
+
 def heatmap(records: Sequence[Record], name: str) -> Figure:
     """Draw the grid as the paper does: the median of each cell, how it failed, and where the paper's number lies.
 
@@ -231,6 +246,10 @@ def beside_the_paper(records: Sequence[Record]) -> str:
         f"The paper prints {len(table)} numbers, each from one run. **{count['within']} of them {ours}**, "
         f"{count['below']} below and {count['above']} above ({', '.join(parts)})."
     )
+    if seeds > 2 and printed(records):
+        least, most = own_within(records)
+        text += f" Each of our seeds lies between the other {seeds - 1} in {least} to {most} of these cells"
+        text += ": the paper's run is like one more of ours." if least <= count["within"] <= most else "."
     if count["not decided"]:
         text += f" {count['not decided']} cannot be placed, since the runs were given up before."
 
@@ -361,10 +380,9 @@ def alike(records: Sequence[Record]) -> Table:
         "initial learning rates; below 1 Adam-HD is faster."
     )
     note += " The interval is Student's, over seeds, on the logarithms." if intervals else ""
-    note += f" The mean leaves out {column}." if column in table else ""
     note += (
-        " A run that did not arrive counts with the cap: a ratio against such a baseline is an upper bound, one of "
-        "Adam-HD's own a lower bound, and one of two such runs 1."
+        " Where runs did not arrive they count with the cap, and the ratio is a bound. A dash: a run of Adam-HD "
+        "diverged, or runs of both did not arrive."
     )
     return Table(table.rename(columns={name: f"{name} (95 % interval)" for name in intervals}), note)
 
@@ -381,27 +399,29 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9, 4.2), sharey=True)
         for axis, method in zip(axes, BASELINE, strict=True):
-            for baseline, decay in [(b, d) for _, (b, d) in _baselines(method)]:
-                own = table[(table["method"] == baseline) & (table["decay"] == decay)]
-                _spread(axis, own, cap, theme.line(baseline, "additive", decay) | {"color": theme.text})
             for i, (beta, strength) in enumerate(betas.items()):
                 own = table[(table["method"] == method) & (table["beta"] == beta)]
                 style = theme.line(method, strength=strength)
                 _spread(axis, own, cap, style | marks[beta])
                 lost = own.loc[own["diverged"], "alpha0"]
                 axis.scatter(lost, np.full(len(lost), cap * 1.2 ** (i + 1)), marker="x", s=14, color=style["color"])
+            for of, decay in [(b, d) for _, (b, d) in _baselines(method)]:  # last, where a line may lie on another
+                own = table[(table["method"] == of) & (table["decay"] == decay)]
+                _spread(axis, own, cap, theme.line(of, "additive", decay) | {"color": theme.text})
             axis.set(xscale="log", yscale="log", xlabel="initial learning rate α₀", title=LABELS[method])
             axis.axhline(cap, color=theme.grid, linewidth=1, zorder=0)
             axis.update_datalim([(table["alpha0"].min(), cap / 10)])  # a scale, even where nothing arrives
         axes[0].set_ylabel("iterations")
-        figure.legend(
-            handles=[
-                Line2D([], [], label=f"β = {power_of_ten(beta)}", color=theme.text, alpha=s, **marks[beta])
-                for beta, s in betas.items()
-            ],
-            loc="outside lower center",
-            ncols=6,
-        )
+        handles = [
+            Line2D([], [], label=f"β = {power_of_ten(beta)}", color=theme.text, alpha=s, **marks[beta])
+            for beta, s in betas.items()
+        ]
+        handles += [
+            Line2D([], [], label=name, **theme.line("adam", "additive", decay) | {"color": theme.text})
+            for name, decay in (("no HD", "none"), ("no HD, α₀/√t", "inv_sqrt"))
+            if (table["decay"] == decay).any()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) // 2)
         return figure
 
     alt = (
@@ -657,25 +677,30 @@ def _slower(records: Sequence[Record], baselines: dict[str, tuple[str, str]]) ->
     return found
 
 
-def _log_ratios(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> np.ndarray:
-    """Return, per seed, the log of Adam-HD's iterations over the baseline's, mean over alpha_0.
-
-    Those from which Adam-HD diverged are left out; without any others there is nothing to return.
-    """
+def _compared(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the iterations of Adam-HD and of a baseline by seed and alpha_0, infinite where a run did not arrive."""
     frame = reached(records)
-    frame["log"] = np.log(frame["iterations"].clip(upper=_cap(records)))
     ours = frame[(frame["method"] == "adam_hd") & (frame["beta"] == beta)]
-    ours = ours[~ours["alpha0"].isin(ours.loc[ours["outcome"] == "diverged", "alpha0"])]
     base = frame[(frame["method"] == baseline[0]) & (frame["decay"] == baseline[1])]
-    ours, base = (part.pivot(index="seed", columns="alpha0", values="log") for part in (ours, base))
-    return (ours - base[ours.columns]).mean(axis=1).dropna().to_numpy()
+    wide, other = (part.pivot(index="seed", columns="alpha0", values="iterations") for part in (ours, base))
+    return wide.align(other, join="inner")
+
+
+def _log_ratios(ours: pd.DataFrame, base: pd.DataFrame, cap: int) -> np.ndarray:
+    """Return, per seed, the log of Adam-HD's iterations over the baseline's, mean over alpha_0."""
+    return np.log(ours.clip(upper=cap) / base.clip(upper=cap)).mean(axis=1).to_numpy()
 
 
 def _ratio(records: Sequence[Record], beta: float, baseline: tuple[str, str]) -> str:
-    per_seed = _log_ratios(records, beta, baseline)
-    if not len(per_seed):
-        return "diverged"
+    """Return that ratio with its interval, or a bound where runs were given up; nothing where a run diverged."""
+    if any(r.outcome == "diverged" for r in records if (r.spec.method, r.spec.beta) == ("adam_hd", beta)):
+        return "–"
+    ours, base = _compared(records, beta, baseline)
+    per_seed = _log_ratios(ours, base, _cap(records))
     mean = _factor(np.exp(per_seed.mean()))
+    late, unknown = np.isinf(ours).any(axis=None), np.isinf(base).any(axis=None)
+    if late or unknown:
+        return "–" if late and unknown else f"{'at least' if late else 'at most'} {mean}"
     if len(per_seed) < 2 or np.ptp(per_seed) == 0:
         return mean
     low, high = np.exp(stats.ttest_1samp(per_seed, 0).confidence_interval(0.95))

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames
-from hdlib.report.style import LABELS, Table, counted, power_of_ten, rounded, scientific
+from hdlib.report.style import LABELS, Noted, Table, counted, power_of_ten, rounded, scientific
 from hdlib.runs import Record
 
 SHARES = {3: "a third", 10: "a tenth", 30: "a thirtieth", 100: "a hundredth"}  # of the critical beta
 TAKEN = {"adam_hd": 10, "sgd_hd": 3}  # the share that is recommended
 HIGHEST = 1e-2  # initial learning rate that is looked at
+FAR = 1.3  # factor by which the share that is run may differ from the one that is meant without a word
 PAPERS = {"sgd_hd": 1e-3, "adam_hd": 1e-7}  # the beta of the paper's Figure 3
 
 Grids = Sequence[tuple[str, Sequence[Record]]]  # models, and their runs on a grid of alpha_0 and beta
@@ -64,20 +65,23 @@ def table(found: pd.DataFrame, grids: Grids) -> Table:
         for (model, length), own in found[found["method"] == method].groupby(["model", "length"], sort=False):
             row = {"method": LABELS[method], "model": model, "length": length}
             row |= {"critical β": scientific(own["critical"].iloc[0])}
-            rows.append(row | {f"÷ {share}": _worst(part["over"]) for share, part in own.groupby("share")})
+            rows.append(row | {f"÷ {share}": _worst(part, share) for share, part in own.groupby("share")})
     made = frames.note([record for _, records in grids for record in records])
     note = (
         "The final training loss with the critical β divided by a number, over that with the best β of the grid from "
-        f"the same α₀, in medians over seeds: the worst over α₀ up to {power_of_ten(HIGHEST)}. The β is the grid's "
-        f"nearest one; a dash where the grid ends before it. {made}"
+        f"the same α₀, in medians over seeds: the worst over α₀ up to {power_of_ten(HIGHEST)}. The β is the "
+        "grid's nearest one, with the real divisor in small print where that is far off; a dash where the grid ends "
+        f"before it. {made}"
     )
     return Table(pd.DataFrame(rows), note)
 
 
-def _worst(over: pd.Series) -> str:
-    if over.isna().any():
+def _worst(part: pd.DataFrame, share: float) -> str | Noted:
+    over, taken = part["over"].max(), (part["critical"] / part["beta"]).iloc[0]
+    if part["over"].isna().any():
         return "–"
-    return "diverged" if np.isinf(over.max()) else scientific(over.max())
+    text = "diverged" if np.isinf(over) else scientific(over)
+    return text if abs(np.log(taken / share)) < np.log(FAR) else Noted(text, f"÷ {rounded(taken)}")
 
 
 def sentences(found: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Runs that lost again what they had learnt: which did, how it came, and what would have kept them from it."""
+"""Runs that fell back far behind what they had reached: which did, how, and what would have kept them from it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def sentences(records: Sequence[Record]) -> list[str]:
         loss, alpha = _losses(record), record.epochs.set_index("epoch")["alpha"]
         jump, method = epoch_of(record), record.spec.method
         text = (
-            f"{LABELS[method]} with seed {record.spec.seed} lost again what it had learnt: its training loss, "
-            f"{significant(loss.min())} in epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last. It rose "
-            f"most in epoch {jump}, in which the mean α went from {significant(alpha[jump - 1])} to "
-            f"{significant(alpha[jump])}."
+            f"{LABELS[method]} with seed {record.spec.seed} fell back: its training loss, {significant(loss.min())} in "
+            f"epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last ({FACTOR} times the lowest and more "
+            f"counts). It rose most in epoch {jump}, in which the mean α went from {significant(alpha[jump - 1])} to "
+            f"{significant(alpha[jump])}{recovered(record)}."
         )
         others = [r for r in records if r.spec.method == method and r is not record]
         if others:
@@ -53,6 +53,18 @@ def sentences(records: Sequence[Record]) -> list[str]:
             text += f"{spread(ends)}."
         told.append(text)
     return told
+
+
+def recovered(record: Record) -> str:
+    """Return how the validation accuracy of a run that fell back goes on from there, to follow that it did."""
+    accuracy = 100 * record.epochs.set_index("epoch")["valid_accuracy"]
+    jump = epoch_of(record)
+    before, after = accuracy[: jump - 1].max(), accuracy[jump - 1 :]
+    if not len(after) or np.isnan(before):
+        return ""
+    return (
+        f" (accuracy: {before:.1f} % before, then as low as {after.min():.1f} %, and {after.iloc[-1]:.1f} % at the end)"
+    )
 
 
 def story(branches: pd.DataFrame, record: Record) -> str:

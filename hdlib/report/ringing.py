@@ -58,7 +58,7 @@ def sentences(rings: pd.DataFrame) -> str:
     step = (rings["rings"] / rings["before"]).max()
     if not np.isfinite(step):
         return "On these grids no β at which α turns negative has a smaller one before it."
-    lines = [f"One step of the grid is a factor of {scientific(step)}.", ""]
+    lines = [f"From the α₀ nearest to 0.001; one step of the grid is a factor of {scientific(step)}.", ""]
     for method, own in rings.groupby("method", sort=False):
         found = own.dropna(subset="rings").set_index("model")
         over, beyond = found["rings"] / found["limit"], found["critical"] / found["rings"]
@@ -80,7 +80,7 @@ def sentences(rings: pd.DataFrame) -> str:
             models = silent.loc[(silent["limit"] > silent["top"]) == above, "model"]
             if len(models):
                 named = " and ".join(models)
-                text += f". At no β of the grid does α turn negative in {named}: 2 / largest κ lies {where}"
+                text += f". At no β of the grid does α turn negative from there in {named}: 2 / largest κ lies {where}"
         lines.append(f"{text}.")
     return "\n".join(lines)
 

@@ -58,6 +58,8 @@ class Verdict:
         holds: the cases that hold.
         fails: all others.
         seeds: the most that a case has.
+        least: the lowest geometric mean of a case's own ratios that is finite, NaN where there is one case.
+        most: the highest.
         lost: the cases in which a run diverged that the claim speaks for.
         undecided: those of `fails` that are not against the claim either.
         equal: those of the others with a ratio of exactly one.
@@ -74,6 +76,8 @@ class Verdict:
     lost: int = 0
     undecided: tuple[str, ...] = ()
     equal: tuple[str, ...] = ()
+    least: float = np.nan
+    most: float = np.nan
 
 
 def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
@@ -99,7 +103,9 @@ def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     seeds = max(len(scores) for scores in cases.values())
     lost = sum(bool(np.isposinf(scores).any()) for scores in cases.values())
     effect = (float(np.exp(v)) for v in (mean, mean - half, mean + half))
-    return Verdict(claim, verdict, *effect, holds, fails, seeds, lost, undecided, equal)
+    own = [float(np.exp(scores.mean())) for scores in finite]
+    apart = (min(own), max(own)) if len(own) > 1 else (np.nan, np.nan)
+    return Verdict(claim, verdict, *effect, holds, fails, seeds, lost, undecided, equal, *apart)
 
 
 def interval(scores: pd.Series) -> tuple[float, float]:
@@ -147,11 +153,12 @@ def ledger(found: Sequence[Verdict]) -> Table:
     return Table(
         pd.DataFrame(rows),
         "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
-        "below it a 95 % interval over seeds. Its width, on the logarithmic scale, is the mean width of Student's "
-        "intervals of the cases with three seeds or more; that is wide enough however the cases correlate. Where no "
-        "case has more than two seeds, their range is shown instead. A run that did not arrive counts with the "
-        "iterations after which it was given up. Cases may have fewer seeds than stated, down to one, which "
-        "has no interval.",
+        "below it from which case's to which case's own, and a 95 % interval over seeds. The mean depends on which "
+        "cases there are, such as the α₀ that were tried; the interval speaks of other seeds alone. Its width, on the "
+        "logarithmic scale, is the mean width of Student's intervals of the cases with three seeds or more; that is "
+        "wide enough however the cases correlate. Where no case has more than two seeds, their range is shown instead. "
+        "A run that did not arrive counts with the iterations after which it was given up. Cases may have fewer seeds "
+        "than stated, down to one, which has no interval.",
     )
 
 
@@ -189,6 +196,9 @@ def _effect(v: Verdict) -> str | Noted:
     if not (np.isfinite(v.effect) and v.claim.found):
         return lost
     text = v.claim.found.format(significant(v.effect))
-    interval_told = f"{significant(v.low)} to {significant(v.high)}" if np.isfinite([v.low, v.high]).all() else ""
-    remark = "; ".join(filter(None, (interval_told, lost)))
+    cases, seeds = (
+        f"{word} {significant(low)} to {significant(high)}" if np.isfinite([low, high]).all() else ""
+        for word, low, high in (("cases", v.least, v.most), ("seeds", v.low, v.high))
+    )
+    remark = "; ".join(filter(None, (cases, seeds, lost)))
     return Noted(text, remark) if remark else text

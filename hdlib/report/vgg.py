@@ -22,6 +22,7 @@ STILL = 0.05  # relative change of alpha over a run up to which it has hardly mo
 _STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
+LAST = 0.05  # share of the epochs whose mean is a loss at the end: one epoch alone can be an outlier
 CLASSES = 10
 GUESSING = 0.99  # of the training loss of guessing, from which on a run has hardly learnt anything
 ORDERINGS = (  # quantity, the method that ends lower, the other
@@ -83,7 +84,9 @@ def scale(records: Sequence[Record], known: Sequence[Record] = ()) -> str:
     if any("jpg" in source for source in frames.sources(records)):
         text += "JPEG is lossy, so losses may differ a little from those on the original images. "
     if complete(records):
-        return text + "That is the paper's experiment at its full size."
+        return (
+            text + "That is the paper's experiment at its full length and size; the network is one of two, see below."
+        )
     told = (
         "levels of loss can be compared with the published ones epoch by epoch"
         if whole(records) == list(records)
@@ -126,7 +129,7 @@ def levels(records: Sequence[Record]) -> Table:
     rows, ours = [], _ours(records)
     for (method, name), whole_group in _groups(records, "method", "network"):
         for group in (whole_group, *_shortened(whole_group)):
-            finals = frames.finals(group)
+            finals = frames.finals(group, LAST)
             rows.append(
                 {
                     "method": method,
@@ -135,7 +138,7 @@ def levels(records: Sequence[Record]) -> Table:
                     "training loss, end": spread(finals["train_loss"]),
                     "validation loss, end": spread(finals["valid_loss"]),
                     "validation loss, best": spread(finals["best_valid_loss"]),
-                    "accuracy, end": _accuracy(group),
+                    "accuracy, end": _accuracy(finals["valid_accuracy"], group),
                 }
             )
     for row in paper.published("vgg", "cifar10", (r.spec.epochs for r in records)).itertuples():
@@ -156,7 +159,8 @@ def levels(records: Sequence[Record]) -> Table:
     lengths = "" if epoch == STEPS else f" An epoch of theirs has {STEPS} iterations, of ours {epoch}."
     return Table(
         table,
-        f"Ours: {frames.note(records)}{frames.spread_note(records)} The published runs have one seed each.{lengths}",
+        f"Ours: {frames.note(records)}{frames.spread_note(records)} The published runs have one seed each.{lengths} "
+        f"{_at_the_end(records)}",
     )
 
 
@@ -176,7 +180,19 @@ def agreement(records: Sequence[Record]) -> Table:
                 label = f"{ours[name]}, after {counted(int(group[0].epochs['epoch'].max()), 'epoch')}"
                 row[label] = _verdict(_pairs(group, quantity, lower, higher))
         rows.append(row)
-    return Table(pd.DataFrame(rows), "In small print the two losses, means over the seeds that both methods have.")
+    note = f"In small print the two losses, means over the seeds that both methods have. {_at_the_end(records)}"
+    return Table(pd.DataFrame(rows), note)
+
+
+def _at_the_end(records: Sequence[Record]) -> str:
+    """Say what a loss at the end is."""
+    last = {round(LAST * r.spec.epochs) for r in records}
+    return (
+        f"At the end: of our runs the mean over the last {100 * LAST:g} % of the epochs, so that no single one "
+        "decides; of the published ones the last value that they show."
+        if max(last) > 1
+        else "At the end: after the last epoch."
+    )
 
 
 def agreement_sentence(records: Sequence[Record]) -> str:
@@ -185,6 +201,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
     for (name,), group in _groups(records, "network"):
         lines.append(f"As in {name}:")
         lines += [f"- {said}" for said in (*_lost(group), *_guessing(group), *relapse.sentences(group))]
+        lines += [f"- {said}" for said in _precedent(relapse.relapsed(group))]
         lines += [f"- {said}" for said in _beside_published(group)]
         lines.append(
             "- An ordering that does not hold in every seed is not decided, though it may be the same in the means."
@@ -237,8 +254,8 @@ def bottom_line(records: Sequence[Record]) -> str:
 
 
 def _relapse(record: Record) -> str:
-    """Say that a run lost what it had learnt, and when."""
-    return f"{LABELS[record.spec.method]} lost in epoch {relapse.epoch_of(record)} what it had learnt."
+    """Say that a run fell back, when, and how far it came again."""
+    return f"{LABELS[record.spec.method]} fell back in epoch {relapse.epoch_of(record)}{relapse.recovered(record)}."
 
 
 def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
@@ -254,12 +271,11 @@ def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
         f"{f' in the means over seeds, {everywhere} of them in every seed' if many else ''}"
     )
     lost = [
-        f"{counted(len(own), 'run')} of {LABELS[method]} lost again what it had learnt"
-        if len(own) == 1
-        else f"{len(own)} runs of {LABELS[method]} lost again what they had learnt"
+        f"{counted(len(own), 'run')} of {LABELS[method]} fell back"
+        + (relapse.recovered(own[0]) if len(own) == 1 else "")
         for (method,), own in _groups(relapse.relapsed(longest), "method")
     ]
-    return f"{text}; with the paper's β {several(lost)} there." if lost else f"{text}."
+    return f"{text}. With the paper's β {several(lost)}." if lost else f"{text}."
 
 
 def _longest(records: Iterable[Record]) -> list[Record]:
@@ -382,7 +398,7 @@ def variant(records: Sequence[Record]) -> str:
     """Say which network the published runs trained, and, of the whole experiment, how far ours ends from theirs."""
     where = "at full size" if whole(records) else "at this scale"
     text = (
-        "Which network the published runs trained: [most likely two different ones](vgg-network). "
+        "Which network the published runs trained: [two different ones, it seems](vgg-network). "
         f"{_speaks_for(records, where)}"
     ).strip()
     if not complete(records):
@@ -391,7 +407,7 @@ def variant(records: Sequence[Record]) -> str:
     lines = []
     for (length, source), ends in theirs.set_index("method").groupby(["epochs", "source"]):
         for (name,), group in _groups(records, "network"):
-            ours = frames.finals(_until(group, length)).groupby("method")[["train_loss", "valid_loss"]].mean()
+            ours = frames.finals(_until(group, length), LAST).groupby("method")[["train_loss", "valid_loss"]].mean()
             apart = [
                 significant(np.exp(np.abs(np.log(ours[own] / ends[of][ours.index])).mean()), 2)
                 for own, of in (("train_loss", "train_end"), ("valid_loss", "valid_end"))
@@ -697,7 +713,7 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
 def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Sequence[Record]) -> str:
     """Say in which networks longer runs failed with the experiment's beta, though it is below the critical one.
 
-    A run fails if it diverges, or loses again what it had learnt. Where its network starts otherwise, or its numbers
+    A run fails if it diverges, or falls back (`relapse.relapsed`). Where its network starts otherwise, or its numbers
     are of another precision, than when the critical beta was measured, that is said.
 
     Args:
@@ -719,8 +735,14 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
             forgot = sorted(relapse.epoch_of(r) for r in relapse.relapsed(own))
             if not (at or forgot) or not 1 < over.min() <= over.max() < np.inf:
                 continue
-            how = [f"diverged in {_which(at, own)}, at iteration {several(at, '{:,}'.format)}"] if at else []
-            how += [f"lost what it had learnt in {_which(forgot, own)}, in epoch {several(forgot)}"] if forgot else []
+            how = []
+            if at:
+                came = [r for r in own if r.outcome == "diverged" or r.iterations >= at[0]]
+                how += [f"diverged in {_which(at, came)}, at iteration {several(at, '{:,}'.format)}"]
+            if forgot:
+                came = [r for r in own if r.outcome != "diverged" and r.epochs["epoch"].iloc[-1] >= forgot[0]]
+                so_far = " that came so far" if len(came) < len(own) else ""
+                how += [f"fell back in {_which(forgot, came)}{so_far}, in epoch {several(forgot)}"]
             ours = f"{_STARTS[start]} in {precision}"
             text = f"- {LABELS[method]} as in {_network(model)}, with {ours}, {' and '.join(how)}."
             text += f" The β is {_from_to(over, rounded)} times below the critical one"
@@ -825,7 +847,7 @@ def _groups(records: Sequence[Record], *fields: str) -> list[tuple[tuple, list[R
 def _pairs(records: Sequence[Record], quantity: str, first: str, second: str) -> list[list[float]]:
     """Return two methods' values of a quantity, a pair for each seed that both have."""
     column = {"train_end": "train_loss", "valid_end": "valid_loss", "valid_best": "best_valid_loss"}[quantity]
-    finals = frames.finals(records).set_index(["method", "seed"])[column]
+    finals = frames.finals(records, LAST).set_index(["method", "seed"])[column]
     seeds = [seed for method, seed in finals.index if method == first and (second, seed) in finals.index]
     return [[finals[first, seed], finals[second, seed]] for seed in seeds]
 
@@ -847,6 +869,22 @@ def _lost(records: Sequence[Record]) -> list[str]:
         at = sorted(r.iterations for r in group if r.outcome == "diverged")
         if at:
             told.append(f"{LABELS[method]} diverged in {_which(at, group)}, at iteration {several(at, '{:,}'.format)}.")
+    return told
+
+
+def _precedent(fell: Sequence[Record]) -> list[str]:
+    """Return a sentence on the authors' own run of a method whose run of the whole network fell back."""
+    published = _published().set_index(["source", "method"]).loc["authors"]
+    told = []
+    for method in sorted({r.spec.method for r in whole(fell)}):
+        theirs, base = published.loc[method], published.loc[BASELINE[method]]
+        told.append(
+            f"The authors' published run of {LABELS[method]} made such a leap, too: its α is largest, "
+            f"{significant(theirs['alpha_max'])}, at iteration {theirs['alpha_max_at']:,.0f} of "
+            f"{theirs['epochs'] * STEPS:,}, and below zero in {_share(theirs['negative'])} of all. It ended at a "
+            f"validation loss of {significant(theirs['valid_end'])}, their {LABELS[BASELINE[method]]} at "
+            f"{significant(base['valid_end'])}."
+        )
     return told
 
 
@@ -900,10 +938,10 @@ def _where_it_is_largest(records: Sequence[Record]) -> str:
     return f"{min(at):,}" + (f" to {max(at):,}" if max(at) > min(at) else "")
 
 
-def _accuracy(records: Sequence[Record]) -> str:
+def _accuracy(ends: pd.Series, records: Sequence[Record]) -> str:
     """Return the mean validation accuracy at the end in per cent, or that a run diverged."""
-    ends = [np.nan if r.outcome == "diverged" else 100 * r.epochs["valid_accuracy"].iloc[-1] for r in records]
-    return f"{np.mean(ends):.1f} %" if np.isfinite(ends).all() else spread(ends)
+    lost = [r.outcome == "diverged" for r in records]
+    return spread(np.where(lost, np.nan, 100 * ends)) if any(lost) else f"{100 * ends.mean():.1f} %"
 
 
 def _lengths(steps: int, epochs: int) -> str:
