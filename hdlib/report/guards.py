@@ -16,7 +16,7 @@ from hdlib.report import frames
 from hdlib.report.performance import read
 from hdlib.report.style import LABELS, LARGE, MODELS, Figure, Table, Theme, between, counted, power_of_ten, scientific
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record, RunSpec
-from hdlib.runs.divergence import GUARDS, PAPER_RATES
+from hdlib.runs.divergence import BETAS_TRIED, GUARDS, PAPER_RATES
 
 HD = tuple(BASELINE)
 MULTIPLICATIVE = "multiplicative"
@@ -61,7 +61,9 @@ def arguments() -> Table:
         rows.append({"in the figures": shown(name), "arguments": ", ".join(told), "what it does": DOES[name]})
     low, high = power_of_ten(min(PAPER_RATES)), power_of_ten(max(PAPER_RATES))
     return Table(
-        pd.DataFrame(rows), f"Where no hypergrad_lr is given there is a β to choose: {low} to {high} were tried."
+        pd.DataFrame(rows),
+        f"Where no hypergrad_lr is given there is a β to choose: {low} to {high} were tried, and with Adam-HD "
+        f"{power_of_ten(min(BETAS_TRIED['adam_hd']))} to {high}.",
     )
 
 

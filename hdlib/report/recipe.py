@@ -9,7 +9,7 @@ import pandas as pd
 
 from hdlib.report import frames
 from hdlib.report.style import LABELS, Noted, Table, counted, power_of_ten, rounded, scientific
-from hdlib.runs import Record
+from hdlib.runs import BASELINE, Record
 
 SHARES = {3: "a third", 10: "a tenth", 30: "a thirtieth", 100: "a hundredth"}  # of the critical beta
 TAKEN = {"adam_hd": 10, "sgd_hd": 3}  # the share that is recommended
@@ -20,13 +20,13 @@ PAPERS = {"sgd_hd": 1e-3, "adam_hd": 1e-7}  # the beta of the paper's Figure 3
 Grids = Sequence[tuple[str, Sequence[Record]]]  # models, and their runs on a grid of alpha_0 and beta
 
 
-def worth(grids: Grids, measured: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each grid, method with a measured critical beta, share, and alpha_0 up to HIGHEST.
+def worth(grids: Grids, measured: pd.DataFrame, highest: float = HIGHEST) -> pd.DataFrame:
+    """Return a row for each grid, method with a measured critical beta, share, and alpha_0 up to `highest`.
 
     Columns: `model`; `length` of the runs, in words; `method`; `seeds`; `critical`, median over seeds; `share`;
     `alpha0`; `beta`, that of the grid that is nearest to the share; `over`, its loss over that of the best beta from
-    the same alpha_0, in medians over seeds. The last two are NaN where the grid ends before the share. There is no
-    row where all betas diverged.
+    the same alpha_0, in medians over seeds; `fixed`, the same over that without HD, NaN where that is unknown. The last
+    three are NaN where the grid ends before the share. There is no row where all betas diverged.
     """
     rows = []
     for model, records in grids:
@@ -34,7 +34,8 @@ def worth(grids: Grids, measured: pd.DataFrame) -> pd.DataFrame:
         length = counted(spec.epochs, "epoch") if spec.max_iterations is None else f"{spec.max_iterations} iterations"
         for method in TAKEN:
             critical = measured.loc[(measured["model"] == model) & (measured["method"] == method), "critical"].median()
-            own = runs[(runs["method"] == method) & (runs["alpha0"] <= HIGHEST)]
+            own = runs[(runs["method"] == method) & (runs["alpha0"] <= highest)]
+            plain = runs[runs["method"] == BASELINE[method]].groupby("alpha0")["loss"].median()
             if own.empty or not 0 < critical < np.inf:
                 continue
             losses = own.groupby(["alpha0", "beta"])["loss"].median().unstack()
@@ -42,14 +43,14 @@ def worth(grids: Grids, measured: pd.DataFrame) -> pd.DataFrame:
             of_all = dict(model=model, length=length, method=method, seeds=own["seed"].nunique(), critical=critical)
             for share in SHARES:
                 beta = _nearest(losses.columns.to_numpy(), critical / share)
-                over = losses[beta] / losses.min(axis=1) if beta else losses.min(axis=1) * np.nan
+                ends = losses[beta] if beta else losses.min(axis=1) * np.nan
+                ratios = pd.DataFrame({"over": ends / losses.min(axis=1), "fixed": ends / plain.reindex(ends.index)})
                 rows += [
-                    dict(**of_all, share=share, alpha0=alpha0, beta=beta or np.nan, over=ratio)
-                    for alpha0, ratio in over.items()
+                    dict(**of_all, share=share, beta=beta or np.nan, **row)
+                    for row in ratios.reset_index().to_dict("records")
                 ]
-    return pd.DataFrame(
-        rows, columns=["model", "length", "method", "seeds", "critical", "share", "alpha0", "beta", "over"]
-    )
+    columns = ["model", "length", "method", "seeds", "critical", "share", "alpha0", "beta", "over", "fixed"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _nearest(grid: np.ndarray, beta: float) -> float | None:
@@ -98,8 +99,33 @@ def sentences(found: pd.DataFrame) -> str:
             text += f" ({reached.index[0]}; in {others} at most at {_times(reached.iloc[1])})"
             critical = own.groupby("model")["critical"].first()[reached.index]
             text += f", though the critical β span a factor of {rounded(critical.max() / critical.min())}"
-        lines.append(f"{text}{_grid_ends(own, f'{share} of it')}.")
+        lines.append(f"{text}{_grid_ends(own, f'{share} of it')}{_above_fixed(own, f'With {share} of it')}.")
     return "\n".join(lines)
+
+
+def beyond(grids: Grids, measured: pd.DataFrame) -> str:
+    """Say what the recommended share comes to from the alpha_0 above HIGHEST, which are not counted."""
+    found, told = worth(grids, measured, np.inf), []
+    for method, own in _recommended(found[found["alpha0"] > HIGHEST].dropna(subset="over")):
+        worst = own.groupby("model", sort=False)["over"].max()
+        lost, kept = worst[np.isinf(worst)], worst[np.isfinite(worst)]
+        parts = [f"diverges in {' and '.join(lost.index)}"] if len(lost) else []
+        if len(kept):
+            where = f" in the other{'s' if len(kept) > 1 else ''}" if len(lost) else ""
+            parts += [f"ends at up to {_times(kept.max())} the loss of its best β{where}"]
+        if parts:
+            told.append(f"{LABELS[method]} with {SHARES[TAKEN[method]]} of it {' and '.join(parts)}")
+    return f"From α₀ above {power_of_ten(HIGHEST)}, which are not counted, {'; '.join(told)}." if told else ""
+
+
+def _above_fixed(own: pd.DataFrame, lead: str) -> str:
+    """Say, after a lead, from how many starts runs with a share end above those without HD."""
+    known = own.dropna(subset="fixed")
+    above = known[known["fixed"] > 1]
+    if known.empty:
+        return ""
+    where = f", at most {_times(above['fixed'].max())} that" if len(above) else ""
+    return f". {lead}, it ends above no HD from {len(above) or 'none'} of {len(known)} starts{where}"
 
 
 def in_practice(iterations: int) -> str:
@@ -134,6 +160,7 @@ def longer_sentences(found: pd.DataFrame) -> str:
                     text += f". {SHARES[least].capitalize()} ends {told} from {len(by)} of {len(ratio)} starts, by a "
                     text += f"factor of up to {scientific(by.max())}"
             text += without + _grid_ends(smaller, SHARES[least])
+            text += _above_fixed(own, f"With {SHARES[TAKEN[method]]}")
             lines.append(f"{text}.")
     return "\n".join(lines)
 

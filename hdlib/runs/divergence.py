@@ -14,7 +14,7 @@ from hdlib.tasks.data import SIZES
 HD = [method for method in METHODS if method.endswith("_hd")]
 PAPER_RATES = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 # Those that guards are compared with: the paper's grid, which is too high for Adam-HD on a perceptron.
-BETAS = {method: [*PAPER_RATES, 1e-7, 1e-8] if method == "adam_hd" else PAPER_RATES for method in HD}
+BETAS_TRIED = {method: [*PAPER_RATES, 1e-7, 1e-8] if method == "adam_hd" else PAPER_RATES for method in HD}
 
 # The models whose critical beta is predicted and measured, chosen before either was looked at.
 VARIED: dict[str, dict[str, Any]] = {
@@ -96,18 +96,20 @@ def varied(alpha0: float, iterations: int, method: str, **fields: Any) -> dict[s
 
 
 def guarded(epochs: int, seeds: int, **fields: Any) -> dict[str, list[RunSpec]]:
-    """The guards on the paper's grid of alpha_0 and `BETAS`; those with a beta of their own only over alpha_0."""
+    """The guards on the paper's grid of alpha_0 and `BETAS_TRIED`; those with a beta of their own only over alpha_0."""
     common = dict(alpha0=PAPER_RATES, epochs=epochs, seeds=seeds, validate_every=epochs, early=0) | fields
     return {
         name: [
-            spec for method, betas in BETAS.items() for spec in grid(**{"beta": betas} | common | guard, method=method)
+            spec
+            for method, betas in BETAS_TRIED.items()
+            for spec in grid(**{"beta": betas} | common | guard, method=method)
         ]
         for name, guard in GUARDS.items()
     }
 
 
 def longer(asked: Sequence[Sequence[Any]], **fields: Any) -> list[tuple[str, list[RunSpec]]]:
-    """Those of `guarded` by the plain rule, with the methods whose critical beta is measured.
+    """Those of `guarded` by the plain rule and of `unguarded`, with the methods whose critical beta is measured.
 
     Args:
         asked: rows of a model of `VARIED`, epochs and seeds.
@@ -123,8 +125,9 @@ def longer(asked: Sequence[Sequence[Any]], **fields: Any) -> list[tuple[str, lis
         if len(row) != 3 or row[0] not in VARIED:
             raise SpecError(f"longer has {row!r}: give a model, epochs and seeds. The models are {'; '.join(VARIED)}.")
         name, epochs, seeds = row
-        plain = guarded(epochs, seeds, **(VARIED[name] | fields))["plain"]
-        found.append((name, [spec for spec in plain if spec.method in ("adam_hd", "sgd_hd")]))
+        own = VARIED[name] | fields
+        asked_for = [*guarded(epochs, seeds, **own)["plain"], *unguarded(epochs, seeds, **own)]
+        found.append((name, [spec for spec in asked_for if spec.method.split("_")[0] in ("adam", "sgd")]))
     return found
 
 

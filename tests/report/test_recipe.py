@@ -1,5 +1,7 @@
 """What a share of the critical beta is worth follows from the runs and critical betas."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +47,20 @@ def test_the_worst_start_counts_and_a_grid_that_ends_before_the_share_is_said_to
         Noted("2.00", "÷ 1.2"), "1.50", Noted("1.50", "÷ 12"), "1.00"
     ]  # fmt: skip
     assert rows.loc[("SGD-HD", "good"), "÷ 3"] == "–"
+
+
+def test_a_share_is_set_against_no_hypergradients_and_what_larger_starts_come_to_is_said_apart():
+    grid = losses({1e-4: 0.5, 1e-3: 0.4}) + losses({1e-4: 0.5, 1e-3: 0.4}, alpha0=1e-2) + [run(0.25, "adam")]
+    kept = losses({1e-4: 0.3, 1e-3: 0.1}, alpha0=1e-1)
+    lost = [replace(r, outcome="diverged") if r.spec.beta == 1e-4 else r for r in kept]
+    measured = critical(("a", "adam_hd", 1e-3), ("b", "adam_hd", 1e-3))
+    said = recipe.sentences(recipe.worth([("a", grid)], measured))
+    assert said.endswith("With a tenth of it, it ends above no HD from 1 of 1 starts, at most 2.00 times that.")
+    assert recipe.beyond([("a", grid + lost), ("b", grid + kept)], measured) == (
+        "From α₀ above 10⁻², which are not counted, Adam-HD with a tenth of it diverges in a and ends at up to 3.00 "
+        "times the loss of its best β in the other."
+    )
+    assert recipe.beyond([("a", grid)], measured) == ""
 
 
 def test_longer_runs_are_told_by_their_length_and_with_what_less_would_have_brought(shares):
