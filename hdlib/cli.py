@@ -217,8 +217,9 @@ def tell_warnings(warnings: list[str]) -> None:
 
 
 def show_bars() -> None:
-    """Let the kernels that this process starts draw their bars on its terminal, if it has one, and nowhere else."""
-    os.environ["HDLIB_TERMINAL"] = ""
+    """Let the kernels that this process starts tell their progress where it has its standard error."""
+    own = f"/proc/{os.getpid()}/fd/2"
+    os.environ["HDLIB_TERMINAL"] = own if os.path.exists(own) else ""
     if sys.stderr.isatty():
         with suppress(OSError, AttributeError):  # a container's terminal, and Windows', has no name
             os.environ["HDLIB_TERMINAL"] = os.ttyname(sys.stderr.fileno())
@@ -226,7 +227,7 @@ def show_bars() -> None:
 
 def typer_print(text: str, end: str = "\n") -> None:
     typer.echo(text, nl=False)
-    typer.echo("\n" if os.environ["HDLIB_TERMINAL"] else end, nl=False)  # a bar has a line of its own
+    typer.echo("\n" if sys.stderr.isatty() else end, nl=False)  # a bar has a line of its own
 
 
 if __name__ == "__main__":

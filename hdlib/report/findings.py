@@ -345,7 +345,7 @@ def tuning(records: Sequence[Record]) -> str:
     lines = []
     for method, baseline in BASELINE.items():
         ours = finals[finals["method"] == method]
-        for decay in ("inv_sqrt", "none"):
+        for decay in ("inv_sqrt", "cosine", "none"):
             theirs = finals[(finals["method"] == baseline) & (finals["decay"] == decay)]
             if theirs.empty or (baseline != "adam" and decay != "none"):
                 continue

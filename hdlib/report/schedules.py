@@ -10,12 +10,11 @@ import pandas as pd
 
 from hdlib.report import frames
 from hdlib.report.figures import log_y
-from hdlib.report.style import LABELS, QUANTITIES, Figure, Table, Theme, power_of_ten, significant
+from hdlib.report.style import COSINE_LINE, LABELS, QUANTITIES, Figure, Table, Theme, power_of_ten, significant
 from hdlib.runs import BASELINE, Record
 
 FAMILIES = ("sgd", "adam")
 LOSSES = ("train_loss", "valid_loss")
-COSINE_LINE = (0, (5, 1.5, 1, 1.5))
 NEAR = 1.1  # times the lowest loss, up to which a loss counts as near it
 GIVEN, AUTOMATIC, TOGETHER = "HD, given β", "HD, automatic β", "HD, automatic β, cosine"
 WAYS = ("fixed", "cosine", GIVEN, AUTOMATIC, TOGETHER)  # how a learning rate moves, in the order of tables

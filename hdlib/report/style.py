@@ -53,6 +53,9 @@ def label(method: str, decay: str = "none", rule: str = "additive") -> str:
     return f"{name}, multiplicative" if rule == "multiplicative" else name
 
 
+COSINE_LINE = (0, (5, 1.5, 1, 1.5))  # of a learning rate that follows a cosine
+
+
 @dataclass(frozen=True)
 class Theme:
     """The colours of a page: light or dark."""
@@ -75,7 +78,7 @@ class Theme:
         adapts = method.endswith("_hd")
         style = (0, (1, 1)) if rule == "multiplicative" else "-" if adapts else (0, (4, 2))
         if decay != "none":
-            style = (0, (1, 2.5))
+            style = COSINE_LINE if decay == "cosine" else (0, (1, 2.5))
         return dict(color=self.color(method, strength), linestyle=style, linewidth=1.6 if adapts else 1.3)
 
 

@@ -85,7 +85,7 @@ def one_minute(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
 
 
 def _figure_3(records: Sequence[Record], model: str) -> list[list[Record]]:
-    """Return the runs of the paper's Figure 3 for a model: of Adam-HD, of Adam, and of one that decays."""
+    """Return the runs of the paper's Figure 3 for a model: of Adam-HD, of Adam, and of two whose rates fall."""
     same = [
         r
         for r in records
@@ -95,13 +95,16 @@ def _figure_3(records: Sequence[Record], model: str) -> list[list[Record]]:
     adapted = [r for r in same if (r.spec.method, r.spec.rule, r.spec.beta) == ("adam_hd", "additive", TUNED_BETA)]
     return [
         adapted,
-        *([r for r in same if (r.spec.method, r.spec.decay) == ("adam", decay)] for decay in ("none", "inv_sqrt")),
+        *(
+            [r for r in same if (r.spec.method, r.spec.decay) == ("adam", decay)]
+            for decay in ("none", "inv_sqrt", "cosine")
+        ),
     ]
 
 
 def _tuned(records: Sequence[Record]) -> list[str]:
     """Say where Adam-HD ends on the perceptron with the beta of the paper's Figure 3, and how its alpha moves."""
-    adapted, fixed, _ = _figure_3(records, "mlp")
+    adapted, fixed, _, cosine = _figure_3(records, "mlp")
     shared = {r.spec.seed for r in adapted} & {r.spec.seed for r in fixed}
     adapted, fixed = ([r for r in runs if r.spec.seed in shared] for runs in (adapted, fixed))
     if not shared or any(r.outcome == "diverged" for r in (*adapted, *fixed)):
@@ -117,6 +120,12 @@ def _tuned(records: Sequence[Record]) -> list[str]:
         if last < first
         else ""
     )
+    if cosine:
+        ends = frames.finals(cosine)[["train_loss", "valid_loss"]].mean()
+        falls += (
+            f" An Adam whose learning rate follows a cosine from α₀ to zero ends at {significant(ends['train_loss'])} "
+            f"and {significant(ends['valid_loss'])} ({counted(len(cosine), 'seed')})."
+        )
     return [
         f"**{'Reproduced' if lower else 'Only in part'}.** With a β that was tuned, as in the paper's Figure 3, the "
         f"perceptron's Adam-HD ends after {TUNED['mlp']} epochs at {significant(train / base_train, 2)} times Adam's "
@@ -169,7 +178,7 @@ def _grid_search(records: Sequence[Record]) -> list[str]:
 
 def _handicap(records: Sequence[Record]) -> list[str]:
     """Say what the decay of the paper's Adam is worth, where runs of its Figure 3 say so."""
-    adapted, fixed, decayed = _figure_3(records, "logreg")
+    adapted, fixed, decayed, _ = _figure_3(records, "logreg")
     if not (adapted and decayed and fixed):
         return []
     ends = [significant(frames.finals(runs)["train_loss"].mean()) for runs in (adapted, decayed, fixed)]

@@ -96,8 +96,8 @@ def recorded_branches(
         if record.provenance["device"] != device_name(device):
             return NO_BRANCHES
         total = steps_per_epoch(spec.task, spec.batch_size, spec.train_images) * (epoch + epochs * len(ways))
-        with progress_bar(None, total=total, unit="it", unit_scale=True) as bar:
-            bar.set_description(f"{len(ways)} branches of a run")
+        how = dict(desc=f"{len(ways)} branches of a run", total=total, unit="it", unit_scale=True)
+        with progress_bar(None, **how) as bar:
             return branches(record, epoch, epochs, ways, device, bar.update)
 
     asked = [epoch, epochs, dict(ways), record.spec.canonical()]

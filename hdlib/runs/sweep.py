@@ -40,7 +40,8 @@ BESIDE_KEY = ("task", "model", "variant", "width_factor", "train_images", "batch
 VGG_BYTES = 3e9  # that a run of VGG takes on a GPU, with minibatches of 128
 VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VGG-16
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
-TERMINAL = "HDLIB_TERMINAL"  # environment variable: the device on which kernels draw bars, or empty for none
+TERMINAL = "HDLIB_TERMINAL"  # environment variable: where kernels tell their progress, or empty for nowhere
+TELL_EVERY = 60.0  # seconds between lines of progress, where there is no terminal for a bar
 RECORD_EVERY = 5.0  # seconds between the writing of records
 AXES = (list, tuple, range)  # what a grid combines the values of
 PATIENCE = 5.0  # seconds that a process that is to end has for recording what it finished
@@ -108,7 +109,8 @@ def sweep(
             little work.
         memory: bytes that the stacks that are trained at one time may take together; by default half of what is free.
         progress: show a bar with the time left; by default where standard error is a terminal or a Jupyter notebook
-            that somebody sees: of one that `hdlib run` executes, the bar is on the terminal of that command.
+            that somebody sees: of one that `hdlib run` executes, the bar is on the terminal of that command. Where
+            there is no terminal, as in a log, there is a line a minute by default.
 
     Raises:
         SpecError: the device is not on this machine or lacks a run's precision, or the store cannot be written, found
@@ -285,15 +287,15 @@ def _train_missing(
     compiled = sum(map(_work, specs)) / processes > COMPILE_FROM[device.partition(":")[0]] and can_compile(device)
     written: list[Path] = []
     left = len(specs)
-    with progress_bar(progress, total=sum(map(_iterations, specs)), unit="it", unit_scale=True) as bar:
-        bar.set_description(f"{left} runs")
+    how = dict(desc=f"{left} runs", total=sum(map(_iterations, specs)), unit="it", unit_scale=True)
+    with progress_bar(progress, **how) as bar:
 
         def tell(path: Path, runs: int, unused: int) -> None:
             nonlocal left
             written.append(path)
             left -= runs
             bar.total -= unused
-            bar.set_description(f"{left} runs left")
+            bar.set_description_str(f"{left} runs left", refresh=False)
 
         try:
             if processes == 1:
@@ -306,24 +308,41 @@ def _train_missing(
 
 
 def progress_bar(progress: bool | None, **options: Any) -> tqdm:
-    """Return a bar where somebody sees it; see `sweep`."""
-    kind, shown = tqdm, sys.stderr.isatty() if progress is None else progress
+    """Return a bar where somebody sees it, or lines in a log; see `sweep`."""
+    kind, file = tqdm, sys.stderr
     if type(sys.stderr).__module__.startswith("ipykernel"):
-        terminal, shown = os.environ.get(TERMINAL), progress is not False
+        terminal = os.environ.get(TERMINAL)
+        file = None if terminal is None else _opened(terminal)
         if terminal is None:
             with warnings.catch_warnings(action="ignore"):  # without widgets it is a line of text
                 from tqdm.auto import tqdm as kind
-        else:
-            options["file"] = _opened(terminal)
-            shown = shown and options["file"] is not None
-    return kind(disable=not shown, leave=False, dynamic_ncols=True, smoothing=0.05, **options)
+        elif file is None:
+            progress = False
+    if file is not None and progress is None and not file.isatty():
+        kind = _Lines
+        options |= dict(delay=TELL_EVERY, mininterval=TELL_EVERY, maxinterval=TELL_EVERY)
+        options["bar_format"] = "{desc}: {percentage:.0f} % after {elapsed}, {remaining} left"
+    return kind(file=file, disable=progress is False, leave=False, dynamic_ncols=True, smoothing=0.05, **options)
+
+
+class _Lines(tqdm):
+    """Progress in a log: a line now and then."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Write a line, unless it is empty, as at the end; a log that is gone is no reason to stop."""
+        text = str(self) if msg is None else msg
+        if text:
+            with suppress(OSError):
+                self.fp.write(f"{text}\n")
+                self.fp.flush()
+        return bool(text)
 
 
 @lru_cache(maxsize=1)
 def _opened(terminal: str) -> TextIO | None:
-    """Return a terminal to write on, which does not become this process's own; None where there is none."""
+    """Return a terminal or a log to write on, which does not become this process's own; None where there is none."""
     try:
-        return os.fdopen(os.open(terminal, os.O_WRONLY | os.O_NOCTTY), "w")
+        return os.fdopen(os.open(terminal, os.O_WRONLY | os.O_NOCTTY | os.O_APPEND), "w")
     except OSError:
         return None
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -595,6 +596,37 @@ def test_no_bar_where_there_is_no_terminal(tmp_path, capfd):
     assert capfd.readouterr().err == ""
     sweep(specs(2), tmp_path, jobs=1, progress=True)  # unless it is asked for
     assert "1 runs" in capfd.readouterr().err
+
+
+def test_where_there_is_no_terminal_a_line_now_and_then_says_how_far_a_sweep_is(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sys.modules["hdlib.runs.sweep"], "TELL_EVERY", 0.01)
+    sweep(specs(3, epochs=200), tmp_path, jobs=1)
+    lines = capfd.readouterr().err.splitlines()
+    told = re.compile(r"\d runs(?: left)?: \d+ % after [\d:]+, [\d:?]+ left")
+    assert lines and [line for line in lines if not told.fullmatch(line)] == []
+    sweep(specs(4, epochs=200), tmp_path, jobs=1, progress=False)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not name other processes' files")
+def test_a_notebooks_kernel_tells_its_progress_in_the_log_of_the_command_that_executes_it(tmp_path):
+    kernel = tmp_path / "kernel.py"
+    kernel.write_text(
+        "import sys\n"
+        "from hdlib.runs import sweep as _\n"
+        "module = sys.modules['hdlib.runs.sweep']\n"
+        "module.TELL_EVERY = 0\n"
+        "class Stream:\n    __module__ = 'ipykernel.iostream'\n    flush = lambda self: None\n"
+        "sys.stderr = Stream()\n"
+        "with module.progress_bar(None, total=4, desc='2 runs') as bar:\n    bar.update(3)\n"
+    )
+    command = (
+        "import subprocess, sys; from hdlib import cli; cli.show_bars(); "
+        f"subprocess.run([sys.executable, {str(kernel)!r}], check=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs: 75 % after 00:00" in done.stderr
 
 
 def test_processes_are_started_for_much_work_alone(tmp_path, monkeypatch):
