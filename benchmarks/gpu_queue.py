@@ -292,7 +292,7 @@ def command_of(job: Job, store: Path, work: Path, rehearse: bool) -> list[str]:
         return [sys.executable, str(source_of(job)), *flags, "--output", str(output)]
     flags = [text for name, value in parameters.items() for text in ("-p", f"{name}={value!r}")]
     flags += ["-o", str(output), "-p", f"store={str(store)!r}"]
-    return [sys.executable, "-m", "hdlib.cli", "run", str(source_of(job)), *flags]
+    return [sys.executable, "-m", "hdlib", "run", str(source_of(job)), *flags]
 
 
 def run(job: Job, store: Path, work: Path, seconds: float, environment: dict, options) -> tuple:

@@ -125,7 +125,6 @@ def bytes_moved(specs: list[RunSpec]) -> int:
 def stack_time(specs: list[RunSpec], warm: int = 2) -> tuple[float, dict[str, float]]:
     """Return seconds per iteration of a stack, after compiling, and the seconds of its parts."""
     stack = Stack(specs, "cpu", compiled=True)
-    [cohort] = stack.cohorts
     for _ in range(warm):
         stack.advance()
     first, started, steps = stack.iteration, time.perf_counter(), 0
@@ -135,10 +134,10 @@ def stack_time(specs: list[RunSpec], warm: int = 2) -> tuple[float, dict[str, fl
         steps += done // len(specs)
     seconds = (time.perf_counter() - started) / steps
     assert steps == specs[0].max_iterations - first
-    return seconds, parts(specs, cohort)
+    return seconds, parts(specs)
 
 
-def parts(specs: list[RunSpec], cohort) -> dict[str, float]:
+def parts(specs: list[RunSpec]) -> dict[str, float]:
     """Return what the pieces of one iteration of such a stack take, measured one by one."""
     stack = Stack([spec.with_(max_iterations=64) for spec in specs], "cpu", compiled=True)
     [cohort] = stack.cohorts

@@ -228,7 +228,3 @@ def show_bars() -> None:
 def typer_print(text: str, end: str = "\n") -> None:
     typer.echo(text, nl=False)
     typer.echo("\n" if sys.stderr.isatty() else end, nl=False)  # a bar has a line of its own
-
-
-if __name__ == "__main__":
-    app()

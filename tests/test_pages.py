@@ -366,7 +366,7 @@ def test_what_a_notebook_warns_of_is_told_at_the_end(project, monkeypatch):
 def test_two_processes_may_make_the_same_page(project):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("if steps < 0", "import time; time.sleep(3)\nif steps < 0"))
-    command = [sys.executable, "-m", "hdlib.cli", "run", "notebooks/note.md", "-o", "out.ipynb", "-p"]
+    command = [sys.executable, "-m", "hdlib", "run", "notebooks/note.md", "-o", "out.ipynb", "-p"]
     both = [
         subprocess.Popen([*command, f"steps={steps}"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for steps in (1, 2)
@@ -384,7 +384,7 @@ def test_a_disk_that_fills_up_is_told_in_a_sentence(project):
 
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("if steps < 0", "print('x' * 30_000)\nif steps < 0"))
-    command = [sys.executable, "-m", "hdlib.cli", "run", "notebooks/note.md", "-o", "out.ipynb"]
+    command = [sys.executable, "-m", "hdlib", "run", "notebooks/note.md", "-o", "out.ipynb"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, preexec_fn=limit)
     assert done.returncode == 2, done.stderr
     told = done.stderr.strip().splitlines()[-1]

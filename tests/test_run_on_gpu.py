@@ -57,7 +57,7 @@ def test_a_rehearsal_trains_packs_and_resumes(queue, tmp_path, monkeypatch, caps
         names = tar.getnames()
         tar.extractall(tmp_path / "back", filter="data")
     assert names and all(name.startswith("results/digits-logreg-") for name in names)
-    assert len(Store(tmp_path / "back" / "results").all()) == 7
+    assert len(Store(tmp_path / "back" / "results").all()) == 8
     monkeypatch.setattr(queue, "WORK", tmp_path / "another machine")
     given = queue.prepare_store(tmp_path / "another machine", [tmp_path / "out" / "rehearsal.tar"])
     assert len(Store(given).all()) >= 7

@@ -53,8 +53,8 @@ def with_grad_if_differentiable(step: StepT) -> StepT:
     return cast(StepT, with_grad)
 
 
-def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
-    """Refuse anything but a finite number in [low, high), in one sentence."""
+def check_number(name: str, value: Any, high: float = math.inf) -> None:
+    """Refuse anything but a finite number in [0, high), in one sentence."""
     if isinstance(value, str) and is_number(value):
         raise ValueError(f"{name} must be a number, not the string {value!r}: write {name}={value} without quotes.")
     if isinstance(value, Tensor):
@@ -64,9 +64,9 @@ def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         auto = ' or "auto"' if name == "hypergrad_lr" else ""
         raise ValueError(f"{name} must be a number{auto}, not {value!r}.")
-    if not low <= float(value) < high or not math.isfinite(value):
+    if not 0 <= float(value) < high or not math.isfinite(value):
         upper = "" if high == math.inf else f" and less than {high:g}"
-        raise ValueError(f"{name} is {value}: it must be a finite number of at least {low:g}{upper}.")
+        raise ValueError(f"{name} is {value}: it must be a finite number of at least 0{upper}.")
 
 
 def check_factor(group: Group) -> None:

@@ -62,7 +62,7 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """
     marked = frame.assign(unreached=np.isinf(frame["iterations"]), lost=frame["outcome"] == "diverged")
     grouped = marked.groupby(CELL)
-    table = grouped["iterations"].agg(median=_median, low="min", high="max", seeds="count")
+    table = grouped["iterations"].agg(median="median", low="min", high="max", seeds="count")
     table = table.join(grouped[["unreached", "lost"]].sum().astype(int)).reset_index()
     table["diverged"] = 2 * table["lost"] >= table["seeds"]
     theirs = paper.figure4().rename(columns={"iterations": "paper"})
@@ -630,13 +630,6 @@ def _cap(records: Sequence[Record]) -> int:
     return max(r.spec.max_iterations for r in records)
 
 
-def _median(values: pd.Series) -> float:
-    """The median, infinite where half the seeds did not arrive."""
-    ordered = np.sort(values.to_numpy())
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return high if np.isinf(high) else (low + high) / 2
-
-
 def _baselines(method: str) -> list[tuple[str, tuple[str, str]]]:
     """Return the names and (method, decay) of what a hypergradient method is compared with, the paper's first."""
     baseline = BASELINE[method]
@@ -656,7 +649,7 @@ def _pairs(frame: pd.DataFrame, method: str, baseline: tuple[str, str]) -> pd.Da
     pairs = ours.merge(theirs[["alpha0", "seed", "iterations"]], on=["alpha0", "seed"], suffixes=("", "_baseline"))
     rows = []
     for (alpha0, beta), group in pairs.groupby(["alpha0", "beta"]):
-        mine, other = _median(group["iterations"]), _median(group["iterations_baseline"])
+        mine, other = group["iterations"].median(), group["iterations_baseline"].median()
         ratio = 1.0 if np.isinf(mine) and np.isinf(other) else min(mine, 1e12) / min(other, 1e12)
         slower = int((group["iterations"] > group["iterations_baseline"]).sum())
         if (group["outcome"] == "diverged").mean() >= 0.5:

@@ -89,21 +89,22 @@ def story(branches: pd.DataFrame, record: Record) -> str:
     if 0 < first < top:
         before, start, steps = rows.loc[first - 1], rows.loc[first], top - first
         text = (
-            f"At iteration {start['iteration']:,.0f} of {who}, after a step with α = {_number(before['alpha'])}, "
-            f"the minibatch loss is {_number(start['loss'])}, {_number(before['loss'])} one step earlier, and "
-            f"h = {_number(start['hypergrad'])}. That takes α to {_number(start['alpha'])}, below zero, so "
-            f"that steps go up the loss: after {'one' if steps == 1 else steps} it is {_number(at['loss'])}. There "
+            f"At iteration {start['iteration']:,.0f} of {who}, after a step with α = {significant(before['alpha'])}, "
+            f"the minibatch loss is {significant(start['loss'])}, {significant(before['loss'])} one step earlier, and "
+            f"h = {significant(start['hypergrad'])}. That takes α to {significant(start['alpha'])}, below zero, so "
+            f"that steps go up the loss: after {'one' if steps == 1 else steps} it is {significant(at['loss'])}. There "
         )
     else:
         text = f"At iteration {at['iteration']:,.0f} of {who} "
-    text += f"h = {_number(at['hypergrad'])}, the largest of these epochs, takes α to {_number(at['alpha'])}. "
+    text += f"h = {significant(at['hypergrad'])}, the largest of these epochs, takes α to {significant(at['alpha'])}. "
     after = rows.loc[top + 1 :, "hypergrad"].abs()
     if len(after):
         text += (
             f"In what follows of these epochs |h| is {significant(after.median(), 2)} in the median, so that a step "
             f"changes α by {scientific(record.spec.beta * after.median())}, and "
         )
-    return f"{text}{'in' if len(after) else 'In'} the last epoch α still is {_number(record.epochs['alpha'].iloc[-1])}."
+    last = significant(record.epochs["alpha"].iloc[-1])
+    return f"{text}{'in' if len(after) else 'In'} the last epoch α still is {last}."
 
 
 def ways(branches: pd.DataFrame, record: Record) -> Table:
@@ -116,8 +117,8 @@ def ways(branches: pd.DataFrame, record: Record) -> Table:
         rows.append(
             {
                 f"from epoch {jump} on": way,
-                "lowest α": _number(own["alpha"].min()),
-                "highest α": _number(own["alpha"].max()),
+                "lowest α": significant(own["alpha"].min()),
+                "highest α": significant(own["alpha"].max()),
                 f"training loss, epoch {jump}": significant(loss[jump]),
                 f"epoch {ended}": significant(loss[ended]),
             }
@@ -180,10 +181,6 @@ def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "")
         f"in {len(names) - 1} other ways. {story(branches, record)} {ways_sentence(branches, record)}"
     )
     return Figure(draw, name, alt, data, ways(branches, record).note, caption)
-
-
-def _number(value: float) -> str:
-    return significant(value).replace("-", "−")
 
 
 def _losses(record: Record) -> pd.Series:

@@ -91,7 +91,6 @@ def sweep(
     *,
     device: str = "auto",
     jobs: int | None = None,
-    memory: int | None = None,
     progress: bool | None = None,
 ) -> list[Record]:
     """Return the records of the specs, in their order; train and record what the store does not have.
@@ -107,7 +106,6 @@ def sweep(
         device: "auto" (a GPU where there is one), "cpu", or a CUDA device such as "cuda".
         jobs: processes on a CPU; by default one per core that this process may use, or none but this one for
             little work.
-        memory: bytes that the stacks that are trained at one time may take together; by default half of what is free.
         progress: show a bar with the time left; by default where standard error is a terminal or a Jupyter notebook
             that somebody sees: of one that `hdlib run` executes, the bar is on the terminal of that command. Where
             there is no terminal, as in a log, there is a line a minute by default.
@@ -122,8 +120,6 @@ def sweep(
     device = resolve_device(str(device))
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs is {jobs}: it must be at least 1.")
-    if memory is not None and memory < 1:
-        raise SpecError(f"memory is {memory}: it must be a positive number of bytes.")
     specs = list(specs)
     recorded = store.keys()
     missing = list({spec.key: spec for spec in specs if spec.key not in recorded}.values())
@@ -135,7 +131,7 @@ def sweep(
         store.require_writable()
         if jobs is None:
             jobs = usable_cores() if sum(map(_work, missing)) > PROCESSES_FROM else 1
-        _train_missing(missing, store, device, jobs, memory, progress)
+        _train_missing(missing, store, device, jobs, progress)
     records = store.get(specs)
     if len(records) < len(specs):
         raise SweepError(
@@ -279,11 +275,9 @@ def _train(stack: list[RunSpec], device: str, compiled: bool, tick: Callable[[in
         emit.flush()
 
 
-def _train_missing(
-    specs: list[RunSpec], store: Store, device: str, jobs: int, memory: int | None, progress: bool | None
-) -> None:
+def _train_missing(specs: list[RunSpec], store: Store, device: str, jobs: int, progress: bool | None) -> None:
     processes = min(jobs, len(specs)) if device == "cpu" else 1
-    stacks = plan(specs, device, processes, memory)
+    stacks = plan(specs, device, processes)
     compiled = sum(map(_work, specs)) / processes > COMPILE_FROM[device.partition(":")[0]] and can_compile(device)
     written: list[Path] = []
     left = len(specs)

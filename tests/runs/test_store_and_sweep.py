@@ -548,7 +548,6 @@ def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
         (dict(device=None), "device is 'None': it must be 'auto', 'cpu' or"),
         (dict(device="cuda:first"), "must be 'auto', 'cpu' or"),
         (dict(jobs=0), "jobs is 0"),
-        (dict(memory=0), "memory is 0: it must be a positive number of bytes"),
     ],
 )
 def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message, monkeypatch):
