@@ -1,4 +1,4 @@
-"""The book in one minute: what of the paper was reproduced, what was not, and what is new."""
+"""The book in short: what of the paper was reproduced, what was not, and what is new."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def online_tuning(records: Sequence[Record], model: str, epochs: int) -> list[Re
     ]
 
 
-def one_minute(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequence[Record]) -> str:
+def in_short(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequence[Record]) -> str:
     """Return the summary as a list.
 
     Args:

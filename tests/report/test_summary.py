@@ -21,7 +21,7 @@ def recorded():
 def told(records):
     """Return the summary's lines."""
     models = (summary.online_tuning(records, *runs) for runs in (("logreg", 50), ("mlp", 50)))
-    return summary.one_minute(*models, records).splitlines()
+    return summary.in_short(*models, records).splitlines()
 
 
 def test_the_summary_says_what_holds_what_does_not_what_is_new_and_what_was_not_run(recorded):
@@ -115,7 +115,7 @@ def made_up():
 
 
 def test_each_loss_of_the_summary_is_that_of_the_runs_that_it_names(made_up):
-    reproduced, failed, partly, new, *_ = summary.one_minute(*made_up, []).splitlines()
+    reproduced, failed, partly, new, *_ = summary.in_short(*made_up, []).splitlines()
     assert (
         "From 2 starts between 10⁻³ and 10⁻¹ training losses end at 0.110 to 0.300 with SGD-HD (SGD 0.100 to 0.400)"
         in reproduced
