@@ -10,7 +10,7 @@ import pandas as pd
 
 from hdlib.optim.control import OPTIONS, Control
 from hdlib.report import frames, vgg
-from hdlib.report.style import Table, counted
+from hdlib.report.style import Table, counted, fraction
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
 from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
@@ -51,7 +51,7 @@ def vgg_scales(records: Sequence[Record]) -> Table:
         kinds.setdefault((spec.width_factor, images, spec.epochs, spec.precision), set()).add(spec.seed)
     rows = [
         {
-            "channels, over the paper's": vgg.fraction(width),
+            "channels, over the paper's": fraction(width),
             "images": f"{images:,}",
             "epochs": epochs,
             "precision": precision,

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from hdlib.report.style import Figure, Table, Theme, significant
+from hdlib.report.style import LABELS, Figure, Table, Theme, fraction, several, significant
 from hdlib.runs import Record
 from hdlib.runs.history import CHUNK
 
@@ -191,6 +191,59 @@ def on_gpu(records: Sequence[Record], store: str) -> str:
             f"{CHUNK} of them."
         )
     return " ".join(told) or "No stack was timed on a GPU."
+
+
+def vgg_throughput(store: str) -> str:
+    """Say what benchmarks/vgg.py measured, or that it was not run."""
+    r = read(store, "vgg")
+    if r is None:
+        return (
+            "How much of a GPU's speed a step of VGG reaches was not measured, for want of one (`benchmarks/vgg.py`)."
+        )
+    best = max(r["steps"], key=lambda step: step["images_per_second"])
+    return (
+        f"On {r['made']['device']}, a training step of VGG-16 with {fraction(r['width_factor'])} of the channels "
+        f"({r['gigaflop_per_image']:.2f} GFLOP an image, forward and backward) handles "
+        f"{best['images_per_second']:,.0f} images a second ({best['precision']}, {best['how']}, one run alone), "
+        f"{100 * best['share']:.0f} % of the {r['matrix_teraflops'][best['precision']]:.3g} TFLOP/s that a large "
+        f"matrix product reaches there.{_side_by_side(r)}{_kernels_of_a_step(r)}{_overhead(r)} Measured "
+        f"{r['made']['date'][:10]} with torch {r['made']['torch']} by `benchmarks/vgg.py`."
+    )
+
+
+def _side_by_side(measured: dict) -> str:
+    """Say how much faster several runs are side by side."""
+    fastest = max(measured.get("together", []), key=lambda row: row["images_per_second"], default=None)
+    if fastest is None:
+        return ""
+    share = fastest["images_per_second"] * measured["gigaflop_per_image"] / 1000
+    share /= measured["matrix_teraflops"][fastest["precision"]]
+    return (
+        f" {fastest['runs']} runs side by side, each on a stream of its own, handle "
+        f"{fastest['images_per_second']:,.0f} together ({fastest['how']}), {100 * share:.0f} %."
+    )
+
+
+def _kernels_of_a_step(measured: dict) -> str:
+    """Say where the time of a launched step goes."""
+    if not measured.get("kernels"):
+        return ""
+    total = sum(measured["kernels"].values())
+    told = [
+        f"{name} {100 * value / total:.0f} %"
+        for name, value in sorted(measured["kernels"].items(), key=lambda item: (item[0] == "other", -item[1]))
+    ]
+    return f" Of a step's kernels, launched one by one ({total:.2f} ms), {several(told)}."
+
+
+def _overhead(measured: dict) -> str:
+    """Say how much longer a step of each hypergradient method takes than one of its baseline."""
+    told = [
+        f"{how}, by "
+        + several([f"{100 * more:.1f} %".replace("-", "−") + f" for {LABELS[name]}" for name, more in overhead.items()])
+        for how, overhead in measured.get("overhead", {}).items()
+    ]
+    return f" Hypergradients make a step of one run alone longer: {'; '.join(told)}." if told else ""
 
 
 @of_benchmark("optimizer_step")

@@ -243,6 +243,19 @@ def counted(n: int, noun: str) -> str:
     return f"one {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def several(values: Sequence, write=str) -> str:
+    """Return "a, b and c"."""
+    *most, last = map(write, values)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def fraction(factor: float) -> str:
+    """Return 0.125 as "1/8", 1.0 as "all"."""
+    if factor == 1:
+        return "all"
+    return f"1/{round(1 / factor)}" if factor < 1 and abs(1 / factor - round(1 / factor)) < 1e-6 else f"{factor:g}"
+
+
 def significant(value: float, digits: int = 3) -> str:
     """Return a number with so many significant digits, without an exponent where that is readable."""
     if value == 0 or not np.isfinite(value):

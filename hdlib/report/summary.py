@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from hdlib.report import frames, grid, guards, paper, vgg
-from hdlib.report.style import LABELS, counted, power_of_ten, scientific, significant
+from hdlib.report.style import LABELS, counted, power_of_ten, scientific, several, significant
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
 
@@ -256,7 +256,7 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
         scales.setdefault(_scale(own), []).append(name)
     told = [
         f"From the paper's six α₀, {lost or 'none'} of its {sum(map(len, runs.values()))} runs diverged "
-        f"({'; '.join(f'{scale} on {vgg.several(on)}' for scale, on in scales.items())})."
+        f"({'; '.join(f'{scale} on {several(on)}' for scale, on in scales.items())})."
     ]
     if "the perceptron" in runs:
         told.append(_worst_start(mlp))

@@ -9,9 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from hdlib.report import frames, paper, performance, relapse
+from hdlib.report import frames, paper, relapse
 from hdlib.report.critical import critical_beta
-from hdlib.report.style import LABELS, Noted, Table, counted, power_of_ten, rounded, scientific, significant, spread
+from hdlib.report.style import (
+    LABELS,
+    Noted,
+    Table,
+    counted,
+    fraction,
+    power_of_ten,
+    rounded,
+    scientific,
+    several,
+    significant,
+    spread,
+)
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.critical import PREDICTORS
 
@@ -754,59 +766,6 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
     )
 
 
-def throughput(store: str) -> str:
-    """Say what benchmarks/vgg.py measured, or that it was not run."""
-    r = performance.read(store, "vgg")
-    if r is None:
-        return (
-            "How much of a GPU's speed a step of VGG reaches was not measured, for want of one (`benchmarks/vgg.py`)."
-        )
-    best = max(r["steps"], key=lambda step: step["images_per_second"])
-    return (
-        f"On {r['made']['device']}, a training step of VGG-16 with {fraction(r['width_factor'])} of the channels "
-        f"({r['gigaflop_per_image']:.2f} GFLOP an image, forward and backward) handles "
-        f"{best['images_per_second']:,.0f} images a second ({best['precision']}, {best['how']}, one run alone), "
-        f"{100 * best['share']:.0f} % of the {r['matrix_teraflops'][best['precision']]:.3g} TFLOP/s that a large "
-        f"matrix product reaches there.{_side_by_side(r)}{_kernels(r)}{_cost(r)} Measured {r['made']['date'][:10]} "
-        f"with torch {r['made']['torch']} by `benchmarks/vgg.py`."
-    )
-
-
-def _side_by_side(measured: dict) -> str:
-    """Say how much faster several runs are side by side."""
-    fastest = max(measured.get("together", []), key=lambda row: row["images_per_second"], default=None)
-    if fastest is None:
-        return ""
-    share = fastest["images_per_second"] * measured["gigaflop_per_image"] / 1000
-    share /= measured["matrix_teraflops"][fastest["precision"]]
-    return (
-        f" {fastest['runs']} runs side by side, each on a stream of its own, handle "
-        f"{fastest['images_per_second']:,.0f} together ({fastest['how']}), {100 * share:.0f} %."
-    )
-
-
-def _kernels(measured: dict) -> str:
-    """Say where the time of a launched step goes."""
-    if not measured.get("kernels"):
-        return ""
-    total = sum(measured["kernels"].values())
-    told = [
-        f"{name} {100 * value / total:.0f} %"
-        for name, value in sorted(measured["kernels"].items(), key=lambda item: (item[0] == "other", -item[1]))
-    ]
-    return f" Of a step's kernels, launched one by one ({total:.2f} ms), {several(told)}."
-
-
-def _cost(measured: dict) -> str:
-    """Say how much longer a step of each hypergradient method takes than one of its baseline."""
-    told = [
-        f"{how}, by "
-        + several([f"{100 * more:.1f} %".replace("-", "−") + f" for {LABELS[name]}" for name, more in overhead.items()])
-        for how, overhead in measured.get("overhead", {}).items()
-    ]
-    return f" Hypergradients make a step of one run alone longer: {'; '.join(told)}." if told else ""
-
-
 def _of_seeds(values: pd.Series) -> str:
     """Say of how many seeds numbers are known, where not of all."""
     return "" if values.notna().all() else f" ({values.count()} of {len(values)} seeds)"
@@ -959,12 +918,6 @@ def _more(value: float, base: float | None) -> str:
     return "" if base is None or np.isnan(value / base) else f"{100 * (value / base - 1):+.1f} %".replace("-", "−")
 
 
-def several(values: Sequence, write=str) -> str:
-    """Return "a, b and c"."""
-    *most, last = map(write, values)
-    return f"{', '.join(most)} and {last}" if most else last
-
-
 def _seeds(records: Sequence[Record]) -> str:
     return counted(len({r.spec.seed for r in records}), "seed")
 
@@ -981,10 +934,3 @@ def _ends(records: Sequence[Record]) -> str:
     ]
     lost = f", {len(records) - len(ended)} diverged" if len(ended) < len(records) else ""
     return f"training loss {told[0]}, accuracy {told[1]} %{lost}"
-
-
-def fraction(factor: float) -> str:
-    """Return 0.125 as "1/8", 1.0 as "all"."""
-    if factor == 1:
-        return "all"
-    return f"1/{round(1 / factor)}" if factor < 1 and abs(1 / factor - round(1 / factor)) < 1e-6 else f"{factor:g}"

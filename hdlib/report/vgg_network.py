@@ -10,8 +10,8 @@ import pandas as pd
 
 from hdlib.report import frames, paper
 from hdlib.report.parameters import ParameterError
-from hdlib.report.style import LABELS, QUANTITIES, Table, counted, significant, spread
-from hdlib.report.vgg import SOURCES, network, several
+from hdlib.report.style import LABELS, QUANTITIES, Table, counted, several, significant, spread
+from hdlib.report.vgg import SOURCES, network
 from hdlib.runs import METHODS, Record, RunSpec, grid
 
 GUESSING = float(np.log(10))  # the loss of one who gives each of ten classes the same probability

@@ -110,3 +110,7 @@ def test_the_papers_numbers_stand_only_beside_runs_on_its_data(tiny):
     assert "authors' repository" in set(findings.tuning_table([mnist]).data["source"])
     table = findings.tuning_table([digits])
     assert set(table.data["source"]) == {"ours"} and "no runs of this model on digits" in table.note
+
+
+def test_a_share_of_the_channels_is_a_fraction_where_it_is_one():
+    assert [style.fraction(factor) for factor in (1.0, 0.125, 1 / 3, 0.3, 2.0)] == ["all", "1/8", "1/3", "0.3", "2"]

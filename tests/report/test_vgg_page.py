@@ -1,6 +1,5 @@
 """What is said of VGG follows from the records: the scale, the orderings, the precisions."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,10 +200,6 @@ def test_jpegs_are_said_to_be_lossy_where_they_were_trained_on():
     assert "JPEG is lossy, so losses may differ" in vgg.scale(runs)
 
 
-def test_a_share_of_the_channels_is_a_fraction_where_it_is_one():
-    assert [vgg.fraction(factor) for factor in (1.0, 0.125, 1 / 3, 0.3, 2.0)] == ["all", "1/8", "1/3", "0.3", "2"]
-
-
 def test_what_agrees_is_told_in_short_for_each_network():
     valid = dict(sgd=1.0, sgd_hd=0.9, sgdn=0.8, sgdn_hd=0.7, adam=0.5, adam_hd=0.6)
     alike = [record(method, valid=valid[method]) for method in METHODS]
@@ -375,32 +370,6 @@ def test_an_automatic_beta_ends_below_the_best_of_its_fixed_rates_where_it_does(
     runs += [record(m, ours, alpha0=rate, beta="auto") for m in BASELINE for rate, (_, ours) in ends.items()]
     said = vgg.automatic(runs, ALL)
     assert said.count("It ends below the best of these fixed rates, 10⁻¹, from α₀ = 10⁻¹.") == 3
-
-
-def test_the_throughput_is_that_of_the_fastest_way(tmp_path):
-    assert "was not measured" in vgg.throughput(str(tmp_path))
-    steps = [
-        dict(images_per_second=rate, precision=precision, how="captured", share=share)
-        for rate, precision, share in ((1e4, "float32", 0.3), (4e4, "bf16", 0.25))
-    ]
-    found = dict(steps=steps, width_factor=0.125, gigaflop_per_image=1.88)
-    found |= dict(matrix_teraflops=dict(float32=50.0, bf16=600.0))
-    found |= dict(made=dict(device="a card", date="2026-01-02T03:04:05", torch="2.15.0"))
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "vgg.json").write_text(json.dumps(found))
-    said = vgg.throughput(str(tmp_path))
-    assert "1/8 of the channels (1.88 GFLOP an image" in said
-    assert "40,000 images a second (bf16, captured, one run alone), 25 % of the 600 TFLOP/s" in said
-    assert not any(words in said for words in ("side by side", "kernels", "Hypergradients"))
-    sides = [dict(precision="bf16", how="captured", runs=n, images_per_second=4e4 * n**0.5) for n in (1, 4)]
-    found |= dict(together=sides, kernels=dict(other=0.5, pooling=0.3, convolution=1.2))
-    found |= dict(overhead=dict(captured=dict(sgd_hd=0.031, adam_hd=-0.002), compiled=dict(sgd_hd=0.04, adam_hd=0.0)))
-    (tmp_path / "benchmarks" / "vgg.json").write_text(json.dumps(found))
-    said = vgg.throughput(str(tmp_path))
-    assert "4 runs side by side, each on a stream of its own, handle 80,000 together (captured), 25 %." in said
-    assert "(2.00 ms), convolution 60 %, pooling 15 % and other 25 %." in said
-    cost = "captured, by 3.1 % for SGD-HD and −0.2 % for Adam-HD; compiled, by 4.0 % for SGD-HD and 0.0 % for Adam-HD."
-    assert f"Hypergradients make a step of one run alone longer: {cost} M" in said
 
 
 def test_what_a_hypergradient_costs_is_over_its_own_baseline():
