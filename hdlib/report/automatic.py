@@ -19,7 +19,6 @@ from hdlib.optim.control import (
     AUTO_WORTH,
 )
 from hdlib.report import frames
-from hdlib.report.guards import model_name
 from hdlib.report.style import LABELS, MODELS, Figure, Table, Theme, between, counted, power_of_ten
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.divergence import VARIED
@@ -36,7 +35,7 @@ def slope_ratios(measured: pd.DataFrame, specs: Sequence[RunSpec]) -> str:
     """
     mean = measured.groupby(["model", "epochs"])["ratio"].mean().unstack()
     seeds, trained = counted(len({spec.seed for spec in specs}), "seed"), counted(specs[0].epochs, "epoch")
-    names = MODELS | {spec.model: model_name(spec) for spec in specs}
+    names = MODELS | {spec.model: frames.model_name(spec) for spec in specs}
     told = [f"{mean.loc[model, 0]:.2f} and {mean.loc[model].iloc[-1]:.2f} for {names[model]}" for model in mean.index]
     return (
         f"For SGD the mean *r*, before training and after {trained} at α = {power_of_ten(specs[0].alpha0)}, is "

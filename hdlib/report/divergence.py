@@ -17,7 +17,6 @@ from matplotlib.patches import Patch
 
 from hdlib.report import frames
 from hdlib.report.critical import Boundaries, Boundary, against, probe_note
-from hdlib.report.guards import run_length
 from hdlib.report.style import LABELS, Figure, Table, Theme, counted, power_of_ten, rounded, scientific
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.critical import ALPHA0
@@ -488,7 +487,7 @@ def _lengths(diagrams: dict[str, Sequence[Record]]) -> str:
     """Say how long the runs are, and those of which models are of another length."""
     models: dict[str, list[str]] = {}
     for model, records in diagrams.items():
-        models.setdefault(run_length(records[0].spec), []).append(model)
+        models.setdefault(frames.run_length(records[0].spec), []).append(model)
     most, *others = sorted(models, key=lambda length: -len(models[length]))
     apart = "".join(f"; those of {' and '.join(models[length])}, of {length}" for length in others)
     return f"Runs are of {most}{apart}."

@@ -8,7 +8,7 @@ from operator import attrgetter
 import numpy as np
 import pandas as pd
 
-from hdlib.report.style import LABELS, power_of_ten
+from hdlib.report.style import LABELS, MODELS, counted, power_of_ten
 from hdlib.runs import Record, RunSpec
 
 SPEC_COLUMNS = ["model", "method", "alpha0", "beta", "rule", "decay", "seed"]
@@ -130,6 +130,21 @@ def seeds(records: Sequence[Record]) -> tuple[int, int]:
     for spec in (record.spec for record in records):
         groups.setdefault(others(spec), set()).add(spec.seed)
     return min(map(len, groups.values())), max(map(len, groups.values()))
+
+
+def model_name(spec: RunSpec) -> str:
+    """Return what a run trains, with the size of a perceptron's layers: "the perceptron of 1000"."""
+    return f"{MODELS[spec.model]} of {spec.width}" if spec.model == "mlp" else MODELS[spec.model]
+
+
+def run_length(spec: RunSpec) -> str:
+    """Return how long a run is: "100 iterations", or "2 epochs" where no iteration is the last."""
+    return counted(spec.max_iterations, "iteration") if spec.max_iterations else counted(spec.epochs, "epoch")
+
+
+def compared_on(spec: RunSpec) -> str:
+    """Return what a comparison is of: "perceptron of 100, 2 epochs"."""
+    return f"{model_name(spec).removeprefix('the ')}, {run_length(spec)}"
 
 
 def _lengths(specs: Sequence[RunSpec]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hdlib.report import frames, grid, guards, paper, vgg
+from hdlib.report import automatic_compared, frames, grid, paper, vgg
 from hdlib.report.style import LABELS, counted, power_of_ten, scientific, several, significant
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
@@ -306,7 +306,7 @@ def _beside_best(records: Sequence[Record], betas: dict[str, float]) -> str:
 def _on_vgg(records: Sequence[Record]) -> str:
     """Say in how many runs of VGG the automatic rule ends below the best fixed rate, and in how many with Adam-HD."""
     adam = [r for r in records if r.spec.method in ("adam", "adam_hd")]
-    every, own = guards.on_vgg(records), guards.on_vgg(adam)
+    every, own = automatic_compared.on_vgg(records), automatic_compared.on_vgg(adam)
     return f"{every.removesuffix('.')}, with Adam-HD in {own.rpartition(' in ')[2]}" if own else every
 
 

@@ -9,7 +9,7 @@ import torch
 
 from hdlib.optim import SGDHD
 from hdlib.optim.control import KEYS
-from hdlib.report import guards
+from hdlib.report import automatic_compared, guards
 from hdlib.report.style import LIGHT
 from hdlib.runs import Record, RunSpec, divergence
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
@@ -40,7 +40,7 @@ def comparison():
 def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_best(comparison):
     few = [[run(0.2, method, beta=beta, model="mlp", width=30, max_iterations=9)] for method, beta in
            (("adam_hd", "auto"), ("adam_hd", 1e-3), ("adam", 0.0))]  # fmt: skip
-    table = guards.automatic_table([comparison, few])
+    table = automatic_compared.table([comparison, few])
     whole, short = table.data.to_dict("records")
     assert whole == {
         "comparison": "logistic regression, one epoch",
@@ -55,9 +55,9 @@ def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_b
     assert (short["comparison"], short["< fixed α₀"]) == ("perceptron of 30, 9 iterations", "0 of 1")
     same = [run(0.2, alpha0=rate, beta="auto") for rate in (1e-3, 1e-2)], *comparison[1:]
     because = "ends at the same losses, because the limit on the first step gives them the same α."
-    assert guards.automatic_table([same]).note.endswith(because) and because not in table.note
+    assert automatic_compared.table([same]).note.endswith(because) and because not in table.note
     lost = [run(0.2, beta="auto", outcome="diverged")], *comparison[1:]
-    assert guards.automatic_table([lost]).data.loc[0, ["diverged", "≤ best fixed rate"]].str[:6].tolist() == [
+    assert automatic_compared.table([lost]).data.loc[0, ["diverged", "≤ best fixed rate"]].str[:6].tolist() == [
         "1 of 1",
         "0 of 1",
     ]
@@ -66,7 +66,7 @@ def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_b
 def test_the_figure_of_the_automatic_beta_has_each_methods_runs_in_its_panel(comparison):
     automatic, plain, base = comparison
     others = [run(0.9, "sgd_hd", alpha0=1e-3, beta=1e-4)], [run(0.8, "sgd", alpha0=1e-3)]
-    figure = guards.automatic_figure([*automatic, run(0.7, "sgd_hd", beta="auto")], plain + others[0],
+    figure = automatic_compared.figure([*automatic, run(0.7, "sgd_hd", beta="auto")], plain + others[0],
                                      base + others[1], "name", "")  # fmt: skip
     panels = {axis.get_title(): axis for axis in figure.draw(LIGHT).axes}
     drawn = {
@@ -89,7 +89,7 @@ def test_a_guards_step_is_told_over_a_step_of_the_plain_rule(tmp_path):
 
 
 def test_the_figure_of_the_automatic_beta_is_described_in_plain_sentences(comparison):
-    assert guards.automatic_figure(*comparison, "name", "").alt.endswith(
+    assert automatic_compared.figure(*comparison, "name", "").alt.endswith(
         "over that of the best fixed rate, 0.667 to 1.00 with Adam-HD."
     )
 
@@ -147,12 +147,12 @@ def test_the_models_that_the_constants_were_chosen_on_are_counted_apart_from_the
     same = ([run(0.2, alpha0=rate, beta="auto") for rate in (1e-3, 1e-2)], *comparison[1:])
     rows = [("logistic regression", 1, "adam_hd", 1e-2, 9.0), ("logistic regression", 50, "sgd_hd", 1e-6, 3.0)]
     worst = pd.DataFrame(rows, columns=["model", "epochs", "method", "alpha0", "worst"])
-    said = guards.automatic_in_all({"Chosen on": [comparison, lost], "Test": [same]}, worst)
+    said = automatic_compared.in_all({"Chosen on": [comparison, lost], "Test": [same]}, worst)
     chosen, test = (line for line in said.splitlines() if line.startswith("- "))
     assert chosen.startswith("- **Chosen on**: 1 of 3 runs diverged. Of 3 starts")
     assert "its best single β from 2, and at or below the best fixed rate from 2" in chosen
     assert chosen.endswith("it is up to 3.00 times (logistic regression, SGD-HD, 50 epochs).")
-    assert "longer runs" not in guards.automatic_in_all({"Test": [same]}, worst[:1])
+    assert "longer runs" not in automatic_compared.in_all({"Test": [same]}, worst[:1])
     assert test.startswith("- **Test**: none of 2 runs diverged. Of 2 starts")
 
 
@@ -173,12 +173,12 @@ def test_the_worst_start_is_named_for_each_method_and_length():
     ]
     wide = dict(model="mlp", width=1000)
     records = runs(short, 2, **wide) + runs(long, 10, **wide) + runs(others, 10, **wide)
-    worst = guards.worst_starts([*records, *runs(long, 3, task="digits")], "mnist")
+    worst = automatic_compared.worst_starts([*records, *runs(long, 3, task="digits")], "mnist")
     assert worst.to_numpy().tolist() == [
         ["the perceptron of 1000", 2, "sgd_hd", 1e-6, pytest.approx(1.5)],
         ["the perceptron of 1000", 10, "sgd_hd", 1e-6, pytest.approx(4)],
     ]
-    table = guards.worst_start_table(worst).data
+    table = automatic_compared.worst_start_table(worst).data
     assert table["SGD-HD"].tolist() == ["1.50, α₀ = 10⁻⁶", "4.00, α₀ = 10⁻⁶"] and set(table["Adam-HD"]) == {""}
 
 
@@ -218,10 +218,10 @@ def test_on_vgg_the_automatic_beta_is_held_against_fixed_rates_of_the_same_netwo
     ]
     ours = [vgg(0.2, "sgd_hd", alpha0=0.1, beta="auto"), vgg(0.4, "sgd_hd", alpha0=1e-5, beta="auto")]
     others = [vgg(0.2, "sgdn_hd", beta="auto"), vgg(0.2, "sgd_hd", beta=1e-3), run(0.1, "sgd_hd", beta="auto")]
-    assert guards.on_vgg([*fixed, *ours, *others]) == (
+    assert automatic_compared.on_vgg([*fixed, *ours, *others]) == (
         "On [a narrow VGG](vgg-variants), with one seed, it ends below the best of 2 fixed rates in 1 of 2 runs."
     )
-    assert guards.on_vgg([*fixed, *others]) == ""
+    assert automatic_compared.on_vgg([*fixed, *others]) == ""
 
 
 def test_the_best_single_beta_loses_runs_from_the_fewest_starts_and_then_has_the_smallest_worst_loss(comparison):
