@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames
-from hdlib.report.style import LABELS, Noted, Table, counted, power_of_ten, rounded, scientific
+from hdlib.report.style import LABELS, Noted, Table, power_of_ten, rounded, scientific
 from hdlib.runs import BASELINE, Record
 
 SHARES = {3: "a third", 10: "a tenth", 30: "a thirtieth", 100: "a hundredth"}  # of the critical beta
@@ -31,7 +31,7 @@ def worth(grids: Grids, measured: pd.DataFrame, highest: float = HIGHEST) -> pd.
     rows = []
     for model, records in grids:
         runs, spec = frames.outcomes(records), records[0].spec
-        length = counted(spec.epochs, "epoch") if spec.max_iterations is None else f"{spec.max_iterations} iterations"
+        length = frames.run_length(spec)
         for method in TAKEN:
             critical = measured.loc[(measured["model"] == model) & (measured["method"] == method), "critical"].median()
             own = runs[(runs["method"] == method) & (runs["alpha0"] <= highest)]
