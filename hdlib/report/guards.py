@@ -378,7 +378,8 @@ def unbounded(guarded: dict[str, Sequence[Record]], traced: Sequence[Record]) ->
         text += (
             f": of the {len(largest)} runs that diverged with it on {frames.model_name(spec)} over "
             f"{frames.run_length(spec)}, further down, the mildest, of {LABELS[spec.method]}, met an *h* of "
-            f"{scientific(-exponent / spec.beta)} at β = {power_of_ten(spec.beta)}, which multiplied α by {scientific(np.exp(exponent))}"
+            f"{scientific(-exponent / spec.beta)} at β = {power_of_ten(spec.beta)}, which multiplied α by "
+            f"{scientific(np.exp(exponent))}"
         )
     return f"{text}. That of the multiplicative rule is 1 − β times a cosine, and so between 1 − β and 1 + β."
 
