@@ -362,15 +362,16 @@ def tuning(records: Sequence[Record]) -> str:
 def tuning_overview(records: Sequence[Record]) -> dict[str, str]:
     """Return what was run, and by baseline, as in "sgd" and "sgd_valid", its loss at the end and that with HD.
 
-    The Adam that decays, as the paper's does on logistic regression, is "adam_decayed".
+    The Adam that decays, as the paper's does on logistic regression, is "adam_decayed", that along a cosine
+    "adam_cosine". Means are over the seeds that both have.
     """
     finals, spec = frames.finals(records), records[0].spec
     found = {"runs": f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}, {_seeds(finals)}"}
     for method, base in BASELINE.items():
-        for decay, name in (("none", base), ("inv_sqrt", f"{base}_decayed")):
-            ours = finals[finals["method"] == method]
+        for decay, name in (("none", base), ("inv_sqrt", f"{base}_decayed"), ("cosine", f"{base}_cosine")):
             theirs = finals[(finals["method"] == base) & (finals["decay"] == decay)]
-            if len(ours) and len(theirs):
+            ours = finals[(finals["method"] == method) & finals["seed"].isin(theirs["seed"])]
+            if len(ours):
                 for column, key in (("train_loss", name), ("valid_loss", f"{name}_valid")):
                     found[key] = " → ".join(_loss(runs[column].mean()) for runs in (theirs, ours))
     return found

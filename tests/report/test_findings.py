@@ -259,6 +259,8 @@ def test_the_overview_of_tuning_has_what_the_baseline_and_hypergradients_end_at(
         "adam_decayed": "0.600 → 0.200",
         "adam_decayed_valid": "0.700 → 0.300",
     }
+    along = ended(0.15, 1e-3, method="adam", decay="cosine")
+    assert findings.tuning_overview([*runs, along])["adam_cosine"] == "0.150 → 0.100"
 
 
 def test_seeds_that_the_baseline_lacks_are_not_counted_as_lost():
