@@ -109,7 +109,7 @@ def beyond(grids: Grids, measured: pd.DataFrame) -> str:
     for method, own in _recommended(found[found["alpha0"] > HIGHEST].dropna(subset="over")):
         worst = own.groupby("model", sort=False)["over"].max()
         lost, kept = worst[np.isinf(worst)], worst[np.isfinite(worst)]
-        parts = [f"diverges in {' and '.join(lost.index)}"] if len(lost) else []
+        parts = [f"diverges in {counted(len(lost), 'model')} ({'; '.join(lost.index)})"] if len(lost) else []
         if len(kept):
             where = f" in the other{'s' if len(kept) > 1 else ''}" if len(lost) else ""
             parts += [f"ends at up to {_times(kept.max())} the loss of its best β{where}"]
