@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import frames
-from hdlib.report.style import LABELS, Noted, Table, power_of_ten, rounded, scientific
+from hdlib.report.style import LABELS, Noted, Table, counted, power_of_ten, rounded, scientific
 from hdlib.runs import BASELINE, Record
 
 SHARES = {3: "a third", 10: "a tenth", 30: "a thirtieth", 100: "a hundredth"}  # of the critical beta
