@@ -57,8 +57,8 @@ def test_a_share_is_set_against_no_hypergradients_and_what_larger_starts_come_to
     said = recipe.sentences(recipe.worth([("a", grid)], measured))
     assert said.endswith("With a tenth of it, it ends above no HD from 1 of 1 starts, at most 2.00 times that.")
     assert recipe.beyond([("a", grid + lost), ("b", grid + kept)], measured) == (
-        "From α₀ above 10⁻², which are not counted, Adam-HD with a tenth of it diverges in one model (a) and ends at up "
-        "to 3.00 times the loss of its best β in the other."
+        "From α₀ above 10⁻², which are not counted, Adam-HD with a tenth of it diverges in one model (a) and ends at "
+        "up to 3.00 times the loss of its best β in the other."
     )
     assert recipe.beyond([("a", grid)], measured) == ""
 
