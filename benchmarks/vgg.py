@@ -23,6 +23,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hdlib.report.paper import tuned_beta
 from hdlib.runs import BASELINE, METHODS, RunSpec
 from hdlib.runs.files import write_json
 from hdlib.runs.record import provenance
@@ -40,7 +41,6 @@ KERNELS = {  # what of a kernel's name says what it is for
     "ReLU": ("clamp_scalar", "BinaryFunctor<c10::BFloat16"),
     "optimiser": ("sgd_kernel", "adam_kernel", "multi_tensor_apply", "CatArray", "ReduceOp<double"),
 }
-BETA = {"sgd_hd": 1e-3, "sgdn_hd": 1e-3, "adam_hd": 1e-8}
 
 
 def main() -> None:
@@ -155,7 +155,7 @@ def random_data(device: str, images: int) -> Data:
 
 
 def spec_of(method: str, precision: str, width_factor: float) -> RunSpec:
-    beta = BETA.get(method, 0.0)
+    beta = tuned_beta(method, "vgg")
     model = dict(task="cifar10", model="vgg", width_factor=width_factor, precision=precision)
     return RunSpec(**model, method=method, alpha0=1e-3, beta=beta, epochs=1, batch_size=BATCH)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import fits, paper, performance, vgg
-from hdlib.report.missing import ONLINE_EPOCHS
 from hdlib.report.style import LABELS, MODELS, counted, power_of_ten
 from hdlib.report.verdicts import Cases, Claim, Verdict, judge
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, VGG_FIELDS, Record
@@ -148,7 +147,7 @@ def outperforms(
         of = _by_model(records)
         for method, model in itertools.product(methods, models):
             known, same = of.get(model["model"], []), model | dict(alpha0=1e-3)
-            for ours in _lengths(known, method=method, beta=_tuned(method, model), **same):
+            for ours in _lengths(known, method=method, beta=paper.tuned_beta(method, model["model"]), **same):
                 epochs = ours[0].spec.epochs
                 if epochs >= at_least:
                     theirs = select(known, method=BASELINE[method], decay="none", epochs=epochs, **same)
@@ -176,7 +175,7 @@ def rises(
         found = {}
         of = _by_model(records)
         for model, method in itertools.product(models, methods):
-            own = dict(method=method, alpha0=1e-3, beta=_tuned(method, model))
+            own = dict(method=method, alpha0=1e-3, beta=paper.tuned_beta(method, model["model"]))
             for asked in _lengths(of.get(model["model"], []), traced=True, **own, **model):
                 runs = [replace(r, trace=r.trace[r.trace["iteration"] <= (first or np.inf)]) for r in asked]
                 runs = [r for r in runs if not (_rising(r) and r.trace["alpha"].max() < low)]
@@ -222,12 +221,7 @@ def earlier(records: Sequence[Record]) -> Cases:
 def insensitive(records: Sequence[Record]) -> Cases:
     """The spread of final losses over alpha_0, with the paper's beta, in the longest runs from several."""
     found = {}
-    for model, method, beta in (
-        ("logreg", "sgd_hd", 1e-4),
-        ("logreg", "adam_hd", 1e-4),
-        ("mlp", "sgd_hd", 1e-5),
-        ("mlp", "adam_hd", 1e-7),
-    ):
+    for (model, method), beta in paper.IMPLIED.items():
         runs = select(records, task="mnist", model=model, method=method, beta=beta)
         lengths = {n: by_rate([r for r in runs if r.spec.epochs == n]) for n in {r.spec.epochs for r in runs}}
         epochs = max((n for n, rates in lengths.items() if len(rates) > 2), default=0)
@@ -333,7 +327,7 @@ def all_diverge(records: Sequence[Record]) -> Cases:
             if (r.spec.task, r.spec.model, r.spec.rule) == ("mnist", "mlp", "additive")
             and (r.spec.method, r.spec.beta, r.spec.alpha0) == ("adam_hd", 1e-4, rate)
             and r.spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | {"max_iterations"}
-            and (r.outcome == "diverged" or (r.spec.epochs >= ONLINE_EPOCHS and not r.spec.max_iterations))
+            and (r.outcome == "diverged" or (r.spec.epochs >= paper.ONLINE_EPOCHS and not r.spec.max_iterations))
         ]  # fmt: skip
         found[f"α₀ = {power_of_ten(rate)}"] = by_seed(runs, lambda r: -1.0 if r.outcome == "diverged" else 1.0)
     return found
@@ -342,8 +336,7 @@ def all_diverge(records: Sequence[Record]) -> Cases:
 def faster_when_multiplicative(records: Sequence[Record]) -> Cases:
     """The first epoch's training loss with the multiplicative rule over the additive one's, from untuned alpha_0."""
     found = {}
-    betas = {("logreg", "sgd_hd"): 1e-4, ("logreg", "adam_hd"): 1e-4, ("mlp", "sgd_hd"): 1e-5, ("mlp", "adam_hd"): 1e-7}
-    for (model, method), beta in betas.items():
+    for (model, method), beta in paper.IMPLIED.items():
         same = dict(task="mnist", model=model)
         fixed, ours, theirs = (
             by_rate(select(records, **same, **runs), firsts)
@@ -414,11 +407,6 @@ def _setting(runs: Sequence[Record]) -> str:
     spec = runs[0].spec
     network = f" as in {vgg.network(runs[0])}, {spec.precision}" if spec.model == "vgg" else ""
     return f"{MODELS[spec.model]}{network}, {_told(runs)}"
-
-
-def _tuned(method: str, model: dict) -> float:
-    """Return the beta of the paper's Figure 3."""
-    return {"adam_hd": 1e-8 if model["model"] == "vgg" else 1e-7}.get(method, 1e-3)
 
 
 SMALL = [dict(task="mnist", model=model) for model in ("logreg", "mlp")]

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from hdlib.optim.control import OPTIONS, Control
-from hdlib.report import frames, vgg
+from hdlib.report import frames, paper, vgg
 from hdlib.report.style import Table, counted, fraction
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
 from hdlib.runs.divergence import GUARDS, PAPER_RATES
 
-TUNING_EPOCHS, ONLINE_EPOCHS = 100, 50  # of the paper's perceptron
+TUNING_EPOCHS = paper.tuning_epochs("mlp")
 SEEDS = 3  # from which on an interval says something
 
 
@@ -84,10 +84,10 @@ def _vgg(records: Sequence[Record]) -> list[str]:
 
 def _online_tuning(records: Sequence[Record]) -> list[str]:
     longest = max((r.spec.epochs for r in records if r.spec.alpha0 == min(PAPER_RATES)), default=0)
-    if longest >= ONLINE_EPOCHS:
+    if longest >= paper.ONLINE_EPOCHS:
         return []
     ours = counted(longest, "epoch") if longest else "none"
-    return [f"Online tuning of the perceptron for the paper's {ONLINE_EPOCHS} epochs: here it has {ours}."]
+    return [f"Online tuning of the perceptron for the paper's {paper.ONLINE_EPOCHS} epochs: here it has {ours}."]
 
 
 def _tuning(records: Sequence[Record]) -> list[str]:

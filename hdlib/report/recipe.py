@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hdlib.report import frames
+from hdlib.report import frames, paper
 from hdlib.report.style import LABELS, Noted, Table, counted, power_of_ten, rounded, scientific
 from hdlib.runs import BASELINE, Record
 
@@ -15,7 +15,6 @@ SHARES = {3: "a third", 10: "a tenth", 30: "a thirtieth", 100: "a hundredth"}  #
 TAKEN = {"adam_hd": 10, "sgd_hd": 3}  # the share that is recommended
 HIGHEST = 1e-2  # initial learning rate that is looked at
 FAR = 1.3  # factor by which the share that is run may differ from the one that is meant without a word
-PAPERS = {"sgd_hd": 1e-3, "adam_hd": 1e-7}  # the beta of the paper's Figure 3
 
 Grids = Sequence[tuple[str, Sequence[Record]]]  # models, and their runs on a grid of alpha_0 and beta
 
@@ -174,7 +173,8 @@ def _grid_ends(found: pd.DataFrame, share: str) -> str:
 def papers(measured: pd.DataFrame, models: Sequence[str]) -> str:
     """Say how far below the critical beta of some models the paper's own are."""
     told = []
-    for method, beta in PAPERS.items():
+    for method in reversed(TAKEN):
+        beta = paper.tuned_beta(method, "mlp")
         own = measured[(measured["method"] == method) & measured["model"].isin(models)]
         over = own.groupby("model", sort=False)["critical"].median() / beta
         over = over[np.isfinite(over) & (over > 0)]

@@ -8,17 +8,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from hdlib.report import automatic_compared, frames, grid, paper, vgg
+from hdlib.report.paper import STATED, TUNED_FROM, tuning_epochs
 from hdlib.report.style import LABELS, counted, power_of_ten, scientific, several, significant
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
 from hdlib.runs.divergence import PAPER_RATES
 
 METHODS = ("sgd_hd", "adam_hd")
-STATED = 1e-4  # the paper's beta of its Figure 2
-TUNED = {"logreg": 20, "mlp": 100}  # epochs of its Figure 3
-TUNED_BETA = 1e-7  # of Adam-HD there
 ARRIVAL_FIELDS = frozenset(("target_loss", "target_of", "max_iterations"))  # in which runs of its Figure 4 differ
 APART = 2.0  # factor between the losses of a configuration's seeds from which on they are told
-IMPLIED = {"sgd_hd": 1e-5, "adam_hd": 1e-7}  # what its curves of the perceptron imply
+IMPLIED = {method: beta for (model, method), beta in paper.IMPLIED.items() if model == "mlp"}
 
 
 def online_tuning(records: Sequence[Record], model: str, epochs: int) -> list[Record]:
@@ -90,10 +88,12 @@ def _figure_3(records: Sequence[Record], model: str) -> list[list[Record]]:
     same = [
         r
         for r in records
-        if (r.spec.task, r.spec.model, r.spec.epochs, r.spec.alpha0) == ("mnist", model, TUNED[model], paper.TUNED_FROM)
+        if (r.spec.task, r.spec.model, r.spec.alpha0) == ("mnist", model, TUNED_FROM)
+        and r.spec.epochs == tuning_epochs(model)
         and r.spec.changed <= PAPER_FIELDS
     ]
-    adapted = [r for r in same if (r.spec.method, r.spec.rule, r.spec.beta) == ("adam_hd", "additive", TUNED_BETA)]
+    beta = paper.tuned_beta("adam_hd", model)
+    adapted = [r for r in same if (r.spec.method, r.spec.rule, r.spec.beta) == ("adam_hd", "additive", beta)]
     return [
         adapted,
         *(
@@ -129,10 +129,11 @@ def _tuned(records: Sequence[Record]) -> list[str]:
         )
     return [
         f"**{'Reproduced' if lower else 'Only in part'}.** With a β that was tuned, as in the paper's Figure 3, the "
-        f"perceptron's Adam-HD ends after {TUNED['mlp']} epochs at {significant(train / base_train, 2)} times Adam's "
-        f"training loss ({significant(train)} against {significant(base_train)}), and at a validation loss of "
+        f"perceptron's Adam-HD ends after {adapted[0].spec.epochs} epochs at {significant(train / base_train, 2)} times "
+        f"Adam's training loss ({significant(train)} against {significant(base_train)}), and at a validation loss of "
         f"{significant(valid)} against {significant(base_valid)}, {how} "
-        f"(α₀ = {power_of_ten(paper.TUNED_FROM)}, β = {power_of_ten(TUNED_BETA)}, {counted(len(shared), 'seed')})."
+        f"(α₀ = {power_of_ten(TUNED_FROM)}, β = {power_of_ten(adapted[0].spec.beta)}, "
+        f"{counted(len(shared), 'seed')})."
         f"{falls} [The other methods](tuning-mlp)."
     ]
 
@@ -185,7 +186,7 @@ def _handicap(records: Sequence[Record]) -> list[str]:
     ends = [significant(frames.finals(runs)["train_loss"].mean()) for runs in (adapted, decayed, fixed)]
     return [
         "**An uneven comparison.** On logistic regression the paper's Adam decays as α₀/√t, by its own curves, and its "
-        f"Adam-HD does not. From α₀ = {power_of_ten(paper.TUNED_FROM)}, after {TUNED['logreg']} epochs, Adam-HD ends "
+        f"Adam-HD does not. From α₀ = {power_of_ten(TUNED_FROM)}, after {adapted[0].spec.epochs} epochs, Adam-HD ends "
         f"at {ends[0]}, such an Adam at {ends[1]}, and one that does not decay at {ends[2]} "
         f"({counted(frames.seeds(adapted)[1], 'seed')})."
     ]

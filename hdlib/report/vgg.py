@@ -27,8 +27,7 @@ from hdlib.report.style import (
 from hdlib.runs import BASELINE, METHODS, Record
 from hdlib.runs.critical import PREDICTORS
 
-IMAGES, EPOCHS = 50_000, 200  # of the paper's experiment
-BETAS = {"sgd_hd": 1e-3, "sgdn_hd": 1e-3, "adam_hd": 1e-8}  # of it
+IMAGES, EPOCHS = 50_000, paper.tuning_epochs("vgg")  # of the paper's experiment
 STEPS = -(-IMAGES // 128)  # of an epoch of it
 STILL = 0.05  # relative change of alpha over a run up to which it has hardly moved
 _STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
@@ -294,7 +293,7 @@ def _longest(records: Iterable[Record]) -> list[Record]:
     """Return the longest runs of all six methods as in the paper's experiment, of one network and precision."""
     kinds: dict[tuple, list[Record]] = {}
     for r in records:
-        as_stated = r.spec.alpha0 == paper.TUNED_FROM and r.spec.beta == BETAS.get(r.spec.method, 0.0)
+        as_stated = r.spec.alpha0 == paper.TUNED_FROM and r.spec.beta == paper.tuned_beta(r.spec.method, "vgg")
         if as_stated and (r.spec.rule, r.spec.decay, r.spec.max_iterations) == ("additive", "none", None):
             kind = (r.spec.epochs, r.spec.width_factor, _scale(r)[1], network(r), r.spec.precision)
             kinds.setdefault(kind, []).append(r)

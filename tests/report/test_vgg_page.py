@@ -18,7 +18,7 @@ ENDS = dict(sgd=1.4, sgd_hd=0.8, sgdn=0.3, sgdn_hd=0.1, adam=0.2, adam_hd=0.05) 
 
 def record(method, train=None, valid=0.5, **fields):
     """Return a made-up run of one epoch."""
-    beta = vgg.BETAS.get(method, 0.0)
+    beta = paper.tuned_beta(method, "vgg")
     spec = RunSpec(task="cifar10", model="vgg", method=method, **(dict(alpha0=1e-3, beta=beta, epochs=1) | fields))
     train = ENDS[method] if train is None else train
     alpha = 2e-4 if beta else spec.alpha0

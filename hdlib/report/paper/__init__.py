@@ -22,6 +22,14 @@ from hdlib.runs import BASELINE
 
 TASKS = {"logreg": "mnist", "mlp": "mnist", "vgg": "cifar10"}  # on what the paper trained each model
 VGG_SHOWN = 9_000  # iterations of which its Figure 3 shows the learning rates of VGG
+ONLINE_EPOCHS = 50  # of its Figure 2
+STATED = 1e-4  # the beta that it states for all of it
+IMPLIED = {  # those that its curves imply, by model and method
+    ("logreg", "sgd_hd"): 1e-4,
+    ("logreg", "adam_hd"): 1e-4,
+    ("mlp", "sgd_hd"): 1e-5,
+    ("mlp", "adam_hd"): 1e-7,
+}
 TUNED_FROM = 1e-3  # the initial learning rate of its Figure 3
 COLUMNS = {"loss": "train_loss", "val": "valid_loss", "alpha": "alpha"}
 
@@ -115,6 +123,17 @@ def tuning_epochs(model: str) -> int:
     """
     frame = tuning()
     return int(frame.loc[(frame["model"] == model) & (frame["source"] == "paper"), "epochs"].max())
+
+
+def tuned_beta(method: str, model: str) -> float:
+    """Return the beta of a method's runs in Figure 3, 0 for a baseline.
+
+    >>> [tuned_beta("adam_hd", model) for model in TASKS]
+    [1e-07, 1e-07, 1e-08]
+    """
+    if method not in BASELINE:
+        return 0.0
+    return 1e-3 if method != "adam_hd" else 1e-8 if model == "vgg" else 1e-7
 
 
 def beside(frame: pd.DataFrame, model: str, task: str) -> pd.DataFrame:
