@@ -129,9 +129,9 @@ def _tuned(records: Sequence[Record]) -> list[str]:
         )
     return [
         f"**{'Reproduced' if lower else 'Only in part'}.** With a β that was tuned, as in the paper's Figure 3, the "
-        f"perceptron's Adam-HD ends after {adapted[0].spec.epochs} epochs at {significant(train / base_train, 2)} times "
-        f"Adam's training loss ({significant(train)} against {significant(base_train)}), and at a validation loss of "
-        f"{significant(valid)} against {significant(base_valid)}, {how} "
+        f"perceptron's Adam-HD ends after {adapted[0].spec.epochs} epochs at {significant(train / base_train, 2)} "
+        f"times Adam's training loss ({significant(train)} against {significant(base_train)}), and at a validation "
+        f"loss of {significant(valid)} against {significant(base_valid)}, {how} "
         f"(α₀ = {power_of_ten(TUNED_FROM)}, β = {power_of_ten(adapted[0].spec.beta)}, "
         f"{counted(len(shared), 'seed')})."
         f"{falls} [The other methods](tuning-mlp)."
