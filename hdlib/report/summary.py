@@ -163,15 +163,15 @@ def _grid_search(records: Sequence[Record]) -> list[str]:
         f"**{'Mostly reproduced' if 2 * within > total else 'Mostly not reproduced'}.** Of the {total} numbers of "
         f"iterations that the paper's Figure 4 prints for logistic regression, {within} lie within the range of our "
         f"{counted(frames.seeds(logreg)[1], 'seed')}"
-        + (" (of one of these within the others, {} to {})".format(*grid.own_within(logreg)) if several else "")
+        + (" (each of these within the others: {} to {})".format(*grid.own_within(logreg)) if several else "")
         + "."
     )
     if any(r.spec.method == "adam_hd" for r in mlp):
         here, there = (grid.cells(grid.reached(own)).query("method == 'adam_hd'") for own in (logreg, mlp))
         lost, lost_there = int(here["diverged"].sum()), int(there["diverged"].sum())
-        carries = "It does not carry over to Adam-HD on the perceptron" if lost_there > lost else "On the perceptron"
+        lead = "The picture does not carry over to" if lost_there > lost else "With"
         text += (
-            f" {carries}: of its cells {lost_there or 'none'} of {len(there)} diverged there "
+            f" {lead} Adam-HD on the perceptron: of its cells {lost_there or 'none'} of {len(there)} diverged there "
             f"({counted(frames.seeds(mlp)[1], 'seed')}, at most {mlp[0].spec.max_iterations:,} iterations), and "
             f"{lost or 'none'} of {len(here)} on logistic regression."
         )

@@ -46,7 +46,7 @@ def test_the_summary_says_what_holds_what_does_not_what_is_new_and_what_was_not_
     assert "α averages 0.000843 in the first epoch and about 0 in the last." in tuned
     assert "follows a cosine from α₀ to zero ends at 0.000857 and 0.0507 (3 seeds). [The other methods]" in tuned
     assert "Of the 126 numbers" in grid
-    assert "104 lie within the range of our 10 seeds (of one of these within the others, 90 to 114)." in grid
+    assert "104 lie within the range of our 10 seeds (each of these within the others: 90 to 114)." in grid
     assert "27 of 36 diverged there (3 seeds, at most 469 iterations), and none of 36 on logistic regression." in grid
     assert "all 30 runs diverge, after 5 to 7 iterations" in failed
     assert "from the same α₀ in 4 of 6 starts with SGD-HD and in 5 of 6 starts with Adam-HD" in partly
