@@ -74,8 +74,7 @@ def without_beta(comparisons: Comparisons) -> str:
     count = len(next(iter(worst.values())))
     return (
         f"Of the {count} settings without a β to choose, the one with the smallest worst loss over methods and α₀ is "
-        f"{best} of the {len(worst)} comparisons of all guards. On the first two models the constants of the automatic "
-        "β were chosen, and the third comparison is of few iterations."
+        f"{best} of the {len(worst)} comparisons of all guards."
     )
 
 

@@ -128,8 +128,7 @@ def test_of_the_settings_without_a_beta_the_best_is_counted_over_comparisons():
             records[0] = replace(records[0], spec=records[0].spec.with_(epochs=i + 1))
     assert guards.without_beta(all_three) == (
         "Of the 3 settings without a β to choose, the one with the smallest worst loss over methods and α₀ is "
-        "*automatic* in 2 and *automatic, greedy* in 1 of the 3 comparisons of all guards. On the first two models "
-        "the constants of the automatic β were chosen, and the third comparison is of few iterations."
+        "*automatic* in 2 and *automatic, greedy* in 1 of the 3 comparisons of all guards."
     )
     assert guards.without_beta_table(all_three).data.set_index("setting").T.to_dict("list") == {
         "automatic": ["1.00", "4.00", "1.00"],

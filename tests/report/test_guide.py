@@ -4,15 +4,17 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from hdlib import SGDHD, AdamHD
 from hdlib.optim import control
-from hdlib.report import relapse
+from hdlib.report import recipe, relapse
 from hdlib.report.performance import read
-from hdlib.runs import Store
+from hdlib.runs import Store, divergence
+from hdlib.runs.critical import boundaries, measured_boundaries
 
 ROOT = Path(__file__).parents[2]
 METHODS = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
@@ -137,3 +139,18 @@ def test_the_constants_and_what_they_mean(guide):
     assert control.AUTO_FIRST == 0.3 and "at most three tenths of their norm" in guide
     told = f"begins at {control.AUTO_OVERSHOOT:g} (less with momentum) and halves in {control.AUTO_STEPS:g} steps"
     assert told in guide and f"a sum of squares grows that begins at {control.AUTO_START:g}." in guide
+
+
+def test_what_the_recommended_share_of_the_critical_beta_is_worth(guide):
+    store, models = Store(ROOT / "results"), divergence.MAPPED
+    measured = measured_boundaries(boundaries(14, 3, 100, task="mnist"), store, rounds=8, device="cpu")
+    lengths = {name: 300 if name == "logistic regression" else 100 for name in models}
+    asked = {n: divergence.phase(13, lengths[n], 3, task="mnist", **divergence.VARIED[n]) for n in models}
+    found = recipe.worth([(name, store.get(specs)) for name, specs in asked.items()], measured, np.inf)
+    taken = found[found["share"] == found["method"].map(recipe.TAKEN)].dropna(subset="over")
+    small, large = taken[taken["alpha0"] <= recipe.HIGHEST], taken[taken["alpha0"] > recipe.HIGHEST]
+    assert small.groupby("method")["model"].nunique().to_dict() == {"adam_hd": 10, "sgd_hd": 9}
+    assert "[On ten models]" in guide and "a tenth of the exact limit with Adam, and a third with SGD on nine" in guide
+    assert 1.2 < small["over"].max() <= 1.3 and "no more than 1.3 times the loss of the best β" in guide
+    lost = large[np.isinf(large["over"])].groupby("method")["model"].nunique().to_dict()
+    assert lost == {"adam_hd": 3} and "from 10⁻¹ Adam's diverged on three of them" in guide
