@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import pandas as pd
@@ -48,19 +47,19 @@ def in_short(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequen
     fixed = [[r for r in records if r.spec.rule != "auto"] for records in (logreg, mlp)]
     as_stated = dict.fromkeys(METHODS, STATED)
     lines = [
-        f"**Reproduced.** On logistic regression it hardly matters where α starts. From {_rates(logreg)} training "
-        f"losses end at {_levels(logreg, as_stated)} ({_scale(fixed[0])}), validation losses at "
-        f"{_beside_best(logreg, as_stated)}.",
+        f"**Reproduced.** On [logistic regression](online-tuning-logreg) it hardly matters where α starts. From "
+        f"{_rates(logreg)} final training losses differ by a factor of {_apart(logreg, as_stated)}. Validation losses "
+        f"are {_worst_validation(logreg, as_stated)} ({_scale(fixed[0])}).",
         *_tuned(everything),
         *_grid_search(everything),
         f"**Not reproduced.** The paper states β = {power_of_ten(STATED)} for all of its Figure 2. With it Adam-HD "
         f"does not train the perceptron at all: {number} {len(stated)} runs diverge"
-        + (f", after {min(lost)} to {max(lost)} iterations" if lost else "")
+        + (f", within {counted(max(lost), 'iteration')}" if lost else "")
         + f". The paper's own curves of the perceptron are [fitted better](papers-beta) by "
         f"{power_of_ten(IMPLIED['adam_hd'])} (Adam-HD) and {power_of_ten(IMPLIED['sgd_hd'])} (SGD-HD).",
-        f"**Only in part.** On the perceptron, with the two β that the curves imply and without tuning α₀, "
-        f"{_below_baseline(mlp, IMPLIED)}. But it still matters where α starts: {_over_best(mlp, IMPLIED)} "
-        f"({_scale(fixed[1])}).",
+        "**Only in part.** With these two β [the perceptron](online-tuning-mlp-implied) ends at a lower training loss "
+        f"than without HD {_below_baseline(mlp, IMPLIED)}. But it still matters where α starts: "
+        f"training losses end at {_over_best(mlp, IMPLIED)} ({_scale(fixed[1])}).",
         *_handicap(everything),
         "**New.** [Why Adam-HD diverges](divergence) there, [above which β](critical-beta) it does, and "
         f"[a rule that needs none](automatic). {_automatic(logreg, mlp, everything)}",
@@ -69,8 +68,8 @@ def in_short(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequen
     if vgg.complete(pictures):
         longest = max(pictures, key=lambda r: (r.spec.width_factor, r.spec.epochs))
         said = (
-            f"**Run at the paper's length.** [VGG on CIFAR-10](vgg), the whole network as in {vgg.network(longest)}, "
-            f"all {vgg.EPOCHS} epochs."
+            "**Run at the paper's length.** [VGG on CIFAR-10](vgg) was trained whole, as in "
+            f"{vgg.VARIANTS[longest.spec.variant]}."
         )
     else:
         lead = "Tested only small" if told else "Not tested"
@@ -116,25 +115,22 @@ def _tuned(records: Sequence[Record]) -> list[str]:
     first, last = (sum(r.epochs["alpha"].iloc[i] for r in adapted) / len(adapted) for i in (1, -1))
     (train, valid), (base_train, base_valid) = ours.mean(), theirs.mean()
     falls = (
-        f" What it finds is a falling learning rate: α averages {scientific(first)} in the first epoch and "
-        f"{'about 0' if abs(last) < first / 1e3 else scientific(last)} in the last."
+        f" What it finds is a learning rate that falls, to "
+        f"{'about 0' if abs(last) < first / 1e3 else scientific(last)} in the last epoch."
         if last < first
         else ""
     )
     if cosine:
         ends = frames.finals(cosine)[["train_loss", "valid_loss"]].mean()
         falls += (
-            f" An Adam whose learning rate follows a cosine from α₀ to zero ends at {significant(ends['train_loss'])} "
-            f"and {significant(ends['valid_loss'])} ({counted(len(cosine), 'seed')})."
+            f" An Adam whose learning rate follows a cosine to zero ends at {significant(ends['train_loss'])} and "
+            f"{significant(ends['valid_loss'])} ({counted(len(cosine), 'seed')})."
         )
     return [
-        f"**{'Reproduced' if lower else 'Only in part'}.** With a β that was tuned, as in the paper's Figure 3, the "
-        f"perceptron's Adam-HD ends after {adapted[0].spec.epochs} epochs at {significant(train / base_train, 2)} "
-        f"times Adam's training loss ({significant(train)} against {significant(base_train)}), and at a validation "
-        f"loss of {significant(valid)} against {significant(base_valid)}, {how} "
-        f"(α₀ = {power_of_ten(TUNED_FROM)}, β = {power_of_ten(adapted[0].spec.beta)}, "
-        f"{counted(len(shared), 'seed')})."
-        f"{falls} [The other methods](tuning-mlp)."
+        f"**{'Reproduced' if lower else 'Only in part'}.** With a β that was tuned, as in the paper's Figure 3, [the "
+        f"perceptron's](tuning-mlp) Adam-HD ends at a training loss of {significant(train)} (Adam: "
+        f"{significant(base_train)}) and a validation loss of {significant(valid)} (Adam: {significant(base_valid)}), "
+        f"{how} ({_scale(adapted)}).{falls}"
     ]
 
 
@@ -158,24 +154,21 @@ def _grid_search(records: Sequence[Record]) -> list[str]:
     if not logreg:
         return []
     cells = grid.cells(grid.reached(logreg))
-    total, within, several = int(cells["paper"].notna().sum()), grid.within(logreg), frames.seeds(logreg)[1] > 2
+    total, within = int(cells["paper"].notna().sum()), grid.within(logreg)
     text = (
         f"**{'Mostly reproduced' if 2 * within > total else 'Mostly not reproduced'}.** Of the {total} numbers of "
-        f"iterations that the paper's Figure 4 prints for logistic regression, {within} lie within the range of our "
-        f"{counted(frames.seeds(logreg)[1], 'seed')}"
-        + (" (each of these within the others: {} to {})".format(*grid.own_within(logreg)) if several else "")
-        + "."
+        f"iterations that the paper's [Figure 4](grid-search) prints for logistic regression, {within} lie within the "
+        f"range of our {counted(frames.seeds(logreg)[1], 'seed')}."
     )
     if any(r.spec.method == "adam_hd" for r in mlp):
         here, there = (grid.cells(grid.reached(own)).query("method == 'adam_hd'") for own in (logreg, mlp))
         lost, lost_there = int(here["diverged"].sum()), int(there["diverged"].sum())
-        lead = "The picture does not carry over to" if lost_there > lost else "With"
         text += (
-            f" {lead} Adam-HD on the perceptron: of its cells {lost_there or 'none'} of {len(there)} diverged there "
-            f"({counted(frames.seeds(mlp)[1], 'seed')}, at most {mlp[0].spec.max_iterations:,} iterations), and "
-            f"{lost or 'none'} of {len(here)} on logistic regression."
+            f" Adam-HD diverges in {lost or 'none'} of its {len(here)} cells there, and on the perceptron in "
+            f"{lost_there or 'none'} of {len(there)} ({counted(frames.seeds(mlp)[1], 'seed')}, at most "
+            f"{mlp[0].spec.max_iterations:,} iterations)."
         )
-    return [f"{text} [Every cell](grid-search)."]
+    return [text]
 
 
 def _handicap(records: Sequence[Record]) -> list[str]:
@@ -186,9 +179,8 @@ def _handicap(records: Sequence[Record]) -> list[str]:
     ends = [significant(frames.finals(runs)["train_loss"].mean()) for runs in (adapted, decayed, fixed)]
     return [
         "**An uneven comparison.** On logistic regression the paper's Adam decays as α₀/√t, by its own curves, and its "
-        f"Adam-HD does not. From α₀ = {power_of_ten(TUNED_FROM)}, after {adapted[0].spec.epochs} epochs, Adam-HD ends "
-        f"at {ends[0]}, such an Adam at {ends[1]}, and one that does not decay at {ends[2]} "
-        f"({counted(frames.seeds(adapted)[1], 'seed')})."
+        f"Adam-HD does not. [From one α₀](tuning-logreg) Adam-HD ends at a training loss of {ends[0]}, such an Adam at "
+        f"{ends[1]}, and one that does not decay at {ends[2]} ({_scale(adapted)})."
     ]
 
 
@@ -210,13 +202,23 @@ def _ends(
     return ended, stayed
 
 
-def _levels(records: Sequence[Record], betas: dict[str, float]) -> str:
-    """Say between which training losses each method ends, and its baseline."""
+def _apart(records: Sequence[Record], betas: dict[str, float]) -> str:
+    """Say how many times the lowest training loss over starts the highest is, with each method and its baseline."""
     told = []
     for method, beta in betas.items():
-        ours, theirs = _ends(records, method, beta)
-        told.append(f"{_range(ours)} with {LABELS[method]} ({LABELS[BASELINE[method]]} {_range(theirs)})")
+        ours, theirs = (significant(ends.max() / ends.min(), 3) for ends in _ends(records, method, beta))
+        told.append(f"{ours} with {LABELS[method]} ({LABELS[BASELINE[method]]}: {theirs})")
     return " and ".join(told)
+
+
+def _worst_validation(records: Sequence[Record], betas: dict[str, float]) -> str:
+    """Say how many times the validation loss of the best fixed rate each method ends at from its worst start."""
+    told = (
+        f"{_worst_over_best(records, method, beta, 'valid_loss', 3)} times that of the best fixed "
+        f"{LABELS[BASELINE[method]]} with {LABELS[method]}"
+        for method, beta in betas.items()
+    )
+    return f"at most {' and '.join(told)}"
 
 
 def _below_baseline(records: Sequence[Record], betas: dict[str, float]) -> str:
@@ -225,8 +227,8 @@ def _below_baseline(records: Sequence[Record], betas: dict[str, float]) -> str:
     for method, beta in betas.items():
         ours, theirs = _ends(records, method, beta)
         lower = int((ours < theirs.reindex(ours.index)).sum())
-        told.append(f"in {lower or 'none'} of {counted(len(ours), 'start')} with {LABELS[method]}")
-    return f"training losses end below those without HD from the same α₀ {' and '.join(told)}"
+        told.append(f"{lower or 'none'} of {counted(len(ours), 'start')} ({LABELS[method]})")
+    return f"from {' and '.join(told)}"
 
 
 def _over_best(records: Sequence[Record], betas: dict[str, float | str]) -> str:
@@ -237,11 +239,9 @@ def _over_best(records: Sequence[Record], betas: dict[str, float | str]) -> str:
         ratios = ours / theirs.min()
         best = [r for r in records if (r.spec.method, r.spec.decay) == (BASELINE[method], "none")]
         best = frames.finals([r for r in best if r.spec.alpha0 == theirs.idxmin()])["train_loss"]
-        apart = f" (whose own seeds end at {_range(best)})" if best.max() > APART * best.min() else ""
-        told.append(
-            f"{_range(ratios, 2)} times that of the best fixed {LABELS[BASELINE[method]]}{apart} with {LABELS[method]}"
-        )
-    return f"they end at {' and '.join(told)}"
+        apart = f", whose own seeds end at {_range(best)}" if best.max() > APART * best.min() else ""
+        told.append(f"{_range(ratios, 2)} times that of the best fixed {LABELS[BASELINE[method]]}{apart}")
+    return " and ".join(told)
 
 
 def _automatic(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequence[Record]) -> str:
@@ -252,12 +252,9 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
     if not runs:
         return "That rule was not run into this store."
     lost = sum(r.outcome == "diverged" for own in runs.values() for r in own)
-    scales: dict[str, list[str]] = {}
-    for name, own in runs.items():
-        scales.setdefault(_scale(own), []).append(name)
     told = [
-        f"From the paper's six α₀, {lost or 'none'} of its {sum(map(len, runs.values()))} runs diverged "
-        f"({'; '.join(f'{scale} on {several(on)}' for scale, on in scales.items())})."
+        f"Of its {sum(map(len, runs.values()))} runs from the paper's six α₀ on {several(list(runs))}, "
+        f"{lost or 'none'} diverged."
     ]
     if "the perceptron" in runs:
         told.append(_worst_start(mlp))
@@ -266,42 +263,31 @@ def _automatic(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequ
 
 
 def _worst_start(records: Sequence[Record]) -> str:
-    """Say how the automatic rule's worst start ends on the perceptron, and that of the paper's rule."""
+    """Say how the automatic rule ends on the perceptron from its worst start, and beside the paper's, by start."""
     auto, ruled = (
         [_worst_over_best(records, method, betas[method]) for method in METHODS]
         for betas in (dict.fromkeys(METHODS, "auto"), IMPLIED)
     )
-    lower: dict[str, list[str]] = {}
-    for column, (method, beta) in itertools.product(("train_loss", "valid_loss"), IMPLIED.items()):
-        ours, theirs = (_ends(records, method, which, column)[0] for which in ("auto", beta))
-        lower.setdefault(column, []).append(str(int((theirs.reindex(ours.index) < ours).sum())))
+    lower = []
+    for method, beta in IMPLIED.items():
+        ours, theirs = (_ends(records, method, which)[0] for which in ("auto", beta))
+        lower.append(f"{int((theirs.reindex(ours.index) < ours).sum()) or 'none'} ({LABELS[method]})")
     sgd, adam = (LABELS[BASELINE[method]] for method in METHODS)
-    starts = counted(len(_ends(records, METHODS[0], "auto")[0]), "start")
-    train, valid = lower["train_loss"], lower["valid_loss"]
+    starts = counted(len(ours), "start")
     return (
-        f"On the perceptron, from the worst of {starts}, it ends at {auto[0]} times the training loss of the best "
-        f"fixed {sgd} and {auto[1]} times that of the best {adam}; the paper's rule, with the β that the curves imply, "
-        f"at {ruled[0]} and {ruled[1]} times. It is safer, and not always better: start by start, the paper's rule "
-        f"with that β ends lower in training from {train[0]} (SGD-HD) and {train[1]} (Adam-HD) of {starts}, and in "
-        f"validation from {' and '.join(valid)}."
+        f"It is safer, and not always better: on the perceptron it ends, from its worst start, at {auto[0]} and "
+        f"{auto[1]} times the training loss of the best fixed {sgd} and {adam}, where the paper's rule with the two β "
+        f"ends at {ruled[0]} and {ruled[1]} times; but from {' and '.join(lower)} of {starts} the paper's rule ends "
+        "lower."
     )
 
 
-def _worst_over_best(records: Sequence[Record], method: str, beta: float | str) -> str:
-    """Return the highest training loss over starts, over that of the best fixed rate, as text."""
-    ours, theirs = _ends(records, method, beta)
-    return significant(ours.max() / theirs.min(), 2)
-
-
-def _beside_best(records: Sequence[Record], betas: dict[str, float]) -> str:
-    """Say between which validation losses each method ends, beside the best fixed rate's."""
-    told = []
-    for method, beta in betas.items():
-        ours, theirs = _ends(records, method, beta, "valid_loss")
-        told.append(
-            f"{_range(ours)} with {LABELS[method]} (best fixed {LABELS[BASELINE[method]]} {significant(theirs.min())})"
-        )
-    return " and ".join(told)
+def _worst_over_best(
+    records: Sequence[Record], method: str, beta: float | str, column: str = "train_loss", digits: int = 2
+) -> str:
+    """Return the highest final loss over starts, over that of the best fixed rate, as text."""
+    ours, theirs = _ends(records, method, beta, column)
+    return significant(ours.max() / theirs.min(), digits)
 
 
 def _on_vgg(records: Sequence[Record]) -> str:
