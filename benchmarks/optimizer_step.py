@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hdlib import SGDHD, AdamHD, AdamWHD
 from hdlib.optim import _kernels
-from hdlib.runs.divergence import GUARDS
+from hdlib.runs.experiments import GUARDS
 from hdlib.runs.files import write_json
 from hdlib.runs.record import provenance
 from hdlib.tasks import build_model

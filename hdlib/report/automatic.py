@@ -21,7 +21,7 @@ from hdlib.optim.control import (
 from hdlib.report import frames
 from hdlib.report.style import LABELS, MODELS, Figure, Table, Theme, between, counted, power_of_ten
 from hdlib.runs import BASELINE, Record, RunSpec
-from hdlib.runs.divergence import VARIED
+from hdlib.runs.experiments import VARIED
 
 HALF = 0.5  # accuracy below which a run on the digits is lost
 
@@ -83,7 +83,7 @@ def noiseless(groups: Mapping[str, Sequence[Record]]) -> Table:
     """Return how the automatic beta ends where gradients have no noise, beside the best fixed rate of each method.
 
     Args:
-        groups: the records of `divergence.noiseless`, by how their learning rate moves.
+        groups: the records of `experiments.noiseless`, by how their learning rate moves.
     """
     rows = []
     for method, base in BASELINE.items():
@@ -115,7 +115,7 @@ def noiseless_figure(groups: Mapping[str, Sequence[Record]], name: str, caption:
     """Draw alpha and the loss over the steps without noise, a column for each method and a line for each run.
 
     Args:
-        groups: the records of `divergence.noiseless`, by how their learning rate moves.
+        groups: the records of `experiments.noiseless`, by how their learning rate moves.
     """
     adapted = [r for records in groups.values() for r in records if r.spec.method in BASELINE]
     columns = ["iteration", "alpha", "loss"]

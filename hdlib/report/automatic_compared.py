@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from hdlib.report import frames, guards
 from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, power_of_ten, scientific
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
-from hdlib.runs.divergence import PAPER_RATES
+from hdlib.runs.experiments import PAPER_RATES
 
 HD = tuple(BASELINE)
 Compared = tuple[

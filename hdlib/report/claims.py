@@ -14,7 +14,7 @@ from hdlib.report import fits, paper, performance, vgg
 from hdlib.report.style import LABELS, MODELS, counted, power_of_ten
 from hdlib.report.verdicts import Cases, Claim, Verdict, judge
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, VGG_FIELDS, Record
-from hdlib.runs.divergence import PAPER_RATES
+from hdlib.runs.experiments import PAPER_RATES
 
 NETWORKS = [  # the whole VGG, as it was described and computed; a smaller one tests nothing
     dict(task="cifar10", model="vgg", variant=variant, norm_start=start, precision=precision, width_factor=1.0,

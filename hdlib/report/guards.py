@@ -14,7 +14,7 @@ from hdlib.report import frames
 from hdlib.report.performance import read
 from hdlib.report.style import LABELS, LARGE, Figure, Table, Theme, between, counted, power_of_ten, scientific
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
-from hdlib.runs.divergence import BETAS_TRIED, GUARDS, PAPER_RATES
+from hdlib.runs.experiments import BETAS_TRIED, GUARDS, PAPER_RATES
 
 HD = tuple(BASELINE)
 MULTIPLICATIVE = "multiplicative"

@@ -12,7 +12,7 @@ from hdlib.optim.control import OPTIONS, Control
 from hdlib.report import frames, paper, vgg
 from hdlib.report.style import Table, counted, fraction
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
-from hdlib.runs.divergence import GUARDS, PAPER_RATES
+from hdlib.runs.experiments import GUARDS, PAPER_RATES
 
 TUNING_EPOCHS = paper.tuning_epochs("mlp")
 SEEDS = 3  # from which on an interval says something

@@ -10,7 +10,7 @@ from hdlib.report import automatic_compared, frames, grid, paper, vgg
 from hdlib.report.paper import STATED, TUNED_FROM, tuning_epochs
 from hdlib.report.style import LABELS, counted, power_of_ten, scientific, several, significant
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
-from hdlib.runs.divergence import PAPER_RATES
+from hdlib.runs.experiments import PAPER_RATES
 
 METHODS = ("sgd_hd", "adam_hd")
 ARRIVAL_FIELDS = frozenset(("target_loss", "target_of", "max_iterations"))  # in which runs of its Figure 4 differ

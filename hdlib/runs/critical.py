@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hdlib.runs.divergence import VARIED, short, varied
+from hdlib.runs.experiments import VARIED, short, varied
 from hdlib.runs.probe import recorded
 from hdlib.runs.record import Record
 from hdlib.runs.spec import RunSpec

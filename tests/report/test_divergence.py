@@ -9,8 +9,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from test_guard_comparison import run
 
-from hdlib.report import critical, guards
-from hdlib.report import divergence as chapter
+from hdlib.report import critical, divergence, guards
 from hdlib.report.style import LIGHT
 from hdlib.runs import RunSpec
 from hdlib.runs.critical import PREDICTORS
@@ -57,16 +56,16 @@ def measured():
 
 
 def test_the_first_steps_end_with_the_last_finite_one_and_only_what_grows_is_said_to(steps):
-    shown = chapter.first_steps(steps).data
+    shown = divergence.first_steps(steps).data
     assert list(shown["step"]) == [1, 2, 3, 4, 5] and not (shown == "").to_numpy().any()
-    said = chapter.explosion(steps)
+    said = divergence.explosion(steps)
     assert "until step 5. From step 3 on, the loss, the gradient and the size of α grow" in said
     assert "the length of D stays between 600 and 720" in said
-    assert chapter.explosion(steps[:5]) == "The numbers are finite for all of its 5 steps."
+    assert divergence.explosion(steps[:5]) == "The numbers are finite for all of its 5 steps."
 
 
 def test_the_axes_of_the_first_steps_have_round_exponents(steps):
-    axes = chapter.first_steps_figure(steps, FIRST, "name", "").draw(LIGHT).axes
+    axes = divergence.first_steps_figure(steps, FIRST, "name", "").draw(LIGHT).axes
     assert np.all(np.round(np.log10(axes[1].get_yticks())) % 10 == 0)
     assert all(2 < len(axis.get_yticks()) < 7 for axis in axes[:2])
     ticks = axes[2].get_yticks()
@@ -74,7 +73,7 @@ def test_the_axes_of_the_first_steps_have_round_exponents(steps):
 
 
 def test_the_first_steps_are_drawn_as_far_as_one_sees_them_and_alpha_with_its_sign(steps):
-    figure = chapter.first_steps_figure(steps, FIRST, "name", "", last=4)
+    figure = divergence.first_steps_figure(steps, FIRST, "name", "", last=4)
     axes = figure.draw(LIGHT).axes
     assert axes[2].lines[0].get_ydata().tolist() == [1e-3, 5e-3, -0.05, 6.0]
     assert "alpha through 0.00100, 0.00500, −0.0500, 6.00" in figure.alt and len(figure.data) == 5
@@ -84,8 +83,8 @@ def test_each_figure_of_single_steps_says_what_was_run(steps, measured):
     line = pd.DataFrame({"length": np.linspace(-1, 3, 9), "loss": np.linspace(-1, 3, 9) ** 2, "taken": 1e-3})
     line.attrs = {"made": MADE}
     one = "One run, seed 7, single steps, float64, another processor. Data: made up."
-    assert chapter.first_steps_figure(steps, FIRST, "name", "").note == one
-    assert chapter.parabola(line, steps, FIRST, "name", "").note == one
+    assert divergence.first_steps_figure(steps, FIRST, "name", "").note == one
+    assert divergence.parabola(line, steps, FIRST, "name", "").note == one
     assert critical.prediction(measured, "name", "").note == (
         "3 critical β, one seed, bisected with 24 runs of at most 100 iterations, float32, a processor. "
         "Curvatures: single steps, float64, another processor. Data: made up."
@@ -94,7 +93,7 @@ def test_each_figure_of_single_steps_says_what_was_run(steps, measured):
 
 def test_beta_is_set_against_the_limit_of_each_method(steps):
     sgd = steps.assign(kappa=[np.nan, 1.0, 1, 1, 1, np.nan], slope=-4.0, direction_l2=2.0)
-    said = chapter.sizes_sentences(steps, sgd, 1_796_010, 1e-4)
+    said = divergence.sizes_sentences(steps, sgd, 1_796_010, 1e-4)
     assert "‖D‖² is 1.8 × 10⁶ for Adam, against 1,796,010 parameters, and 4.00 for SGD." in said
     assert "is 800 for Adam, the sum of the gradient's absolute entries (800), and 4.00 for SGD" in said
     assert "is 200,000 for Adam and 1.00 for SGD, 200,000 times less." in said
@@ -104,7 +103,7 @@ def test_beta_is_set_against_the_limit_of_each_method(steps):
 
 def test_the_page_is_summed_up_in_numbers(steps, measured):
     sgd = steps.assign(kappa=1.0)
-    said = chapter.summary(steps, sgd, 1_796_010, measured, "2 layers of 1000 (the paper's)")
+    said = divergence.summary(steps, sgd, 1_796_010, measured, "2 layers of 1000 (the paper's)")
     assert "1,796,010 entries" in said and "200,000 times that of SGD" in said
     assert "limits are only 10,000 times apart" in said
     assert "fails there, within 100 iterations, above a β of about 1.0 × 10⁻⁵;" in said
@@ -115,7 +114,7 @@ def test_alpha_descends_on_the_parabola_that_was_measured(steps):
     length = np.linspace(-0.04, 0.16, 21)
     line = pd.DataFrame({"length": length, "loss": 25 * (length - 0.04) ** 2, "taken": 1e-3})
     line.attrs = {"made": MADE}
-    figure = chapter.parabola(line, steps, FIRST, "name", "")
+    figure = divergence.parabola(line, steps, FIRST, "name", "")
     paths = figure.data.groupby("what")["length"].apply(list)
     assert paths["alpha, beta = 0.8 / kappa"][:3] == pytest.approx([0, 0.032, 0.0384])
     assert paths["alpha, beta = 2.2 / kappa"][:3] == pytest.approx([0, 0.088, -0.0176])
@@ -132,10 +131,10 @@ def test_runs_that_diverged_are_counted_with_their_iterations():
 
     some = runs(5, None, 7) + runs(None, alpha0=1e-1)
     told = "the perceptron with β = 10⁻⁴, of 30 iterations,"
-    assert chapter.blow_up_sentence(some) == (f"Of 4 Adam-HD runs of {told} 2 diverged, at iteration 5 to 7.")
-    assert chapter.blow_up_sentence(runs(5, 5)) == f"All 2 Adam-HD runs of {told} diverged, at iteration 5."
-    assert chapter.blow_up_sentence(runs(None)) == f"Of one Adam-HD run of {told} none diverged."
-    table = chapter.blow_ups(some).data
+    assert divergence.blow_up_sentence(some) == (f"Of 4 Adam-HD runs of {told} 2 diverged, at iteration 5 to 7.")
+    assert divergence.blow_up_sentence(runs(5, 5)) == f"All 2 Adam-HD runs of {told} diverged, at iteration 5."
+    assert divergence.blow_up_sentence(runs(None)) == f"Of one Adam-HD run of {told} none diverged."
+    table = divergence.blow_ups(some).data
     assert table[["α₀", "runs", "diverged", "at iteration"]].to_numpy().tolist() == [
         ["10⁻¹", 1, 0, ""],
         ["10⁻³", 3, 2, "5 to 7"],
@@ -262,11 +261,11 @@ def phase(**fields):
 def test_what_became_of_a_grid_is_counted_and_told_from_which_beta_on_training_diverges():
     lost = [r for beta in (1e-3, 1e-2) for r in phase(beta=beta, outcome="diverged", iterations=9)[3:]]
     cells = [*phase(beta=1e-4), *lost]
-    assert chapter.phase_sentences(cells).splitlines()[0] == (
+    assert divergence.phase_sentences(cells).splitlines()[0] == (
         "- Adam-HD: of 3 pairs of α₀ and β, 2 diverged (the smallest β is 0.00100) and none rang; 1 ended below the "
         "baseline from the same α₀, ringing or not."
     )
-    row = chapter.first_divergences({"a": cells, "b": phase(beta=1e-4)}).data.set_index("model")["Adam-HD"]
+    row = divergence.first_divergences({"a": cells, "b": phase(beta=1e-4)}).data.set_index("model")["Adam-HD"]
     assert row.to_dict() == {"a": "β from 0.00100; 2 of 3", "b": "none; 0 of 1"}
 
 
@@ -277,7 +276,7 @@ def test_where_models_first_diverge_is_told_for_each_method_near_a_thousandth_an
     calm = [*phase(beta=1e-4)[:3], *rung]
     far = [run(1.0, "adam", alpha0=0.1), run(0.5, alpha0=0.1, beta=1e-4, **lost)]
     cells = [*phase(beta=1e-4), *phase(beta=1e-3)[3:], *far, *phase(beta=1e-2, **lost)[4:]]
-    assert chapter.phase_lead({"a network": cells, "a line": calm}) == (
+    assert divergence.phase_lead({"a network": cells, "a line": calm}) == (
         "On a network, from α₀ = 0.00100, the smallest β of the grid at which training diverges is none with SGD-HD, "
         "0.0100 with SGDN-HD and 0.0100 with Adam-HD; from any α₀, none with SGD-HD, 0.0100 with SGDN-HD and 0.000100, "
         "the smallest that was tried, with Adam-HD. On a line α rings, that is, it is negative at times, at 3 of 3 "
@@ -291,7 +290,7 @@ def test_the_table_of_first_divergences_says_how_long_runs_are_and_which_are_lon
         [run(1.0, method, max_iterations=most) for method in baselines] + phase(beta=1e-4, max_iterations=most)[3:]
         for most in (100, 300)
     )
-    note = chapter.first_divergences({"a": short, "b": longer, "c": short}).note
+    note = divergence.first_divergences({"a": short, "b": longer, "c": short}).note
     assert note.endswith("Runs are of 100 iterations; those of b, of 300 iterations.")
 
 
@@ -299,7 +298,7 @@ def test_a_cell_is_what_half_of_its_seeds_did_and_is_set_against_the_median_of_i
     base = [run(loss, "adam", seed=seed) for seed, loss in enumerate((0.1, 0.4, 2.0))]
     cells = {1e-4: ("finished",) * 2, 1e-3: ("finished", "diverged")}
     ours = [run(0.5, beta=b, seed=s, outcome=o) for b, outcomes in cells.items() for s, o in enumerate(outcomes)]
-    found = chapter.phases(base + ours).set_index("beta")
+    found = divergence.phases(base + ours).set_index("beta")
     assert found["kind"].to_dict() == {1e-4: "worse", 1e-3: "diverged"} and set(found["baseline"]) == {0.4}
 
 
@@ -312,7 +311,7 @@ def test_the_legend_of_a_phase_diagram_shows_the_colours_that_occur_and_no_other
     marks = {"a": {"adam_hd": critical.Boundary(2e-3, 100, 3e-3, "2 / κ")}}
     late = phase(beta=1e-3, outcome="diverged", iterations=60)
     lost = late + phase(beta=1e-2, outcome="diverged", iterations=5)[3:]
-    diverged = chapter.phase_diagrams({"a": lost}, marks, "name", "Caption.")
+    diverged = divergence.phase_diagrams({"a": lost}, marks, "name", "Caption.")
     figure = diverged.draw(LIGHT)
     swatches = legend(figure)
     assert list(swatches) == [
@@ -323,7 +322,7 @@ def test_the_legend_of_a_phase_diagram_shows_the_colours_that_occur_and_no_other
     ]
     cells = figure.axes[0].collections[0].get_array().reshape(-1, 3)
     assert np.allclose(cells, [to_rgb(swatches[name].get_facecolor()) for name in list(swatches)[1::-1]])
-    learnt = chapter.phase_diagrams({"a": phase(beta=1e-3)}, {}, "name", "Caption.")
+    learnt = divergence.phase_diagrams({"a": phase(beta=1e-3)}, {}, "name", "Caption.")
     assert list(legend(learnt.draw(LIGHT))) == ["lower loss than the baseline"]
 
 
@@ -331,7 +330,7 @@ def test_a_cell_in_which_few_seeds_diverged_does_not_shade_the_others():
     lost = phase(beta=1e-3, outcome="diverged", iterations=60) + phase(beta=1e-2, outcome="diverged", iterations=5)[3:]
     minority = [run(0.5, "adam_hd", beta=1e-4, seed=seed) for seed in (1, 2)]
     minority += [run(0.5, "adam_hd", beta=1e-4, outcome="diverged", iterations=2)]
-    figure = chapter.phase_diagrams({"a": lost + minority}, {}, "name", "Caption.").draw(LIGHT)
+    figure = divergence.phase_diagrams({"a": lost + minority}, {}, "name", "Caption.").draw(LIGHT)
     swatches = legend(figure)
     cells = figure.axes[2].collections[0].get_array().reshape(-1, 3)
     learnt, earliest, latest = (to_rgb(handle.get_facecolor()) for handle in swatches.values())
@@ -346,7 +345,7 @@ def test_a_phase_diagram_marks_critical_betas_where_they_were_measured_and_says_
             "adam_hd": critical.Boundary(1e-3, 100, 3e-3, "growth"),
         }
     }
-    drawn = chapter.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.")
+    drawn = divergence.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.")
     assert "for SGD-HD by largest κ and for Adam-HD by growth. SGDN-HD has no marks" in drawn.caption
     assert "Not in sight: the measured and the predicted one of SGD-HD with a." in drawn.caption
     panels = drawn.draw(LIGHT).axes
@@ -356,18 +355,18 @@ def test_a_phase_diagram_marks_critical_betas_where_they_were_measured_and_says_
 
 def test_the_text_of_a_phase_diagram_says_in_two_sentences_what_is_seen(measured):
     lost = phase(beta=1e-3) + phase(beta=1e-2, outcome="diverged", iterations=5)[3:]
-    one = chapter.phase_diagrams({"a": lost}, {}, "name", "").alt
+    one = divergence.phase_diagrams({"a": lost}, {}, "name", "").alt
     each = "1 diverged and 0 rang with"
     counts = f"{each} SGD-HD, {each} SGDN-HD and {each} Adam-HD"
     assert one == f"What became of runs by alpha_0 and beta, a map for each method, of a. Of 2 pairs each, {counts}."
     early = [*phase(beta=1e-3), run(0.5, "adam_hd", beta=1e-4, outcome="diverged", iterations=5)]
-    two = chapter.phase_diagrams({"a": lost, "b": early}, {}, "name", "").alt
+    two = divergence.phase_diagrams({"a": lost, "b": early}, {}, "name", "").alt
     assert two.endswith("of 2 models. Adam-HD diverges at a smaller beta than SGD-HD in 1 of 2 models.")
 
 
 def test_a_phase_diagram_says_what_a_critical_beta_is_and_marks_it(measured):
     marks = critical.boundaries(measured)
-    drawn = chapter.phase_diagrams({"logistic regression": phase(beta=1e-3)}, marks, "name", "Caption.")
+    drawn = divergence.phase_diagrams({"logistic regression": phase(beta=1e-3)}, marks, "name", "Caption.")
     assert "above it a run of 100 iterations diverges or ends with a loss a fifth above" in drawn.caption
     figure = drawn.draw(LIGHT)
     assert [line.get_ydata() for line in figure.axes[2].lines[-1:]] == [[8e-4]]
@@ -376,7 +375,7 @@ def test_a_phase_diagram_says_what_a_critical_beta_is_and_marks_it(measured):
 
 def test_critical_betas_that_are_predicted_alike_are_named_together():
     marks = {"a": {method: critical.Boundary(1e-3, 100, 1e-3, "growth") for method in ("sgd_hd", "adam_hd")}}
-    caption = chapter.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.").caption
+    caption = divergence.phase_diagrams({"a": phase(beta=1e-3)}, marks, "name", "Caption.").caption
     assert "for SGD-HD and Adam-HD by growth" in caption
 
 

@@ -11,7 +11,7 @@ from hdlib.optim import SGDHD
 from hdlib.optim.control import KEYS
 from hdlib.report import automatic_compared, guards
 from hdlib.report.style import LIGHT
-from hdlib.runs import Record, RunSpec, divergence
+from hdlib.runs import Record, RunSpec, experiments
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 MADE = {"device": "cpu", "data": "made up"}
@@ -97,13 +97,13 @@ def test_the_figure_of_the_automatic_beta_is_described_in_plain_sentences(compar
 def test_every_name_of_a_guard_is_told_as_the_arguments_that_set_it():
     """What is told is given to an optimiser, which has as its options what the runs had."""
     table = guards.arguments().data.set_index("in the figures")
-    assert list(table.index) == list(map(guards.shown, divergence.GUARDS)) and set(guards.DOES) == set(
-        divergence.GUARDS
+    assert list(table.index) == list(map(guards.shown, experiments.GUARDS)) and set(guards.DOES) == set(
+        experiments.GUARDS
     )
-    for name, told in zip(divergence.GUARDS, table["arguments"], strict=True):
+    for name, told in zip(experiments.GUARDS, table["arguments"], strict=True):
         given = dict(hypergrad_lr=0.1) | eval(f"dict({told})")
         [group] = SGDHD([torch.nn.Parameter(torch.ones(1))], lr=0.1, **given).param_groups
-        run = RunSpec(**dict(method="sgd_hd", alpha0=0.1, beta=0.1, epochs=1) | divergence.GUARDS[name])
+        run = RunSpec(**dict(method="sgd_hd", alpha0=0.1, beta=0.1, epochs=1) | experiments.GUARDS[name])
         assert {option: group[key] for option, key in KEYS.items()} == asdict(run.control()) | {
             "overshoot": run.overshoot
         }

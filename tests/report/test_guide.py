@@ -13,7 +13,7 @@ from hdlib import SGDHD, AdamHD
 from hdlib.optim import control
 from hdlib.report import recipe, relapse
 from hdlib.report.performance import read
-from hdlib.runs import Store, divergence
+from hdlib.runs import Store, experiments
 from hdlib.runs.critical import boundaries, measured_boundaries
 
 ROOT = Path(__file__).parents[2]
@@ -142,10 +142,10 @@ def test_the_constants_and_what_they_mean(guide):
 
 
 def test_what_the_recommended_share_of_the_critical_beta_is_worth(guide):
-    store, models = Store(ROOT / "results"), divergence.MAPPED
+    store, models = Store(ROOT / "results"), experiments.MAPPED
     measured = measured_boundaries(boundaries(14, 3, 100, task="mnist"), store, rounds=8, device="cpu")
     lengths = {name: 300 if name == "logistic regression" else 100 for name in models}
-    asked = {n: divergence.phase(13, lengths[n], 3, task="mnist", **divergence.VARIED[n]) for n in models}
+    asked = {n: experiments.phase(13, lengths[n], 3, task="mnist", **experiments.VARIED[n]) for n in models}
     found = recipe.worth([(name, store.get(specs)) for name, specs in asked.items()], measured, np.inf)
     taken = found[found["share"] == found["method"].map(recipe.TAKEN)].dropna(subset="over")
     small, large = taken[taken["alpha0"] <= recipe.HIGHEST], taken[taken["alpha0"] > recipe.HIGHEST]

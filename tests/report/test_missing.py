@@ -7,7 +7,7 @@ from pandas import DataFrame
 
 from hdlib.report import missing
 from hdlib.runs import METHODS, Record, RunSpec
-from hdlib.runs.divergence import GUARDS
+from hdlib.runs.experiments import GUARDS
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 SMALL = dict(alpha0=1e-6, model="mlp", method="sgd", epochs=10)

@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.runs import Record, RunSpec, SpecError, critical, divergence, probe
+from hdlib.runs import Record, RunSpec, SpecError, critical, experiments, probe
 from hdlib.runs.record import TRACE_COLUMNS
 
 
 def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_path):
-    spec = RunSpec(method="sgd_hd", alpha0=1e-3, beta=0.0, **divergence.short(12, task="digits", model="mlp", width=12))
+    spec = RunSpec(
+        method="sgd_hd", alpha0=1e-3, beta=0.0, **experiments.short(12, task="digits", model="mlp", width=12)
+    )
     [(works, fails, runs)] = critical.critical_betas([spec], tmp_path, low=-3, high=3, rounds=4)
     assert fails / works == pytest.approx(10 ** (6 / 2**4), rel=1e-6)
     by_beta = {record.spec.beta: critical.failed(record) for record in runs}
@@ -20,7 +22,7 @@ def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_pa
 
 
 def test_a_critical_beta_beyond_those_that_were_tried_is_not_made_up(tmp_path):
-    fields = divergence.short(12, task="digits", model="mlp", width=12)
+    fields = experiments.short(12, task="digits", model="mlp", width=12)
     spec = RunSpec(method="sgd_hd", alpha0=1e-3, beta=0.0, **fields)
     [(works, fails, runs)] = critical.critical_betas([spec], tmp_path, low=-12, high=-8, rounds=2)
     assert fails == np.inf and works == pytest.approx(max(record.spec.beta for record in runs))
@@ -52,7 +54,7 @@ def test_a_models_growth_is_chosen_by_the_other_models():
 
 def test_the_critical_beta_is_asked_for_with_as_many_seeds_and_iterations_as_one_says():
     asked = critical.boundaries(2, 2, 30, task="digits")
-    assert list(asked) == list(divergence.VARIED)[:2]
+    assert list(asked) == list(experiments.VARIED)[:2]
     for specs in asked.values():
         assert [(spec.method, spec.seed) for spec in specs] == [(m, s) for m in ("adam_hd", "sgd_hd") for s in (0, 1)]
         assert {(spec.max_iterations, spec.alpha0) for spec in specs} == {(30, critical.ALPHA0)}
@@ -110,27 +112,27 @@ def test_of_whole_vggs_one_seed_is_asked_for_and_of_narrow_ones_both_variants_an
 
 
 def test_every_guard_is_run_on_the_papers_grid_and_those_with_a_beta_of_their_own_from_all_its_rates():
-    rates = divergence.PAPER_RATES
-    for name, specs in divergence.guarded(1, 1).items():
+    rates = experiments.PAPER_RATES
+    for name, specs in experiments.guarded(1, 1).items():
         cells = {(s.method, s.alpha0, s.beta) for s in specs}
         assert len(cells) == len(specs)
-        for method in divergence.HD:
-            own = {s.beta for s in specs} if {"beta"} <= divergence.GUARDS[name].keys() else set(rates)
+        for method in experiments.HD:
+            own = {s.beta for s in specs} if {"beta"} <= experiments.GUARDS[name].keys() else set(rates)
             own |= {1e-7, 1e-8} if method == "adam_hd" and len(own) > 1 else set()
             assert {cell for cell in cells if cell[0] == method} == set(itertools.product([method], rates, own))
 
 
 def test_curves_of_figure_2_are_compared_with_runs_of_the_plain_rule_from_its_rates_alone():
     run = RunSpec(method="sgd_hd", alpha0=1e-3, beta=1e-4, epochs=3)
-    assert divergence.is_online_tuning(run, "mnist") and not divergence.is_online_tuning(run, "digits")
+    assert experiments.is_online_tuning(run, "mnist") and not experiments.is_online_tuning(run, "digits")
     for other in (dict(rule="multiplicative"), dict(alpha0=0.02), dict(epochs=2), dict(max_lr=0.1)):
-        assert not divergence.is_online_tuning(run.with_(**other), "mnist")
+        assert not experiments.is_online_tuning(run.with_(**other), "mnist")
 
 
 def test_longer_runs_are_those_of_the_plain_rule_among_the_guards():
-    [(name, specs)] = divergence.longer([["2 layers of 100", 2, 3]], task="digits")
+    [(name, specs)] = experiments.longer([["2 layers of 100", 2, 3]], task="digits")
     model = dict(task="digits", model="mlp", width=100)
-    asked = divergence.guarded(2, 3, **model)["plain"] + divergence.unguarded(2, 3, **model)
+    asked = experiments.guarded(2, 3, **model)["plain"] + experiments.unguarded(2, 3, **model)
     assert name == "2 layers of 100"
     assert {spec.key for spec in specs} == {spec.key for spec in asked if spec.method not in ("sgdn", "sgdn_hd")}
 
@@ -138,4 +140,4 @@ def test_longer_runs_are_those_of_the_plain_rule_among_the_guards():
 @pytest.mark.parametrize("row", [["2 layers of 99", 2, 3], ["2 layers of 100", 2]])
 def test_longer_runs_of_an_unknown_model_are_refused(row):
     with pytest.raises(SpecError, match="give a model, epochs and seeds"):
-        divergence.longer([row])
+        experiments.longer([row])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hdlib.runs import RunSpec, SpecError, divergence, probe, train
+from hdlib.runs import RunSpec, SpecError, experiments, probe, train
 from hdlib.tasks.data import SIZES
 
 SPECS = [
@@ -99,19 +99,19 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, monkeypatch):
     [({}, 1), (dict(batch_size=1024), 2), (dict(task="digits"), 9), (dict(task="digits", batch_size=1500), 100)],
 )
 def test_a_short_run_takes_all_the_iterations_that_are_asked_for(fields, epochs):
-    spec = RunSpec(method="sgd", alpha0=0.1, **divergence.short(100, **fields))
+    spec = RunSpec(method="sgd", alpha0=0.1, **experiments.short(100, **fields))
     assert spec.epochs == epochs
     assert spec.iterations(SIZES[spec.task][0]) == 100
 
 
 def test_a_short_run_in_batches_of_1024_is_traced_to_its_end():
-    spec = divergence.varied(1e-3, 30, "sgd_hd", beta=0.0, task="digits")["2 layers of 100, batches of 1024"]
+    spec = experiments.varied(1e-3, 30, "sgd_hd", beta=0.0, task="digits")["2 layers of 100, batches of 1024"]
     assert train(spec).trace["iteration"].to_list() == list(range(1, 31))
 
 
 def test_a_short_run_of_an_unknown_task_is_refused():
     with pytest.raises(SpecError, match="task is 'imagenet'"):
-        divergence.short(100, task="imagenet")
+        experiments.short(100, task="imagenet")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])

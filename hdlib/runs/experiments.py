@@ -1,4 +1,4 @@
-"""Which runs the pages on divergence, on the critical beta and on guards are made of."""
+"""Which runs the pages on divergence, the critical beta, guards and the paper's own beta are made of."""
 
 from __future__ import annotations
 
