@@ -224,7 +224,7 @@ def worst_start_table(worst: pd.DataFrame) -> Table:
     return Table(
         pd.DataFrame(rows),
         "The automatic β's training loss in the last epoch, from the worst α₀, over that of the best fixed rate; by "
-        "medians over seeds, as all numbers of this page. The pages on online tuning tell means.",
+        "medians over seeds, as all numbers of this page, where the pages on online tuning give means.",
     )
 
 

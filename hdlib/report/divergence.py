@@ -199,10 +199,8 @@ def sizes_sentences(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, beta
     a, s = _first_kappa(adam), _first_kappa(sgd)
     return (
         f"In the first step of the same run, ‖D‖² is {scientific(first['direction_l2'] ** 2)} for Adam, against "
-        f"{parameters:,} parameters, and {scientific(second['direction_l2'] ** 2)} for SGD. On its own minibatch the "
-        f"slope at its start is {scientific(-first['slope'])} for Adam, the sum of the gradient's absolute entries "
-        f"({scientific(first['grad_l1'])}), and {scientific(-second['slope'])} for SGD, the sum of their squares. The "
-        f"curvature along it is {scientific(a)} for Adam and {scientific(s)} for SGD, {rounded(a / s)} times less."
+        f"{parameters:,} parameters, and {scientific(second['direction_l2'] ** 2)} for SGD. The curvature along it is "
+        f"{scientific(a)} for Adam and {scientific(s)} for SGD, {rounded(a / s)} times less."
         f"\n\nFor Adam 2/κ is {scientific(2 / a)}, and β = {power_of_ten(beta)} {_condition(beta * a / 2)}. "
         f"For SGD 2/κ is {scientific(2 / s)}, and the same β {_condition(beta * s / 2)}."
     )

@@ -112,31 +112,12 @@ def _alike(panel: pd.DataFrame) -> pd.DataFrame:
     return panel[~most | panel["pair"].isin(shared)]
 
 
-def sentences(fitted: pd.DataFrame) -> str:
-    """Say for each panel which candidate fits best, and how much worse the next one does, by alpha and by the loss.
+def in_short(fitted: pd.DataFrame) -> str:
+    """Say which beta fits best, how clearly, and what the loss says where alpha is close; and whether Adam decays.
 
     Args:
         fitted: of `candidates`, as for the functions below.
     """
-    lines = []
-    for (model, method), rows in _panels(fitted):
-        best, others = rows.iloc[0], rows.iloc[1:]
-        text = (
-            f"- {'The perceptron' if model == 'mlp' else 'Logistic regression'}, {LABELS[method]}: {best['candidate']} "
-            f"fits best, α is off by a factor of {scientific(best['factor'])} over {counted(best['epochs'], 'epoch')}"
-        )
-        if len(others):
-            second = others.iloc[0]
-            how = "diverges" if np.isinf(second["factor"]) else f"is off by {scientific(second['factor'])}"
-            text += f"; the next of {len(rows)} candidates, {second['candidate']}, {how}"
-        if np.isfinite(best["loss"]):
-            text += f"; the training loss is off by {by_loss(rows)}"
-        lines.append(text + ".")
-    return "\n".join(lines)
-
-
-def in_short(fitted: pd.DataFrame) -> str:
-    """Say which beta fits best, how clearly, and what the loss says where alpha is close; and whether Adam decays."""
     panels = _panels(fitted)
     told = [
         _which(rows)
@@ -151,7 +132,7 @@ def in_short(fitted: pd.DataFrame) -> str:
             f"factor of {scientific(best['factor'])} with this decay, and of {scientific(other['factor'])} with "
             f"{other['candidate']}."
         )
-    return f"**In short.** {' '.join(told)}" if told else ""
+    return "\n- ".join(["**In short.**\n", *told]) if told else ""
 
 
 def _which(rows: pd.DataFrame) -> str:

@@ -271,7 +271,7 @@ def beside_the_paper(records: Sequence[Record]) -> str:
 
 
 def holds(records: Sequence[Record]) -> str:
-    """Say where the paper's finding for logistic regression, no slower outside its red outline, holds for a model."""
+    """Say where the paper's finding for logistic regression, no slower outside its outlined region, holds."""
     frame, outlined = reached(records), paper.outlined()
     seeds = frame["seed"].nunique()
     half = "; a cell has diverged where at least half of its seeds have" if seeds > 1 else ""
@@ -290,10 +290,13 @@ def holds(records: Sequence[Record]) -> str:
         if len(outside):
             text += (
                 f"slower than {LABELS[baseline[0]]} in {slower} and diverged in {int(outside['lost'].sum())} of the "
-                f"{len(outside)} cells outside the red outline of the paper's Figure 4. "
+                f"{len(outside)} cells outside the region that the paper's Figure 4 outlines as slower. "
             )
         else:
-            text += f"compared with {LABELS[baseline[0]]} inside the red outline of the paper's Figure 4 alone. "
+            text += (
+                f"compared with {LABELS[baseline[0]]} only inside the region that the paper's Figure 4 outlines as "
+                "slower. "
+            )
         if len(good):
             text += f"It is at least as fast from every α₀ with {_betas(good)}"
         else:

@@ -28,7 +28,7 @@ DOES = {
     "step skipped where h is not finite": "leaves such a step out, too",
     "AdaGrad on h": "divides h by the root of the sum of all h² so far",
     "Adam on h": "replaces h by its running mean over its running size",
-    "transition to 0.001": "passes over to a fixed learning rate: the paper's Section 5.1",
+    "transition to 0.001": "moves gradually to a fixed learning rate: the paper's Section 5.1",
     "overshoot 0.1": "tolerates that a step goes too far, by this fraction of the slope at its start",
     "β = 0.5 / κ, at most × 2": "divides β by κ, which it finds from slopes; a step at most doubles α",
     "automatic": "needs no β, and tolerates at first that a step goes too far",

@@ -122,12 +122,12 @@ def guards(records: Sequence[Record]) -> str:
     least, fewest = (min(column) for column in zip(*ran.values(), strict=True))
     beyond = f" beyond {least:,} iterations or with more than {counted(fewest, 'seed')}" if least else ""
     further = [
-        f"*{name}* (up to {iterations:,} iterations, {counted(seeds, 'seed')})"
+        f"the guard *{name}* up to {iterations:,} iterations with {counted(seeds, 'seed')}"
         for name, (iterations, seeds) in ran.items()
         if iterations > least or seeds > fewest
     ]
     run = (["the automatic β"] if any(r.spec.rule == "auto" for r in mlp) else []) + further
-    exceptions = f" Exceptions: {', '.join(run)}." if run else ""
+    exceptions = f" Further went {'; '.join(run)}." if run else ""
     return f"Guards on the paper's perceptron{beyond}.{exceptions}"
 
 

@@ -123,8 +123,10 @@ def _above_fixed(own: pd.DataFrame, lead: str) -> str:
     above = known[known["fixed"] > 1]
     if known.empty:
         return ""
-    where = f", at most {_times(above['fixed'].max())} that" if len(above) else ""
-    return f". {lead}, it ends above no HD from {len(above) or 'none'} of {len(known)} starts{where}"
+    where = f", at up to {_times(above['fixed'].max())} its loss" if len(above) else ""
+    return (
+        f". {lead}, it ends above the same method without HD from {len(above) or 'none'} of {len(known)} starts{where}"
+    )
 
 
 def in_practice(iterations: int) -> str:

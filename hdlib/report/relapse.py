@@ -34,6 +34,13 @@ def epoch_of(record: Record) -> int:
     return int(_losses(record).diff().idxmax())
 
 
+def began(record: Record) -> int:
+    """Return the epoch in which a run fell back: that before `epoch_of` if at its end validation shows it already."""
+    jump, loss = epoch_of(record), record.epochs.set_index("epoch")["valid_loss"]
+    before, after = (loss.get(epoch, np.nan) for epoch in (jump - 2, jump - 1))
+    return jump - 1 if after > FACTOR * before else jump
+
+
 def sentences(records: Sequence[Record]) -> list[str]:
     """Return a sentence for each run that relapsed, and where the other seeds of its method end."""
     told = []
@@ -56,14 +63,14 @@ def sentences(records: Sequence[Record]) -> list[str]:
 
 
 def recovered(record: Record) -> str:
-    """Return how the validation accuracy of a run that fell back goes on from there, to follow that it did."""
-    accuracy = 100 * record.epochs.set_index("epoch")["valid_accuracy"]
-    jump = epoch_of(record)
-    before, after = accuracy[: jump - 1].max(), accuracy[jump - 1 :]
-    if not len(after) or np.isnan(before):
+    """Return the validation accuracy before and after a run fell back and at its end, to follow that it did."""
+    accuracy = 100 * record.epochs.set_index("epoch")["valid_accuracy"].dropna()
+    before, after = accuracy[accuracy.index < began(record)], accuracy[accuracy.index >= began(record)]
+    if before.empty or after.empty:
         return ""
     return (
-        f" (accuracy: {before:.1f} % before, then as low as {after.min():.1f} %, and {after.iloc[-1]:.1f} % at the end)"
+        f" (accuracy: {before.iloc[-1]:.1f} % after epoch {before.index[-1]}, {after.iloc[0]:.1f} % after epoch "
+        f"{after.index[0]}, {after.iloc[-1]:.1f} % at the end)"
     )
 
 
@@ -130,6 +137,11 @@ def ways(branches: pd.DataFrame, record: Record) -> Table:
         f"One run, continued from the end of epoch {jump - 1}, where its training loss was "
         f"{significant(_losses(record)[jump - 1])}{seen}, in {len(rows)} ways."
     )
+    if began(record) < jump:
+        note += (
+            f" The step that harmed it first is one of the last of epoch {jump - 1}, before the ways part: what is "
+            "compared is how each goes on from it, not whether it would have come to it."
+        )
     return Table(pd.DataFrame(rows), note)
 
 

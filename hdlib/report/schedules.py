@@ -120,16 +120,20 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
     Args:
         models: records by a model's name.
     """
-    near, far, ahead = [], [], {}
+    near, far, ahead, edge = [], [], {}, set()
     for model, family, data in _settings(models):
         cosine, automatic = (_of(data, family, way, "train_loss") for way in ("cosine", AUTOMATIC))
         decades = np.abs(np.log10(cosine.index / cosine.idxmin()))
         for distance, lower in zip(decades, automatic < cosine, strict=True):
             (near if distance < 1 + 1e-6 else far).append(lower)
-        ahead[f"{LABELS[family]}, {model}"] = automatic.min() / cosine.min()
+        setting = f"{LABELS[family]}, {model}"
+        ahead[setting] = automatic.min() / cosine.min()
+        if cosine.idxmin() == cosine.index.max():
+            edge.add(setting)
     better = pd.Series([ratio for ratio in ahead.values() if ratio > 1])
     other = [
         f"{name}, where that of the automatic β is {significant(ratio)} times the cosine's"
+        + (" (whose best α₀ is the largest that was tried)" if name in edge else "")
         for name, ratio in ahead.items()
         if ratio <= 1
     ]

@@ -255,18 +255,22 @@ def bottom_line(records: Sequence[Record]) -> str:
     nearest = _longest(r for r in records if _scale(r)[1] == IMAGES)
     if not nearest:
         return ""
-    same, _, total = _same(nearest)
-    spec = nearest[0].spec
+    same, spec = _same(nearest), nearest[0].spec
+    (in_paper, _, total), (in_authors, _, _) = same["paper"], same["authors"]
+    length, by_then = _by_the_end(nearest, "authors")
+    after = "" if by_then is nearest else f" after their {length} epochs"
+    where = f"as in the paper's figure, and {in_authors} as in the authors' published runs{after}"
     text = (
         f"With {fraction(spec.width_factor)} of the channels, {counted(spec.epochs, 'epoch')} of all images and "
-        f"{_seeds(nearest)}, {same} of the {total} orderings of methods that the published runs show come out the same."
+        f"{_seeds(nearest)}, {in_paper} of {total} comparisons between methods come out "
+        f"{where if after or in_paper != in_authors else 'as in both published experiments'}."
     )
     return " ".join([text, *map(_relapse, relapse.relapsed(nearest))])
 
 
 def _relapse(record: Record) -> str:
     """Say that a run fell back, when, and how far it came again."""
-    return f"{LABELS[record.spec.method]} fell back in epoch {relapse.epoch_of(record)}{relapse.recovered(record)}."
+    return f"{LABELS[record.spec.method]} fell back in epoch {relapse.began(record)}{relapse.recovered(record)}."
 
 
 def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
@@ -274,11 +278,12 @@ def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
     longest = _longest(r for r in records if _scale(r)[1] < IMAGES)
     if not longest:
         return ""
-    same, everywhere, total = _same(longest)
+    same, everywhere, total = _same(longest)["paper"]
     spec, many = longest[0].spec, frames.seeds(longest)[1] > 1
     text = (
         f"With [{_seeds(longest)}](vgg-epochs), {fraction(spec.width_factor)} of the channels, "
-        f"{counted(spec.epochs, 'epoch')} of {_scale(longest[0])[1]:,} images, {same} of {total} do"
+        f"{counted(spec.epochs, 'epoch')} of {_scale(longest[0])[1]:,} images, {same} of {total} come out as in the "
+        "paper's figure"
         f"{f' in the means over seeds, {everywhere} of them in every seed' if many else ''}"
     )
     lost = [
@@ -301,13 +306,14 @@ def _longest(records: Iterable[Record]) -> list[Record]:
     return kinds[max(kinds)] if kinds else []
 
 
-def _same(records: Sequence[Record]) -> tuple[int, int, int]:
-    """Return how many orderings are those of both published experiments, in how many of them in every seed, of all."""
-    published = _published().set_index(["source", "method"])
-    compared = [_compared(_by_the_end(records, source)[1], published.loc[source]) for source in SOURCES]
-    same = [key for key in compared[0] if all(of_source[key]["same"] for of_source in compared)]
-    everywhere = sum(all(of_source[key]["everywhere"] for of_source in compared) for key in same)
-    return len(same), everywhere, len(compared[0])
+def _same(records: Sequence[Record]) -> dict[str, tuple[int, int, int]]:
+    """Return how many orderings are those of each published experiment, of how many in every seed, of how many."""
+    published, found = _published().set_index(["source", "method"]), {}
+    for source in SOURCES:
+        compared = _compared(_by_the_end(records, source)[1], published.loc[source]).values()
+        same = [row for row in compared if row["same"]]
+        found[source] = len(same), sum(row["everywhere"] for row in same), len(compared)
+    return found
 
 
 def _compared(records: Sequence[Record], published: pd.DataFrame) -> dict[tuple[str, str, str], dict]:
@@ -743,7 +749,7 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
         over = runs["critical"] / betas[method]
         for (start, precision), own in _groups(longer, "norm_start", "precision"):
             at = sorted(r.iterations for r in own if r.outcome == "diverged")
-            forgot = sorted(relapse.epoch_of(r) for r in relapse.relapsed(own))
+            forgot = sorted(relapse.began(r) for r in relapse.relapsed(own))
             if not (at or forgot) or not 1 < over.min() <= over.max() < np.inf:
                 continue
             how = []
@@ -752,7 +758,7 @@ def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Seque
                 how += [f"diverged in {_which(at, came)}, at iteration {several(at, '{:,}'.format)}"]
             if forgot:
                 came = [r for r in own if r.outcome != "diverged" and r.epochs["epoch"].iloc[-1] >= forgot[0]]
-                so_far = " that came so far" if len(came) < len(own) else ""
+                so_far = " that lasted so long" if len(came) < len(own) else ""
                 how += [f"fell back in {_which(forgot, came)}{so_far}, in epoch {several(forgot)}"]
             ours = f"{_STARTS[start]} in {precision}"
             text = f"- {LABELS[method]} as in {_network(model)}, with {ours}, {' and '.join(how)}."

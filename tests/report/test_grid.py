@@ -362,14 +362,15 @@ def test_what_there_is_nothing_to_say_of_is_left_out():
         in text
     )
     assert (
-        "**Adam-HD** is compared with Adam inside the red outline of the paper's Figure 4 alone. There is no β" in text
+        "**Adam-HD** is compared with Adam only inside the region that the paper's Figure 4 outlines as slower. There"
+        in text
     )
 
 
 def test_a_page_without_printed_numbers_says_where_the_finding_holds(once):
     text = grid.holds(once)
     assert text.startswith("With one seed and up to 1,000 iterations:")
-    assert "**SGD-HD** is slower than SGD in 0 and diverged in 0 of the 3 cells outside the red outline" in text
+    assert "**SGD-HD** is slower than SGD in 0 and diverged in 0 of the 3 cells outside the region that the" in text
     assert "It is at least as fast from every α₀ with β = 10⁻⁶." in text
     assert "**Adam-HD** is slower than Adam in 0 and diverged in 1 of the 2 cells" in text
     assert "With β = 10⁻¹ it diverged from every α₀, by iteration 7." in text

@@ -101,9 +101,8 @@ def test_guards_that_went_further_than_the_others_are_named():
         record(iterations=900, **common | dict(beta=0.02, rule="multiplicative", width=10)),
         record(iterations=100, **common, beta=0.02, rule="multiplicative"),
     ]
-    start = (
-        "Guards on the paper's perceptron beyond 100 iterations or with more than one seed. Exceptions: the automatic β"
-    )
+    start = "Guards on the paper's perceptron beyond 100 iterations or with more than one seed. "
+    start += "Further went the automatic β"
     assert missing.guards(runs + others) == f"{start}."
     further = [
         record(iterations=900, **common, beta=0.02, rule="multiplicative"),
@@ -111,10 +110,10 @@ def test_guards_that_went_further_than_the_others_are_named():
     ]
     said = missing.guards(runs + others + further)
     assert said == (
-        f"{start}, *multiplicative* (up to 900 iterations, one seed), *automatic, greedy* (up to 100 iterations, 2 "
-        "seeds)."
+        f"{start}; the guard *multiplicative* up to 900 iterations with one seed; the guard *automatic, greedy* up to "
+        "100 iterations with 2 seeds."
     )
     assert f"- {said}" in missing.sentences(runs + others + further).splitlines()
-    bounded = "*bounds 0 and 0.1* (up to 100 iterations, one seed)"
-    assert missing.guards(runs[:1]) == f"Guards on the paper's perceptron. Exceptions: {bounded}."
+    bounded = "the guard *bounds 0 and 0.1* up to 100 iterations with one seed"
+    assert missing.guards(runs[:1]) == f"Guards on the paper's perceptron. Further went {bounded}."
     assert missing.guards(others[:1]) == "Guards on the paper's perceptron."

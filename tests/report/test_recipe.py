@@ -55,7 +55,9 @@ def test_a_share_is_set_against_no_hypergradients_and_what_larger_starts_come_to
     lost = [replace(r, outcome="diverged") if r.spec.beta == 1e-4 else r for r in kept]
     measured = critical(("a", "adam_hd", 1e-3), ("b", "adam_hd", 1e-3))
     said = recipe.sentences(recipe.worth([("a", grid)], measured))
-    assert said.endswith("With a tenth of it, it ends above no HD from 1 of 1 starts, at most 2.00 times that.")
+    assert said.endswith(
+        "With a tenth of it, it ends above the same method without HD from 1 of 1 starts, at up to 2.00 times its loss."
+    )
     assert recipe.beyond([("a", grid + lost), ("b", grid + kept)], measured) == (
         "From α₀ above 10⁻², which are not counted, Adam-HD with a tenth of it diverges in one model (a) and ends at "
         "up to 3.00 times the loss of its best β in the other."

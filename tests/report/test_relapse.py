@@ -50,10 +50,25 @@ def test_a_run_that_loses_what_it_had_learnt_is_told():
     assert (
         "0.800 in epoch 2, is 2.20 in the last (1.5 times the lowest and more counts). It rose most in epoch 3" in said
     )
-    assert "from 0.00300 to 0.400 (accuracy: 50.0 % before, then as low as 50.0 %, and 50.0 % at the end)." in said
+    assert "from 0.00300 to 0.400 (accuracy: 50.0 % after epoch 2, 50.0 % after epoch 3, 50.0 % at the end)." in said
     assert "fell back" not in vgg.agreement_sentence([made_up(LOSSES[:3])])
     more = [made_up([2.3, 0.5, 0.5, 0.5, 0.5], seed=seed) for seed in (1, 2)]
     assert "With the 2 other seeds it ends at 0.500 ± 0." in vgg.agreement_sentence([RUN, *more])
+
+
+def test_a_run_fell_back_in_the_epoch_at_whose_end_validation_shows_it_first():
+    seen = RUN.epochs.assign(valid_loss=[2.3, 1.0, 4.0, 3.0, 2.0], valid_accuracy=[0.1, 0.8, 0.2, 0.3, 0.4])
+    early = replace(RUN, epochs=seen)
+    assert (relapse.epoch_of(early), relapse.began(early), relapse.began(RUN)) == (3, 2, 3)
+    assert relapse.recovered(early) == " (accuracy: 80.0 % after epoch 1, 20.0 % after epoch 2, 40.0 % at the end)"
+    unseen = replace(early, epochs=seen.assign(valid_loss=np.nan, valid_accuracy=np.nan))
+    assert relapse.began(unseen) == 3 and relapse.recovered(unseen) == ""
+
+
+def test_where_the_harm_was_done_before_the_ways_part_the_table_says_so(branches):
+    early = replace(RUN, epochs=RUN.epochs.assign(valid_loss=[2.3, 1.0, 4.0, 3.0, 2.0]))
+    assert "before the ways part" in relapse.ways(branches, early).note
+    assert "before the ways part" not in relapse.ways(branches, RUN).note
 
 
 def test_a_run_that_diverged_or_ends_low_is_no_relapse():

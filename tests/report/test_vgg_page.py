@@ -106,7 +106,7 @@ def test_longer_runs_are_held_against_shorter_published_ones_at_their_end():
     assert f"from those of the authors' repository by a factor of {apart:.2g}," in told[0]
     few = [replace(run, spec=run.spec.with_(train_images=10_000)) for run in runs]  # whose epochs are shorter
     assert "after its" not in vgg.agreement_sentence(few) and len(vgg.agreement(few).data.columns) == 4
-    assert vgg.bottom_line(runs).endswith("SGD-HD fell back in epoch 200.")
+    assert vgg.bottom_line(runs).partition(" (")[0].endswith("SGD-HD fell back in epoch 200")
 
 
 def test_the_largest_rate_is_told_of_as_many_iterations_as_the_paper_shows_too():
@@ -185,11 +185,11 @@ def test_the_bottom_line_is_that_of_the_longest_runs_of_six_methods_on_all_image
         *[record(method, decay="cosine", **narrow) for method in BASELINE.values()],
     ]
     assert vgg.bottom_line(others + longest) == (
-        "With 1/8 of the channels, 20 epochs of all images and one seed, 9 of the 9 orderings of methods that the "
-        "published runs show come out the same."
+        "With 1/8 of the channels, 20 epochs of all images and one seed, 9 of 9 comparisons between methods come out "
+        "as in both published experiments."
     )
     worse = [*longest[:-1], record("adam_hd", valid=0.4, width_factor=1 / 8, epochs=20)]
-    assert "one seed, 7 of the 9 orderings" in vgg.bottom_line(worse)
+    assert "one seed, 7 of 9 comparisons" in vgg.bottom_line(worse)
     assert vgg.bottom_line([*six()[:-1], *six(train_images=10_000, epochs=200)]) == ""
 
 
@@ -228,12 +228,12 @@ def test_the_longest_runs_on_fewer_images_are_told_with_what_they_lost():
     known = [*runs, *other, *(replace(r, spec=s) for r, s in zip(runs, shorter, strict=True))]
     said = vgg.bottom_line_of_fewer_images(known)
     assert said == (
-        "With [3 seeds](vgg-epochs), all of the channels, 9 epochs of 10,000 images, 7 of 9 do "
-        "in the means over seeds, 7 of them in every seed."
+        "With [3 seeds](vgg-epochs), all of the channels, 9 epochs of 10,000 images, 7 of 9 come out as in the "
+        "paper's figure in the means over seeds, 7 of them in every seed."
     )
     forgot = [replace(r, epochs=RELAPSE) if (r.spec.method, r.spec.seed) == ("sgdn_hd", 1) else r for r in runs]
     assert vgg.bottom_line_of_fewer_images(forgot).endswith(
-        ". With the paper's β one run of SGDN-HD fell back (accuracy: 10.0 % before, then as low as 10.0 %, and "
+        ". With the paper's β one run of SGDN-HD fell back (accuracy: 10.0 % after epoch 1, 10.0 % after epoch 2, "
         "10.0 % at the end)."
     )
     assert vgg.bottom_line(known) == "" and vgg.bottom_line_of_fewer_images(ALL) == ""
@@ -471,7 +471,7 @@ def test_longer_runs_that_diverge_below_the_critical_beta_are_told():
     assert vgg.later_failures(measured, dict(sgdn_hd=1e-3), shorter + runs[2:]) == ""
     forgot = [replace(runs[0], epochs=RELAPSE), *runs[1:]]
     said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), forgot)
-    assert "fell back in its one run that came so far, in epoch 2." in said
+    assert "fell back in its one run that lasted so long, in epoch 2." in said
     assert vgg.later_failures(measured.assign(critical=1e-4), dict(sgdn_hd=1e-3), lost) == ""
 
 
