@@ -429,7 +429,7 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
 
     alt = (
         "Iterations until the target against the initial learning rate, for SGD, SGDN and Adam: dashed lines are the "
-        f"baselines, coloured lines the hypergradient method, one for each beta. {insensitivity(records)}"
+        f"baselines, coloured lines the hypergradient method, one for each beta. {_told_apart(records)}"
     )
     caption = (
         "The same numbers against the initial learning rate. Dashed: the baselines (dotted: Adam with α₀/√t); "
@@ -441,52 +441,71 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
         caption += " What did not arrive is drawn at the cap."
     if table["diverged"].any():
         caption += " Crosses above the cap: diverged, a row for each β."
-    return Figure(draw, name, alt.replace("**", ""), table, frames.note(records), caption)
+    return Figure(draw, name, alt, table, frames.note(records), caption)
 
 
-def insensitivity(records: Sequence[Record]) -> str:
-    """Say by what factor the slowest alpha_0 is slower than the fastest, without and with hypergradients.
+def insensitivity(records: Sequence[Record]) -> Table | None:
+    """Return by what factor the slowest alpha_0 is slower than the fastest, without and with hypergradients.
 
     With hypergradients this is said of the betas with which every alpha_0 arrives; the others are named. Of one
     alpha_0 there is nothing to say.
     """
     table = cells(reached(records))
     if table["alpha0"].nunique() == 1:
-        return ""
-    cap = _cap(records)
-    sentences = []
+        return None
+    cap, rows = _cap(records), []
     for method in BASELINE:
-        base, text = [], ""
-        for name, (b, d) in _baselines(method):
-            plain = table[(table["method"] == b) & (table["decay"] == d)]
-            if np.isinf(plain["median"]).all():
-                text += f"{name} arrives from no initial learning rate ({_failed(plain)}). "
-            else:
-                lost = int(plain["diverged"].sum())
-                name += f", without the {lost} from which it diverged" if lost else ""
-                base.append(f"{_times(plain[~plain['diverged']], cap)} ({name})")
-        own = table[table["method"] == method]
-        by_beta = dict(list(own.groupby("beta")))
+        plain = [
+            _apart(name, table[(table["method"] == base) & (table["decay"] == decay)], cap)
+            for name, (base, decay) in _baselines(method)
+        ]
+        by_beta = dict(list(table[table["method"] == method].groupby("beta")))
         factors = {
             beta: group["median"].max() / group["median"].min()
             for beta, group in by_beta.items()
             if np.isfinite(group["median"]).all()
         }
         ordered = sorted(factors, key=factors.get)
-        ends = [f"{_factor(factors[beta])} ({_betas([beta])})" for beta in ordered[:1] + ordered[1:][-1:]]
+        best, worst = (
+            [f"{_factor(factors[beta])} ({_betas([beta])})" for beta in some]
+            for some in (ordered[:1], ordered[1:][-1:])
+        )
         missing = {beta: _failed(group) for beta, group in by_beta.items() if beta not in factors}
-        failed = [f"{_betas(list(betas))} ({words})" for words, betas in itertools.groupby(missing, missing.get)]
-        needs = f"slowest of {own['alpha0'].nunique()} initial learning rates needs"
-        text += f"The {needs} {' or '.join(base)} times the iterations of the fastest; with " if base else "With "
-        text += f"{LABELS[method]} "
-        if ends:
-            told = f"{' to '.join(ends)} times"
-            text += told if base else f"the {needs} {told} the iterations of the fastest"
-            text += ", counting only the β with which all arrive. Not all do with " if failed else "."
-        else:
-            text += "there is no β with which all arrive: "
-        sentences.append(text + (f"{'; '.join(failed)}." if failed else ""))
-    return " ".join(sentences)
+        failed = [f"{_betas(list(betas))}: {words}" for words, betas in itertools.groupby(missing, missing.get)]
+        rows.append(
+            {
+                "method": LABELS[method],
+                "without HD": "; ".join(plain),
+                "with the best β": "".join(best) or "–",
+                "with the worst β": "".join(worst) or "–",
+                "β not counted": "; ".join(failed) or "–",
+            }
+        )
+    note = (
+        f"The iterations that the slowest of {table['alpha0'].nunique()} initial learning rates needs, over those of "
+        "the fastest. Not counted: a β with which not every α₀ arrives."
+    )
+    return Table(pd.DataFrame(rows), note)
+
+
+def _apart(name: str, plain: pd.DataFrame, cap: int) -> str:
+    """Say how many times the iterations of its fastest alpha_0 a baseline's slowest needs."""
+    if np.isinf(plain["median"]).all():
+        return f"{name}: {_failed(plain)}"
+    lost = int(plain["diverged"].sum())
+    without = f", without the {lost} from which it diverged" if lost else ""
+    return f"{_times(plain[~plain['diverged']], cap)} ({name}{without})"
+
+
+def _told_apart(records: Sequence[Record]) -> str:
+    """Say in words what `insensitivity` has."""
+    table = insensitivity(records)
+    rows = [] if table is None else table.data.to_dict("records")
+    return " ".join(
+        f"{row['method']}, slowest over fastest: without hypergradients {row['without HD']}, with the best beta "
+        f"{row['with the best β']}."
+        for row in rows
+    )
 
 
 def criteria(groups: dict[str, Sequence[Record]]) -> Table:

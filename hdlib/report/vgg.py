@@ -571,17 +571,22 @@ def times(records: Sequence[Record]) -> Table:
                     if gpu
                     else {}
                 ),
-                "authors: seconds an epoch": significant(per_epoch[method]),
-                "authors: over its baseline": _more(per_epoch[method], per_epoch[base]) if base else "",
+                **(
+                    {
+                        "authors: seconds an epoch": significant(per_epoch[method]),
+                        "authors: over its baseline": _more(per_epoch[method], per_epoch[base]) if base else "",
+                    }
+                    if gpu
+                    else {}
+                ),
             }
         )
-    note = (
-        "Seconds are those of the median epoch, validation included, minutes those of the whole run. The authors' runs "
-        "trained the whole network on all images, on one GPU of 2017."
-    )
+    note = "Seconds are those of the median epoch, validation included, minutes those of the whole run."
     if not gpu:
-        note += " A processor is shared with whatever else it does, so methods are not compared here."
-    elif not apart:
+        note += " A processor is shared with whatever else it does, so methods are not compared."
+    else:
+        note += " The authors' runs trained the whole network on all images, on one GPU of 2017."
+    if gpu and not apart:
         note += (
             " Where runs were trained side by side, seconds and minutes are the shares of a run, and the same for all "
             "of them: they say nothing of what hypergradients cost."
