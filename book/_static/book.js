@@ -1,7 +1,22 @@
-// What scrolls says so, where there is more of it than the page is wide.
+// What scrolls says so, where there is more of it than the page is wide, and can be reached with the keyboard.
+const nameOf = (frame) => {
+  const figure = frame.closest("figure");
+  if (figure) return figure.querySelector("figcaption")?.textContent || "Figure";
+  const headings = [...document.querySelectorAll("article :is(h1, h2, h3)")];
+  const above = headings.filter((h) => h.compareDocumentPosition(frame) & Node.DOCUMENT_POSITION_FOLLOWING).pop();
+  return "Table" + (above ? ": " + above.firstChild.textContent.trim() : "");
+};
 const mark = () => {
-  for (const frame of document.querySelectorAll(".hd-scroll")) {
-    frame.toggleAttribute("data-more", frame.scrollWidth > frame.clientWidth + 1);
+  for (const frame of document.querySelectorAll(".hd-scroll, .pst-scrollable-table-container")) {
+    const more = frame.scrollWidth > frame.clientWidth + 1;
+    frame.toggleAttribute("data-more", more);
+    if (more) {
+      frame.tabIndex = 0;
+      frame.setAttribute("role", "region");
+      frame.setAttribute("aria-label", nameOf(frame));
+    } else {
+      for (const name of ["tabindex", "role", "aria-label"]) frame.removeAttribute(name);
+    }
   }
 };
 window.addEventListener("resize", mark);
@@ -20,8 +35,12 @@ document.addEventListener("DOMContentLoaded", () => {
 });
 window.addEventListener("load", () => document.fonts.ready.then(() => window.dispatchEvent(new Event("resize"))));
 
-// Paper is white, whatever the screen is.
+// Paper is white, whatever the screen is, and has the figures that were not scrolled to.
 const { dataset } = document.documentElement;
 let theme;
-window.addEventListener("beforeprint", () => { theme = dataset.theme; dataset.theme = "light"; });
+window.addEventListener("beforeprint", () => {
+  theme = dataset.theme;
+  dataset.theme = "light";
+  for (const image of document.images) image.loading = "eager";
+});
 window.addEventListener("afterprint", () => { dataset.theme = theme; });

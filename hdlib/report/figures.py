@@ -12,13 +12,28 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from hdlib.report import frames, paper
-from hdlib.report.style import LABELS, QUANTITIES, Figure, Theme, counted, label, power_of_ten, significant
+from hdlib.report.style import (
+    FAMILIES,
+    LABELS,
+    MARKERS,
+    QUANTITIES,
+    Figure,
+    Theme,
+    between,
+    counted,
+    label,
+    power_of_ten,
+    scientific,
+    several,
+    significant,
+)
 from hdlib.runs import Record, RunSpec
 
 LINE_KEYS = ["method", "rule", "decay", "alpha0"]
 ALPHA_FLOOR = 1e-6  # below this an axis of learning rates is linear, so that zero and negative values have a place
 PAPER_POINTS = dict(linestyle="none", marker="o", markersize=3.5, markerfacecolor="none", markeredgewidth=0.9)
-PALE = 0.4  # strength of the colours of the paper's curves in Figure 3
+MARK = 4  # size of the marks that tell families apart
+PALE = 0.5  # strength of the colours of the paper's curves in Figure 3
 EARLY_POINTS = 100  # points drawn of the early iterations, log-spaced
 
 
@@ -78,7 +93,7 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
         _mark_divergence(axes[0, 1], axes[1, 1], records, lambda spec: colors[spec.alpha0])
         handles = [
             Line2D([], [], label=label, **style | (contrast if "multiplicative" in label else dict(color=theme.text)))
-            for label, style in _methods(records, theme)
+            for label, style, _ in _methods(records, theme)
         ]
         if len(theirs):
             handles.append(Line2D([], [], color=theme.text, label="the paper's curves", **PAPER_POINTS))
@@ -92,7 +107,8 @@ def online_tuning(records: Sequence[Record], family: str, name: str, caption: st
     alt = (
         f"Eight panels, {LABELS[family]} on the left, {LABELS[adapted]} on the right, from {len(rates)} initial "
         "learning rates: minibatch loss over the first iterations, training and validation loss over epochs, and below "
-        f"the learning rate of {LABELS[adapted]}, over the first iterations and over epochs. {_outcomes(records)}"
+        f"the learning rate of {LABELS[adapted]}, over the first iterations and over epochs. {_outcomes(records)} "
+        f"{_ends(per_epoch)}"
     )
     return Figure(draw, name, alt, _table(per_epoch, early, theirs), frames.note(records), caption)
 
@@ -112,10 +128,13 @@ def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
                 for method, line in theirs[theirs["quantity"] == quantity].groupby("method"):
                     axis.plot(line["epoch"], line["value"], **theme.line(method, strength=PALE) | broad, zorder=1)
             for (method, rule, decay, _), line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
-                _line(axis, line, _x(data), **theme.line(method, rule, decay))
+                _line(axis, line, _x(data), **theme.line(method, rule, decay), **_marks(_family(method), len(line)))
             _scales(axis, quantity, data, linear_below=1e-3)
         _mark_divergence(axes[0, 0], axes[0, 1], records, lambda spec: theme.color(spec.method))
-        handles = [Line2D([], [], label=label, **style) for label, style in _methods(records, theme)]
+        handles = [
+            Line2D([], [], label=label, marker=MARKERS[family], markersize=MARK, **style)
+            for label, style, family in _methods(records, theme)
+        ]
         if len(theirs):
             handles.append(Line2D([], [], color=theme.paper, label="the paper's curves, pale", **broad))
         figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 6 else len(handles))
@@ -124,7 +143,7 @@ def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
     alt = (
         "Six panels for SGD, SGD with Nesterov momentum and Adam (dashed) and their hypergradient versions (solid): "
         "training loss, validation loss and error, and learning rate, over the first iterations and over epochs. "
-        f"{_outcomes(records)}"
+        f"{_outcomes(records)} {_ends(per_epoch)}"
     )
     caption = f"{caption} {_cut_off(per_epoch, theirs)}".strip()
     return Figure(draw, name, alt, _table(per_epoch, early, theirs), frames.note(records), caption)
@@ -146,7 +165,7 @@ def final_loss(records: Sequence[Record], name: str, caption: str = "") -> Figur
     """Draw the last epoch's training loss against alpha_0: a flat line is a method that does not mind its start."""
     finals = frames.finals(records)
     finals = finals[finals["rule"] != "multiplicative"]
-    families = [f for f in ("sgd", "sgdn", "adam") if (finals["method"] == f).any()]
+    families = [f for f in FAMILIES if (finals["method"] == f).any()]
     keys = ["method", "rule", "decay", "alpha0"]
     data = finals.groupby(keys)["train_loss"].agg(mean="mean", low="min", high="max", seeds="count").reset_index()
 
@@ -174,12 +193,38 @@ def final_loss(records: Sequence[Record], name: str, caption: str = "") -> Figur
 
     if data["seeds"].max() > 1:
         caption = f"{caption} Lines are means over seeds, bands reach from the lowest to the highest.".strip()
-    names = " and ".join(LABELS[f] for f in families)
     alt = (
-        f"Final training loss against the initial learning rate for {names} (dashed) and their hypergradient "
-        f"versions (solid). {_outcomes(records)}"
+        f"Final training loss against the initial learning rate for {several([LABELS[f] for f in families])} (dashed) "
+        f"and their hypergradient versions (solid). {_outcomes(records)} {_by_start(data)}"
     )
     return Figure(draw, name, alt, data, frames.note(records), caption)
+
+
+def _ends(per_epoch: pd.DataFrame) -> str:
+    """Say at which losses the methods end: medians over seeds, the lowest and highest over alpha_0."""
+    told = []
+    for quantity in ("train_loss", "valid_loss"):
+        own = per_epoch[(per_epoch["quantity"] == quantity) & per_epoch["median"].notna()]
+        last = own.loc[own.groupby(LINE_KEYS)["epoch"].idxmax()]
+        ends = [
+            f"{label(method, decay, rule)} {between(group['median'])}"
+            for (method, rule, decay), group in last.groupby(LINE_KEYS[:3], sort=False)
+        ]
+        told.append(f"{QUANTITIES[quantity].capitalize()} at the end: {', '.join(ends)}.")
+    return " ".join(told)
+
+
+def _by_start(data: pd.DataFrame) -> str:
+    """Say at which mean loss each method ends from its lowest, its best and its highest alpha_0."""
+    told = []
+    for (method, rule, decay), line in data.groupby(LINE_KEYS[:3], sort=False):
+        line = line.sort_values("alpha0")
+        points = line.iloc[0], line.loc[line["mean"].idxmin()], line.iloc[-1]
+        losses = [scientific(point["mean"]) if np.isfinite(point["mean"]) else "diverged" for point in points]
+        starts = [power_of_ten(point["alpha0"]) for point in points]
+        ends = dict.fromkeys(f"{loss} from {start}" for loss, start in zip(losses, starts, strict=True))
+        told.append(f"{label(method, decay, rule)}: {', '.join(ends)}.")
+    return " ".join(told)
 
 
 def _per_epoch(records: Sequence[Record]) -> pd.DataFrame:
@@ -225,7 +270,7 @@ def _table(per_epoch: pd.DataFrame, early: pd.DataFrame, theirs: pd.DataFrame) -
 
 def _rate_colors(rates: Sequence[float], theme: Theme) -> dict[float, tuple]:
     """Return a colour for each alpha_0, in their order, of the part of a map that is readable on the page."""
-    part = (0.35, 1.0) if theme.name == "dark" else (0.0, 0.8)
+    part = (0.4, 1.0) if theme.name == "dark" else (0.0, 0.65)
     return dict(zip(rates, plt.colormaps["plasma"](np.linspace(*part, len(rates))), strict=True))
 
 
@@ -286,16 +331,26 @@ def _mark_divergence(
         late.text(0.98, 0.96, text, transform=late.transAxes, ha="right", va="top", fontsize="small")
 
 
-def _methods(records: Sequence[Record], theme: Theme) -> list[tuple[str, dict]]:
-    """Return a legend's label and line for each method that ran."""
+def _marks(family: str, points: int) -> dict:
+    """Return a few marks along a line that tell its family from the others without colour."""
+    first = FAMILIES.index(family) + 1
+    return dict(marker=MARKERS[family], markersize=MARK, markevery=(first * points // 24, max(1, points // 6)))
+
+
+def _methods(records: Sequence[Record], theme: Theme) -> list[tuple[str, dict, str]]:
+    """Return a legend's label, line and family for each method that ran."""
     kinds = sorted(
         {(r.spec.method, r.spec.rule, r.spec.decay) for r in records},
         key=lambda kind: (list(LABELS).index(kind[0]), kind[1], kind[2]),
     )
     found = []
     for method, rule, decay in kinds:
-        found.append((label(method, decay, rule), theme.line(method, rule, decay)))
+        found.append((label(method, decay, rule), theme.line(method, rule, decay), _family(method)))
     return found
+
+
+def _family(method: str) -> str:
+    return method.removesuffix("_hd")
 
 
 def _outcomes(records: Iterable[Record]) -> str:

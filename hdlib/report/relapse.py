@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
 from hdlib.report import frames
 from hdlib.report.figures import log_y
-from hdlib.report.style import DARK, LABELS, Figure, Table, Theme, scientific, significant, spread
+from hdlib.report.style import LABELS, Figure, Table, Theme, scientific, significant, spread
 from hdlib.runs import Record
 
 FACTOR = 1.5  # a training loss at the end that many times the lowest one is a relapse
+OTHERS = {"light": ("#a13d97", "#b03a2e"), "dark": ("#d9a0e8", "#ff8f6b")}  # colours beside a theme's three
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)))  # the ways are told apart without colour
 SHOWN = (15, 45)  # iterations before and after the largest hypergradient that a figure shows
 
 
@@ -173,11 +174,12 @@ def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "")
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
-        colors = sns.color_palette("bright" if theme is DARK else "colorblind", len(names))
+        colors = (*theme.palette, *OTHERS[theme.name])
         for axis, column, label in zip(axes, ("alpha", "loss"), ("learning rate α", "minibatch loss"), strict=True):
             for i, way in reversed(list(enumerate(names))):
                 own = data[data["way"] == way]
-                style = dict(color=theme.text, lw=2.0) if not i else dict(color=colors[i - 1], lw=1.3)
+                style = dict(color=colors[(i - 1) % len(colors)], lw=1.5, linestyle=DASHES[(i - 1) % len(DASHES)])
+                style = style if i else dict(color=theme.text, lw=2.0)
                 axis.plot(own["iteration"], own[column], label=way, zorder=3 - i / 10, **style)
             axis.set(xlabel="iteration", ylabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))

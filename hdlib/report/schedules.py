@@ -60,7 +60,8 @@ def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
     caption = f"{caption} Lines are means over seeds, bands reach from the lowest to the highest."
     if np.isinf(data["mean"]).any():
         caption += " A cross at the top: a run diverged."
-    alt = f"Losses of the last epoch against the initial learning rate. {sentences(records)}"
+    told = " ".join(line.removeprefix("- ") for line in sentences(records).splitlines())
+    alt = f"Losses of the last epoch against the initial learning rate. {told}"
     return Figure(draw, name, alt, data, frames.note(records), caption)
 
 
