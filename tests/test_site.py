@@ -27,7 +27,12 @@ PAGES = [line.split("file:")[1].strip() for line in (ROOT / "_toc.yml").read_tex
 PAGES.append("book/introduction")
 # faults of the theme's own frame, not of a page
 THEME_FAULTS = {"region"}
-SCREENS = {"desktop": dict(width=1280, height=900), "phone": dict(width=390, height=844)}
+SCREENS = {
+    "desktop": dict(width=1280, height=900),
+    "phone": dict(width=390, height=844),
+    "narrow phone": dict(width=320, height=640),
+}
+FRAMES = "[...document.querySelectorAll('.hd-scroll, .pst-scrollable-table-container')]"
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +100,7 @@ def visited(request, address, browser):
     page.on("response", lambda r: r.status >= 400 and works.append(f"{r.status} for {r.url}"))
     for name in PAGES:
         page.goto(f"{address}/{name}.html", wait_until="networkidle")
+        load_figures(page)
         page.wait_for_timeout(500)  # the theme looks for what scrolls 0.3 s after the layout, and fades its colours
         before = len(works)
         rules = {"resultTypes": ["violations"]} | ({"runOnly": ["color-contrast"]} if scheme == "dark" else {})
@@ -109,6 +115,14 @@ def visited(request, address, browser):
         page.set_viewport_size(SCREENS["desktop"])
     context.close()
     return dict(works=works, accessible=accessible)
+
+
+def load_figures(page):
+    """Load the figures that a reader would have to scroll to, and wait for them."""
+    page.evaluate("() => { for (const image of document.images) image.loading = 'eager' }")
+    page.wait_for_function(
+        "() => [...document.images].filter(i => i.offsetWidth > 0).every(i => i.complete && i.naturalWidth > 0)"
+    )
 
 
 def faults_of(page, name, scheme):
@@ -197,11 +211,49 @@ def test_what_scrolls_says_so_and_nothing_else_does(address, browser):
     page = browser.new_page(viewport=dict(width=390, height=800))
     page.goto(f"{address}/book/claims.html", wait_until="networkidle")
     says = "getComputedStyle(f, '::before').content.includes('Scroll sideways')"
-    frames = "[...document.querySelectorAll('.hd-scroll')]"
-    page.wait_for_function(f"() => {frames}.every(f => {says} == f.scrollWidth > f.clientWidth + 1)")
-    assert page.evaluate(f"() => {frames}.some(f => {says})")
+    page.wait_for_function(f"() => {FRAMES}.every(f => {says} == f.scrollWidth > f.clientWidth + 1)")
+    assert page.evaluate(f"() => {FRAMES}.some(f => {says})")
     page.set_viewport_size(dict(width=2500, height=800))
-    page.wait_for_function(f"() => !{frames}.some(f => {says})")
+    page.wait_for_function(f"() => !{FRAMES}.some(f => {says})")
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["claims", "guide", "vgg"])  # tables of code, of prose, and figures
+def test_what_scrolls_can_be_reached_with_the_keyboard_and_has_a_name(address, browser, name):
+    page = browser.new_page(viewport=SCREENS["phone"])
+    page.goto(f"{address}/book/{name}.html", wait_until="networkidle")
+    page.wait_for_function(f"() => {FRAMES}.some(f => f.hasAttribute('data-more'))")
+    scrolls = f"{FRAMES}.filter(f => f.scrollWidth > f.clientWidth + 1)"
+    found = page.evaluate(f"() => {scrolls}.map(f => [f.tabIndex, f.getAttribute('role'), f.ariaLabel?.length > 5])")
+    assert found and all(one == [0, "region", True] for one in found), found
+    still = page.evaluate(f"() => {FRAMES}.filter(f => !{scrolls}.includes(f)).map(f => f.tabIndex)")
+    assert all(index == -1 for index in still)
+    page.close()
+
+
+def test_a_page_is_light_and_asks_for_the_figures_of_its_theme_alone(site, address, browser):
+    heavy = {path.stem: path.stat().st_size for path in (site / "book").glob("*.html") if path.stat().st_size > 300e3}
+    assert not heavy
+    page, asked = browser.new_page(viewport=SCREENS["phone"]), []
+    page.on("request", lambda r: r.url.endswith("figure.svg") and asked.append(r.url))
+    page.goto(f"{address}/book/online-tuning-logreg.html", wait_until="networkidle")
+    first, figures = len(asked), page.locator("figure.hd-frame").count()
+    assert 0 <= first < figures  # those below come when they are scrolled to
+    for place in page.locator("figure.hd-frame").all():
+        place.scroll_into_view_if_needed()
+        page.wait_for_timeout(200)
+    page.wait_for_load_state("networkidle")
+    assert len(asked) == len(set(asked)) == figures
+    page.close()
+
+
+def test_what_is_printed_has_the_figures_that_were_not_scrolled_to(address, browser):
+    page = browser.new_page(viewport=SCREENS["phone"])
+    page.goto(f"{address}/book/online-tuning-logreg.html", wait_until="networkidle")
+    shown = "[...document.querySelectorAll('img.hd-light')]"
+    assert page.evaluate(f"() => {shown}.some(i => !i.complete || !i.naturalWidth)")
+    page.pdf()
+    page.wait_for_function(f"() => {shown}.every(i => i.complete && i.naturalWidth > 0)")
     page.close()
 
 

@@ -270,7 +270,7 @@ def _table(per_epoch: pd.DataFrame, early: pd.DataFrame, theirs: pd.DataFrame) -
 
 def _rate_colors(rates: Sequence[float], theme: Theme) -> dict[float, tuple]:
     """Return a colour for each alpha_0, in their order, of the part of a map that is readable on the page."""
-    part = (0.4, 1.0) if theme.name == "dark" else (0.0, 0.65)
+    part = (0.4, 1.0) if theme.name == "dark" else (0.0, 0.62)
     return dict(zip(rates, plt.colormaps["plasma"](np.linspace(*part, len(rates))), strict=True))
 
 

@@ -68,7 +68,23 @@ def test_final_losses_are_means_with_the_range_over_seeds_and_a_decaying_adam_is
     drawn = {line.get_label(): line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "o"}
     assert drawn == {"Adam": [pytest.approx(0.3)], LABELS["adam_decayed"]: [0.5], "Adam-HD": [pytest.approx(0.4)]}
     assert axis.get_ylabel() == "final training loss, mean"
+    assert "Adam, α/√t: 0.500 from 10⁻². Adam: 0.300 from 10⁻². Adam-HD: 0.400 from 10⁻²." in figure.alt
     plt.close("all")
+
+
+def test_alternative_texts_say_where_methods_end():
+    records = [
+        run([2.3, loss], method="sgd", alpha0=a, epochs=1) for a, loss in ((1e-3, 2.0), (1e-2, 0.5), (1e-1, 1.0))
+    ]
+    records += [run([2.3, 0.3], method="sgd_hd", beta=1e-4, alpha0=a, epochs=1) for a in (1e-3, 1e-1)]
+    records += [run([2.3], "diverged", method="sgd_hd", beta=1e-4, alpha0=1.0, epochs=1)]
+    assert figures.final_loss(records, "name").alt.endswith(
+        "One run diverged. SGD: 2.00 from 10⁻³, 0.500 from 10⁻², 1.00 from 10⁻¹. SGD-HD: 0.300 from 10⁻³, diverged "
+        "from 10⁰."
+    )
+    said = "Training loss at the end: SGD 0.500 to 2.00, SGD-HD 0.300. Validation loss at the end: SGD 0.500 to 2.00,"
+    assert said in figures.online_tuning(records[:-1], "sgd", "name").alt
+    assert said in figures.tuning(records[:-1], "name").alt
 
 
 def test_the_papers_curves_of_figure_3_are_drawn_in_the_panel_of_their_quantity():

@@ -4,11 +4,14 @@ import doctest
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
 
-from hdlib.report import figures, findings, frames, style
-from hdlib.report.style import LIGHT, LONG, Figure, Table, scientific, significant, spread
-from hdlib.runs import Record, RunSpec, train
+from hdlib.report import figures, findings, frames, relapse, style
+from hdlib.report.style import DARK, LIGHT, LONG, Figure, Table, scientific, significant, spread
+from hdlib.runs import Record, RunSpec, branch, train
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
 
@@ -22,6 +25,26 @@ def test_text_is_escaped_and_a_sentence_broken_into_lines():
 
 def test_numbers_that_are_nearly_equal_are_told_apart():
     assert (doctest.testmod(findings), doctest.testmod(style)) == ((0, 1), (0, 2))
+
+
+def luminance(color):
+    """Return the relative luminance of a colour, as WCAG defines it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.mark.parametrize(("theme", "page"), [(LIGHT, "#ffffff"), (DARK, "#121212")], ids=["light", "dark"])
+def test_every_line_stands_out_from_the_page(theme, page):
+    rates = figures._rate_colors([10.0**-n for n in range(6)], theme).values()
+    for color in (*map(theme.color, style.FAMILIES), *rates, *relapse.OTHERS[theme.name]):
+        dark, light = sorted((luminance(color) + 0.05, luminance(page) + 0.05))
+        assert light / dark >= 3, color  # what WCAG asks of graphics
+    assert theme.background == page
+
+
+def test_families_and_ways_are_told_apart_without_colour():
+    assert len({figures._marks(family, 100)["marker"] for family in style.FAMILIES}) == 3
+    assert len(set(relapse.DASHES)) == len(relapse.DASHES) == len(branch.WAYS) - 1
 
 
 def test_zero_has_no_label_beside_it_on_an_axis_of_learning_rates():
