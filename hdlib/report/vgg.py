@@ -108,7 +108,7 @@ def scale(records: Sequence[Record], known: Sequence[Record] = ()) -> str:
     return (
         text
         + (
-            f"The paper's experiment, {papers}, is on [another page](vgg). "
+            f"The paper's experiment, {papers}, is on [the page of the whole network](vgg). "
             if complete(known)
             else f"**The paper's experiment, {papers}, was not run.** "
         )
