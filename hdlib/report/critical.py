@@ -229,19 +229,17 @@ def answer(measured: pd.DataFrame) -> str:
     fitted = scaled(measured)
     for method in dict.fromkeys(measured["method"]):
         growth = within_two(measured, method, "growth")
-        simple, title, of = max(
-            (within_two(frame, method, column), title, models_within_two(frame, method, column))
+        simple, title = max(
+            (within_two(frame, method, column), title)
             for frame, named in ((measured, PREDICTORS), (fitted, SCALED))
             for column, title in named.items()
             if column != "growth"
         )
-        models = "{} of {}".format(*models_within_two(measured, method, "growth"))
         if growth > simple + CLEARLY:
             lines.append(
-                f"For {LABELS[method]} the critical β is predicted within a factor of two in {100 * growth:.0f} % of "
-                f"the runs, and by medians in {models} models, by [how deviations grow over a stretch of "
-                "steps](#predicted-and-measured), with a growth factor that is fitted to other models and not "
-                f"explained; {title}, does it in {100 * simple:.0f} %, and in {of[0]} models."
+                f"For {LABELS[method]} it is predicted within a factor of two in {100 * growth:.0f} % of the runs by "
+                "[how deviations grow over a stretch of steps](#predicted-and-measured), with a growth factor that is "
+                f"fitted to other models and not explained; {title}, does it in {100 * simple:.0f} %."
             )
         else:
             beats = "hardly beats" if growth > simple else "does not beat"

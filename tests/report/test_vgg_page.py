@@ -69,7 +69,11 @@ def test_the_whole_experiment_says_so_and_only_then():
     narrow = [record(method, epochs=200, width_factor=0.125) for method in METHODS]
     assert "was not run" in vgg.scale(narrow) and "was not run" in vgg.scale(narrow, [*narrow, *whole[:-1]])
     said = vgg.scale(narrow, [*narrow, *whole])
-    assert "The paper's experiment, " in said and "is on [the page of the whole network](vgg)" in said and "was not run" not in said
+    assert (
+        "The paper's experiment, " in said
+        and "is on [the page of the whole network](vgg)" in said
+        and "was not run" not in said
+    )
     theirs = paper.tuning().query("model == 'vgg' and source == 'authors'").set_index("method")["train_end"]
     whole[0] = record("sgd", train=1e-4, epochs=200)  # below theirs, the others above
     apart = np.exp(np.mean([abs(np.log(loss / theirs[m])) for m, loss in (ENDS | {"sgd": 1e-4}).items()]))
