@@ -172,8 +172,8 @@ def test_it_is_said_at_once_how_well_the_critical_beta_is_predicted_and_by_what(
     more = measured.assign(growth=measured["critical"]).assign(largest=[1.0, 1.0, 0.1], at_start=[8e-4, 1.0, 1.0])
     assert critical.answer(more) == (
         "For Adam-HD it is predicted within a factor of two in 100 % of the runs by [how deviations grow over a "
-        "stretch of steps](#predicted-and-measured), with a growth factor that is fitted to other models and not explained; "
-        f"{PREDICTORS['at_start']}, does it in 50 %. For SGD-HD the growth of deviations does not beat "
+        "stretch of steps](#predicted-and-measured), with a growth factor that is fitted to other models and not "
+        f"explained; {PREDICTORS['at_start']}, does it in 50 %. For SGD-HD the growth of deviations does not beat "
         f"{PREDICTORS['largest']} (100 % against 100 %)."
     )
 
