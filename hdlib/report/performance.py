@@ -248,7 +248,7 @@ def _overhead(measured: dict) -> str:
 
 @of_benchmark("optimizer_step")
 def optimizer_step(r: dict) -> Table | str:
-    """Return what a step costs, beside torch's fastest step of the same base optimiser and the memory's floor."""
+    """Return what a step costs, beside torch's fastest of the same base optimiser, and the bandwidth it reaches."""
     labels = {"mlp": "perceptron", "vgg": "VGG-16"}
     rows = []
     for name in next(iter(r["models"].values()))["steps"]:
@@ -258,7 +258,7 @@ def optimizer_step(r: dict) -> Table | str:
             row[f"{label}, ms"] = significant(step["milliseconds"])
             row[f"{label}, to torch's fastest"] = significant(step["to_fastest"])
             row[f"{label}, to torch's default"] = significant(step["to_default"])
-            row[f"{label}, share of the floor"] = f"{100 * step['floor_milliseconds'] / step['milliseconds']:.0f} %"
+            row[f"{label}, bandwidth over a copy's"] = significant(step["floor_milliseconds"] / step["milliseconds"], 2)
         rows.append(row)
     sizes = " and ".join(
         f"{found['parameters']:,} parameters in {found['tensors']} tensors (a copy moves "
