@@ -54,7 +54,7 @@ def test_each_number_of_a_benchmark_stands_in_its_column(store):
     row = performance.stacked(store).data.iloc[1].tolist()
     assert row[1:3] == ["3,000", "5,000"] and row[4].startswith("7.00 times")
     row = performance.optimizer_step(store).data.iloc[0]
-    assert row.tolist() == ["AdamHD default", *["2.50", "1.40", "1.10", "40 %"] * 2]
+    assert row.tolist() == ["AdamHD default", *["2.50", "1.40", "1.10", "0.40"] * 2]
     assert row.index[2:4].tolist() == ["perceptron, to torch's fastest", "perceptron, to torch's default"]
     assert performance.widths(store).data.iloc[0].tolist() == ["30", "1.00 ms", "0.50 ms"]
 
