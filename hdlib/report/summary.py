@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hdlib.report import automatic_compared, frames, grid, paper, vgg
+from hdlib.report import automatic_compared, frames, grid, paper, vgg, vgg_published
 from hdlib.report.paper import STATED, TUNED_FROM, tuning_epochs
 from hdlib.report.style import LABELS, counted, power_of_ten, scientific, several, significant
 from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
@@ -64,7 +64,7 @@ def in_short(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequen
         "**New.** [Why Adam-HD diverges](divergence) there, [above which β](critical-beta) it does, and "
         f"[a rule that needs none](automatic). {_automatic(logreg, mlp, everything)}",
     ]
-    told = [*filter(None, (vgg.bottom_line(pictures), vgg.bottom_line_of_fewer_images(pictures)))]
+    told = [*filter(None, (vgg_published.bottom_line(pictures), vgg_published.bottom_line_of_fewer_images(pictures)))]
     if vgg.complete(pictures):
         longest = max(pictures, key=lambda r: (r.spec.width_factor, r.spec.epochs))
         said = (

@@ -1,57 +1,31 @@
-"""What the runs of VGG say: at which scale they are, what agrees with the published ones, and how long they took."""
+"""The runs of VGG: at which scale they are, how their learning rates move, how long they took."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from hdlib.report import frames, paper, relapse
-from hdlib.report.critical import critical_beta
+from hdlib.report import frames, paper
 from hdlib.report.style import (
     LABELS,
-    Noted,
     Table,
     counted,
     fraction,
     power_of_ten,
-    rounded,
-    scientific,
     several,
     significant,
     spread,
 )
 from hdlib.runs import BASELINE, METHODS, Record
-from hdlib.runs.critical import PREDICTORS
 
 IMAGES, EPOCHS = 50_000, paper.tuning_epochs("vgg")  # of the paper's experiment
 STEPS = -(-IMAGES // 128)  # of an epoch of it
-STILL = 0.05  # relative change of alpha over a run up to which it has hardly moved
-_STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
+STARTS = {"ones": "a start at ones", "uniform": "a uniform start"}  # of batch normalisation
 VARIANTS = {"authors": "the authors' code", "paper": "the paper's text", "blog": "the blog post"}
 SOURCES = {"paper": "paper, Figure 3", "authors": "authors' repository"}
-LAST = 0.05  # share of the epochs whose mean is a loss at the end: one epoch alone can be an outlier
-CLASSES = 10
-GUESSING = 0.99  # of the training loss of guessing, from which on a run has hardly learnt anything
-ORDERINGS = (  # quantity, the method that ends lower, the other
-    ("train_end", "sgd_hd", "sgd"),
-    ("valid_end", "sgd_hd", "sgd"),
-    ("valid_best", "sgd_hd", "sgd"),
-    ("train_end", "sgdn_hd", "sgdn"),
-    ("valid_end", "sgdn_hd", "sgdn"),
-    ("valid_best", "sgdn_hd", "sgdn"),
-    ("train_end", "adam_hd", "adam"),
-    ("valid_best", "adam", "adam_hd"),
-    ("valid_end", "adam", "adam_hd"),
-)
-ENDS = {
-    "train_end": "training loss at the end",
-    "valid_end": "validation loss at the end",
-    "valid_best": "best validation loss",
-}
 
 
 def complete(records: Sequence[Record]) -> bool:
@@ -61,7 +35,7 @@ def complete(records: Sequence[Record]) -> bool:
 
 def whole(records: Sequence[Record]) -> list[Record]:
     """Return the runs of the whole network on all images, however long."""
-    return [record for record in records if _scale(record) == (1.0, IMAGES)]
+    return [record for record in records if extent(record) == (1.0, IMAGES)]
 
 
 def scale(records: Sequence[Record], known: Sequence[Record] = ()) -> str:
@@ -72,9 +46,9 @@ def scale(records: Sequence[Record], known: Sequence[Record] = ()) -> str:
         known: all that there are.
     """
     specs = [record.spec for record in records]
-    networks = several([name for (name,), _ in _groups(records, "network")])
+    networks = several([name for (name,), _ in grouped(records, "network")])
     widths = several(sorted({spec.width_factor for spec in specs}), fraction)
-    images = sorted({_scale(record)[1] for record in records})
+    images = sorted({extent(record)[1] for record in records})
     some = f"{several(images, '{:,}'.format)} of CIFAR-10's {IMAGES:,}" if images != [IMAGES] else f"all {IMAGES:,}"
     shorter = sorted({spec.epochs for spec in specs})
     lengths = f"{several(shorter)} of the paper's {EPOCHS} epochs"
@@ -129,257 +103,7 @@ def network(record: Record) -> str:
 def steps(records: Sequence[Record]) -> int:
     """Return how many iterations an epoch has."""
     spec = records[0].spec
-    return -(-_scale(records[0])[1] // spec.batch_size)
-
-
-def levels(records: Sequence[Record]) -> Table:
-    """Return losses and accuracy of each method: ours beside the published ones.
-
-    Of a longer curve of the paper there is a row at the end of ours too, and of ours at the end of a shorter one.
-    """
-    rows, ours = [], _ours(records)
-    for (method, name), whole_group in _groups(records, "method", "network"):
-        for group in (whole_group, *_shortened(whole_group)):
-            finals = frames.finals(group, LAST)
-            rows.append(
-                {
-                    "method": method,
-                    "source": ours[name],
-                    "epochs": several(sorted({min(r.spec.epochs, int(r.epochs["epoch"].max())) for r in group})),
-                    "training loss, end": spread(finals["train_loss"]),
-                    "validation loss, end": spread(finals["valid_loss"]),
-                    "validation loss, best": spread(finals["best_valid_loss"]),
-                    "accuracy, end": _accuracy(finals["valid_accuracy"], group),
-                }
-            )
-    for row in paper.published("vgg", "cifar10", (r.spec.epochs for r in records)).itertuples():
-        rows.append(
-            {
-                "method": row.method,
-                "source": SOURCES[row.source],
-                "epochs": row.epochs,
-                "training loss, end": significant(row.train_end),
-                "validation loss, end": significant(row.valid_end),
-                "validation loss, best": significant(row.valid_best),
-                "accuracy, end": "",
-            }
-        )
-    table = pd.DataFrame(rows).sort_values("method", key=lambda names: names.map(METHODS.index), kind="stable")
-    table = table.assign(method=table["method"].map(LABELS))
-    epoch = steps(records)
-    lengths = "" if epoch == STEPS else f" An epoch of theirs has {STEPS} iterations, of ours {epoch}."
-    return Table(
-        table,
-        f"Ours: {frames.note(records)}{frames.spread_note(records)} The published runs have one seed each.{lengths} "
-        f"{_at_the_end(records)}",
-    )
-
-
-def agreement(records: Sequence[Record]) -> Table:
-    """Return, for each ordering of two methods that the paper shows, whether the published runs and ours have it."""
-    published = _published().set_index(["source", "method"])
-    groups, ours = dict(_groups(records, "network")), _ours(records)
-    rows = []
-    for quantity, lower, higher in ORDERINGS:
-        row = {"is it so?": f"{LABELS[lower]} has a lower {ENDS[quantity]} than {LABELS[higher]}"}
-        for source, label in SOURCES.items():
-            pair = [published.loc[(source, method), quantity] for method in (lower, higher)]
-            row[label] = _verdict([pair])
-        for (name,), whole_group in groups.items():
-            row[ours[name]] = _verdict(_pairs(whole_group, quantity, lower, higher))
-            for group in _shortened(whole_group):
-                label = f"{ours[name]}, after {counted(int(group[0].epochs['epoch'].max()), 'epoch')}"
-                row[label] = _verdict(_pairs(group, quantity, lower, higher))
-        rows.append(row)
-    note = f"In small print the two losses, means over the seeds that both methods have. {_at_the_end(records)}"
-    return Table(pd.DataFrame(rows), note)
-
-
-def _at_the_end(records: Sequence[Record]) -> str:
-    """Say what a loss at the end is."""
-    last = {round(LAST * r.spec.epochs) for r in records}
-    return (
-        f"At the end: of our runs the mean over the last {100 * LAST:g} % of the epochs, so that no single one "
-        "decides; of the published ones the last value that they show."
-        if max(last) > 1
-        else "At the end: after the last epoch."
-    )
-
-
-def agreement_sentence(records: Sequence[Record]) -> str:
-    """Say which orderings of the published runs hold in ours, for each network, which do not, and which are chance."""
-    lines = []
-    for (name,), group in _groups(records, "network"):
-        lines.append(f"As in {name}:")
-        lines += [f"- {said}" for said in (*_lost(group), *_guessing(group), *relapse.sentences(group))]
-        lines += [f"- {said}" for said in _precedent(relapse.relapsed(group))]
-        lines += [f"- {said}" for said in _beside_published(group)]
-        lines.append(
-            "- An ordering that does not hold in every seed is not decided, though it may be the same in the means."
-            if max(len(_pairs(group, *ordering)) for ordering in ORDERINGS) > 1
-            else "- With one seed, a small difference may be chance."
-        )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def in_short(records: Sequence[Record]) -> str:
-    """Say in a line which orderings of the published runs hold in ours, and which do not, for each network."""
-    networks = _groups(records, "network")
-    told = [
-        f"{'' if len(networks) == 1 else f'As in {name}, {said[0].lower()}'}{said[len(networks) > 1 :]}"
-        for (name,), group in networks
-        for said in _beside_published(group)
-    ]
-    return f"**In short.** Which of two methods has the lower loss? {' '.join(told)}"
-
-
-def _beside_published(records: Sequence[Record]) -> list[str]:
-    """Return a sentence on the orderings for each of the published experiments, one where it is the same for both."""
-    published = _published().set_index(["source", "method"])
-    alike: dict[str, list[str]] = {}
-    for source, label in SOURCES.items():
-        length, by_then = _by_the_end(records, source)
-        told = _orderings(by_then, published.loc[source])
-        alike.setdefault(told, []).append(
-            f"the {label}{f' after its {length} epochs' if by_then is not records else ''}"
-        )
-    return [f"Beside {', and '.join(labels)}: {said}." for said, labels in alike.items()]
-
-
-def bottom_line(records: Sequence[Record]) -> str:
-    """Say what the runs that come nearest to the paper's experiment show of its orderings; nothing if there are none.
-
-    Nearest are those of six methods on all images, and of these the longest.
-    """
-    nearest = _longest(r for r in records if _scale(r)[1] == IMAGES)
-    if not nearest:
-        return ""
-    same, spec = _same(nearest), nearest[0].spec
-    (in_paper, _, total), (in_authors, _, _) = same["paper"], same["authors"]
-    length, by_then = _by_the_end(nearest, "authors")
-    after = "" if by_then is nearest else f" after their {length} epochs"
-    where = f"as in the paper's figure, and {in_authors} as in the authors' published runs{after}"
-    text = (
-        f"With {fraction(spec.width_factor)} of the channels, {counted(spec.epochs, 'epoch')} of all images and "
-        f"{_seeds(nearest)}, {in_paper} of {total} comparisons between methods come out "
-        f"{where if after or in_paper != in_authors else 'as in both published experiments'}."
-    )
-    return " ".join([text, *map(_relapse, relapse.relapsed(nearest))])
-
-
-def _relapse(record: Record) -> str:
-    """Say that a run fell back, when, and how far it came again."""
-    return f"{LABELS[record.spec.method]} fell back in epoch {relapse.began(record)}{relapse.recovered(record)}."
-
-
-def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
-    """Say the same of the longest runs on fewer images, and which of them lost what they had learnt."""
-    longest = _longest(r for r in records if _scale(r)[1] < IMAGES)
-    if not longest:
-        return ""
-    same, everywhere, total = _same(longest)["paper"]
-    spec, many = longest[0].spec, frames.seeds(longest)[1] > 1
-    text = (
-        f"With [{_seeds(longest)}](vgg-epochs), {fraction(spec.width_factor)} of the channels, "
-        f"{counted(spec.epochs, 'epoch')} of {_scale(longest[0])[1]:,} images, {same} of {total} come out as in the "
-        "paper's figure"
-        f"{f' in the means over seeds, {everywhere} of them in every seed' if many else ''}"
-    )
-    lost = [
-        f"{counted(len(own), 'run')} of {LABELS[method]} fell back"
-        + (relapse.recovered(own[0]) if len(own) == 1 else "")
-        for (method,), own in _groups(relapse.relapsed(longest), "method")
-    ]
-    return f"{text}. With the paper's β {several(lost)}." if lost else f"{text}."
-
-
-def _longest(records: Iterable[Record]) -> list[Record]:
-    """Return the longest runs of all six methods as in the paper's experiment, of one network and precision."""
-    kinds: dict[tuple, list[Record]] = {}
-    for r in records:
-        as_stated = r.spec.alpha0 == paper.TUNED_FROM and r.spec.beta == paper.tuned_beta(r.spec.method, "vgg")
-        if as_stated and (r.spec.rule, r.spec.decay, r.spec.max_iterations) == ("additive", "none", None):
-            kind = (r.spec.epochs, r.spec.width_factor, _scale(r)[1], network(r), r.spec.precision)
-            kinds.setdefault(kind, []).append(r)
-    kinds = {kind: own for kind, own in kinds.items() if {r.spec.method for r in own} == set(METHODS)}
-    return kinds[max(kinds)] if kinds else []
-
-
-def _same(records: Sequence[Record]) -> dict[str, tuple[int, int, int]]:
-    """Return how many orderings are those of each published experiment, of how many in every seed, of how many."""
-    published, found = _published().set_index(["source", "method"]), {}
-    for source in SOURCES:
-        compared = _compared(_by_the_end(records, source)[1], published.loc[source]).values()
-        same = [row for row in compared if row["same"]]
-        found[source] = len(same), sum(row["everywhere"] for row in same), len(compared)
-    return found
-
-
-def _compared(records: Sequence[Record], published: pd.DataFrame) -> dict[tuple[str, str, str], dict]:
-    """Return, for each ordering that our runs have, which method is `lower` in published runs, and `higher`.
-
-    Whether our means have them the `same` way, and `everywhere`, in every seed; how many `seeds` there are, and the
-    method that `adapts`.
-    """
-    found = {}
-    for quantity, first, second in ORDERINGS:
-        pairs = _pairs(records, quantity, first, second)
-        if pairs:
-            theirs = bool(published.loc[first, quantity] < published.loc[second, quantity])
-            a, b = np.mean(pairs, axis=0)
-            lower, higher = (first, second) if theirs else (second, first)
-            found[quantity, first, second] = dict(
-                lower=lower,
-                higher=higher,
-                same=(a < b) == theirs,
-                everywhere=all((x < y) == theirs for x, y in pairs),
-                seeds=len(pairs),
-                adapts=first if first in BASELINE else second,
-            )
-    return found
-
-
-def _orderings(records: Sequence[Record], published: pd.DataFrame) -> str:
-    """Say how many orderings of published runs ours have, which not, and of which methods they are undecided."""
-    still, compared = _still(records), _compared(records, published)
-    counts = {method: sum(row["adapts"] == method for row in compared.values()) for method in BASELINE}
-    decided = {key: row for key, row in compared.items() if row["adapts"] not in still}
-    told = []
-    if decided:
-        lost = [(row["adapts"], quantity) for (quantity, *_), row in decided.items() if not row["same"]]
-        of = several([LABELS[BASELINE[method]] for method, n in counts.items() if n and method not in still])
-        everywhere = sum(row["everywhere"] for row in decided.values() if row["same"])
-        several_seeds = max(row["seeds"] for row in decided.values()) > 1
-        told.append(
-            f"{f'{len(decided) - len(lost)} of' if lost else 'all'} {len(decided)} orderings"
-            f"{f' of {of}' if still else ''} are the same"
-            f"{f' in the means over seeds, {everywhere} of them in every seed' if several_seeds else ''}"
-        )
-        told += [f"not the same: {_differ(lost)}"] if lost else []
-    told += [
-        f"the {counts[method]} of {LABELS[method]} are undecided, since its α is at most "
-        f"{significant(100 * moved, 2)} % from α₀ in the last epoch"
-        for method, moved in still.items()
-        if counts[method]
-    ]
-    return "; ".join(told)
-
-
-def _differ(orderings: Sequence[tuple[str, str]]) -> str:
-    """Say of which methods, and in which quantities, orderings differ.
-
-    >>> _differ([("sgdn_hd", "train_end"), ("sgdn_hd", "valid_end"), ("adam_hd", "valid_best")])
-    'SGDN-HD against SGDN in training loss and validation loss at the end; Adam-HD against Adam in best validation loss'
-    """
-    told = []
-    for method in dict.fromkeys(method for method, _ in orderings):
-        own = {quantity for of, quantity in orderings if of == method}
-        ends = [ENDS[q].removesuffix(" at the end") for q in ("train_end", "valid_end") if q in own]
-        parts = [f"in {several(ends)} at the end"] if ends else []
-        parts += [f"in {ENDS['valid_best']}"] if "valid_best" in own else []
-        told.append(f"{LABELS[method]} against {LABELS[BASELINE[method]]} {' and '.join(parts)}")
-    return "; ".join(told)
+    return -(-extent(records[0])[1] // spec.batch_size)
 
 
 def caption(records: Sequence[Record]) -> str:
@@ -397,89 +121,13 @@ def caption(records: Sequence[Record]) -> str:
     )
 
 
-def published() -> str:
-    """Say how far the paper's and the authors' published runs are from each other."""
-    frame = _published().set_index(["source", "method"])
-    lengths = [int(frame.loc[source, "epochs"].iloc[0]) for source in SOURCES]
-    ratios = frame.loc["paper", ["train_end", "valid_end"]] / frame.loc["authors", ["train_end", "valid_end"]]
-    told = ", ".join(f"{LABELS[method]} {significant(ratios.loc[method, 'valid_end'], 2)}" for method in METHODS)
-    return (
-        f"The published runs disagree, too. The paper's are of {lengths[0]} epochs, the authors' of {lengths[1]}, "
-        f"and still the paper's end at training losses that are {significant(ratios['train_end'].min(), 2)} to "
-        f"{significant(ratios['train_end'].max(), 2)} times as large, and at validation losses larger by these "
-        f"factors: {told}."
-    )
-
-
-def variant(records: Sequence[Record]) -> str:
-    """Say which network the published runs trained, and, of the whole experiment, how far ours ends from theirs."""
-    where = "at full size" if whole(records) else "at this scale"
-    text = (
-        "Which network the published runs trained: [two different ones, it seems](vgg-network). "
-        f"{_speaks_for(records, where)}"
-    ).strip()
-    if not complete(records):
-        return text
-    theirs = paper.published("vgg", "cifar10", set(_published()["epochs"]))
-    lines = []
-    for (length, source), ends in theirs.set_index("method").groupby(["epochs", "source"]):
-        for (name,), group in _groups(records, "network"):
-            ours = frames.finals(_until(group, length), LAST).groupby("method")[["train_loss", "valid_loss"]].mean()
-            apart = [
-                significant(np.exp(np.abs(np.log(ours[own] / ends[of][ours.index])).mean()), 2)
-                for own, of in (("train_loss", "train_end"), ("valid_loss", "valid_end"))
-            ]
-            lines.append(
-                f"- After {counted(length, 'epoch')} training losses differ from those of the {SOURCES[source]} by a "
-                f"factor of {apart[0]}, validation losses by one of {apart[1]} (as in {name}; geometric means over the "
-                "methods)."
-            )
-    return f"{text}\n\n" + "\n".join(lines)
-
-
-def _by_the_end(records: Sequence[Record], source: str) -> tuple[int, Sequence[Record]]:
-    """Return how many epochs a published experiment has, and runs as they were by then, if their epochs are as long."""
-    published = _published()
-    length = int(published.loc[published["source"] == source, "epochs"].iloc[0])
-    if all(_scale(r)[1] != IMAGES or r.epochs["epoch"].max() <= length for r in records):
-        return length, records
-    return length, _until(records, length)
-
-
-def _until(records: Sequence[Record], epoch: int) -> list[Record]:
-    """Return runs as they were at the end of an epoch."""
-    return [replace(r, epochs=r.epochs[r.epochs["epoch"] <= epoch]) for r in records]
-
-
-def _shortened(records: Sequence[Record]) -> list[Sequence[Record]]:
-    """Return runs as they were at the end of each published experiment that is shorter."""
-    found = [_by_the_end(records, source)[1] for source in SOURCES]
-    return [by_then for by_then in found if by_then is not records]
-
-
-def _speaks_for(records: Sequence[Record], where: str) -> str:
-    """Say of which network methods diverge that diverge in no published run, where those of the other do not."""
-    lost = {
-        name: {r.spec.method for r in group if r.outcome == "diverged"}
-        for (name,), group in _groups(records, "network")
-    }
-    for name, other in itertools.permutations(lost, 2):
-        if lost[name] and not lost[other]:
-            methods = several([m for m in METHODS if m in lost[name]], LABELS.get)
-            return (
-                f"With the network of {name} {methods} diverged; with that of {other} no run did, with the same β, "
-                f"and neither published run did. {where.capitalize()} that speaks against {name}."
-            )
-    return ""
-
-
 def rates(records: Sequence[Record]) -> Table:
     """Return how far each method's alpha goes, and how often it is negative, beside the published runs."""
-    published, ours, rows = _published().set_index(["source", "method"]), _ours(records), []
-    for (method,), own in _groups(records, "method"):
+    published, ours, rows = published_ends().set_index(["source", "method"]), called(records), []
+    for (method,), own in grouped(records, "method"):
         if method not in BASELINE:
             continue
-        for (name,), group in _groups(own, "network"):
+        for (name,), group in grouped(own, "network"):
             row = {"method": LABELS[method], "source": ours[name]}
             if longer := [_first(r) for r in group if r.outcome != "diverged" and r.iterations > paper.VGG_SHOWN]:
                 first = {"largest α": spread([_peak(r) for r in longer], 4), "of the first": f"{paper.VGG_SHOWN:,}"}
@@ -492,7 +140,7 @@ def rates(records: Sequence[Record]) -> Table:
                 row["at iteration"] = _where_it_is_largest(rise)
                 row["of the first"] = f"{max(r.iterations for r in kept):,}"
                 row["α of the last epoch"] = spread([r.epochs["alpha"].iloc[-1] for r in kept])
-                row["below zero"] = _share(np.mean([_negative(r) for r in kept]))
+                row["below zero"] = share_of(np.mean([_negative(r) for r in kept]))
             if 0 < len(kept) < len(group):
                 row["largest α"] += f"; {len(group) - len(kept)} of {len(group)} runs diverged"
             rows.append(row)
@@ -502,7 +150,7 @@ def rates(records: Sequence[Record]) -> Table:
             row["of the first"], row["α of the last epoch"] = f"{paper.VGG_SHOWN:,}", significant(theirs["alpha_end"])
             if source == "authors":
                 row["of the first"] = f"{theirs['epochs'] * STEPS:,}"
-                row |= {"at iteration": f"{theirs['alpha_max_at']:,.0f}", "below zero": _share(theirs["negative"])}
+                row |= {"at iteration": f"{theirs['alpha_max_at']:,.0f}", "below zero": share_of(theirs["negative"])}
             rows.append(row)
     columns = ["method", "source", "largest α", "at iteration", "of the first", "α of the last epoch", "below zero"]
     many = frames.seeds(records)[1] > 1
@@ -531,17 +179,17 @@ def _negative(record: Record) -> float:
     return float(np.average(record.trace["alpha"] < 0, weights=until - record.trace["iteration"]))
 
 
-def _share(value: float) -> str:
+def share_of(value: float) -> str:
     """Return a share in per cent, or "never"."""
     return f"{significant(100 * value, 2)} %" if value else "never"
 
 
 def times(records: Sequence[Record]) -> Table:
     """Return the time of an epoch and a run, and what a hypergradient method costs over its baseline on a GPU."""
-    published = _published()
+    published = published_ends()
     theirs = published[published["source"] == "authors"].set_index("method")
     per_epoch = theirs["seconds"] / theirs["epochs"]
-    groups = dict(_groups(records, "network", "method"))
+    groups = dict(grouped(records, "network", "method"))
     ours = {  # a run that diverges in its first epoch has no time of one
         key: np.median([r.provenance["epoch_seconds"] for r in group if "epoch_seconds" in r.provenance] or [np.nan])
         for key, group in groups.items()
@@ -565,7 +213,7 @@ def times(records: Sequence[Record]) -> Table:
                 ),
                 **(
                     {
-                        "images a second": f"{_scale(group[0])[1] / ours[name, method]:,.0f}",
+                        "images a second": f"{extent(group[0])[1] / ours[name, method]:,.0f}",
                         "runs side by side, at most": several(sorted({r.provenance.get("together", 1) for r in group})),
                     }
                     if gpu
@@ -605,9 +253,9 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
         known: all that there are, of which those of the same networks on as many images are compared.
     """
     groups: dict[str, dict[str, list[Record]]] = {}
-    alike = {(network(record), *_scale(record)) for record in records}
+    alike = {(network(record), *extent(record)) for record in records}
     for record in known:
-        if record.spec.model == "vgg" and (network(record), *_scale(record)) in alike:
+        if record.spec.model == "vgg" and (network(record), *extent(record)) in alike:
             same = record.spec.with_(precision="float32", seed=0)
             groups.setdefault(same.key, {}).setdefault(record.spec.precision, []).append(record)
     rows = []
@@ -628,7 +276,7 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
             rows.append(
                 {
                     "method": LABELS[spec.method],
-                    "run": f"{fraction(spec.width_factor)} of the channels, {_scale(exact[seeds[0]])[1]:,} images, "
+                    "run": f"{fraction(spec.width_factor)} of the channels, {extent(exact[seeds[0]])[1]:,} images, "
                     f"{counted(spec.epochs, 'epoch')}, {counted(len(seeds), 'seed')}{lost}",
                     "precisions": f"float32, {precision}",
                     "training loss, end": f"{spread(a[:, -1])}, {spread(b[:, -1])}",
@@ -659,9 +307,9 @@ def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
         known = [r for r in fixed if r.spec.method == method and network(r) in networks]
         rates = several(sorted({r.spec.alpha0 for r in ours}, reverse=True), power_of_ten)
         lines.append(
-            f"- {LABELS[method]} with an automatic β, from α₀ = {rates} ({_seeds(ours)}): {_ends(ours)}. "
+            f"- {LABELS[method]} with an automatic β, from α₀ = {rates} ({seeds_of(ours)}): {_ends(ours)}. "
             f"{LABELS[base]} from there: {_ends(theirs)}. {_ahead(ours, theirs)} {LABELS[method]} with the "
-            f"experiment's β, from {power_of_ten(known[0].spec.alpha0)} alone ({_seeds(known)}): {_ends(known)}."
+            f"experiment's β, from {power_of_ten(known[0].spec.alpha0)} alone ({seeds_of(known)}): {_ends(known)}."
         )
     lost = sum(r.outcome == "diverged" for r in records if r.spec.method in BASELINE)
     ran = sum(r.spec.method in BASELINE for r in records)
@@ -676,132 +324,22 @@ def _ahead(ours: Sequence[Record], theirs: Sequence[Record]) -> str:
     return f"It ends below {best}, from α₀ = {several(rates)}." if rates else f"From none it ends below {best}."
 
 
-def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -> Table:
-    """Return the beta from which training fails, measured and predicted, beside the one of the experiment.
-
-    Args:
-        measured: what `critical.measured_boundaries` returns for `critical.vgg_boundaries`.
-        betas: of the experiment, by method.
-        iterations: of each run.
-    """
-    rows = []
-    for (model, method), runs in measured.groupby(["model", "method"], sort=False):
-        ends = runs["critical"].agg(["min", "max"])
-        known = 0 < ends["min"] <= ends["max"] < np.inf
-        rows.append(
-            {
-                "model as in": _network(model),
-                "method": LABELS[method],
-                "seeds": len(runs),
-                f"critical β of {iterations} iterations": _from_to(ends) if known else critical_beta(runs),
-                "β of the experiment": scientific(betas[method]),
-                "critical over that": _from_to(ends / betas[method], rounded) if known else "",
-                PREDICTORS["at_start"]: f"{scientific(runs['at_start'].median())}{_of_seeds(runs['at_start'])}",
-            }
-        )
-    return Table(
-        pd.DataFrame(rows),
-        f"From α₀ = 0.001, {iterations} iterations; critical β from the lowest to the highest seed, predictions in "
-        "medians over seeds; where κ is negative in the first step, it predicts nothing. A run fails if it "
-        "diverges, or if its loss at the end is a fifth above that of the first minibatch. The "
-        "curvatures on the way, from which the page on the critical β predicts better, were not measured here.",
-    )
-
-
-def _from_to(values: pd.Series, told: Callable[[float], str] = scientific) -> str:
-    """Return the lowest and the highest value as text, or the only one."""
-    low, high = told(values.min()), told(values.max())
-    return low if low == high else f"{low} to {high}"
-
-
-def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -> str:
-    """Say how far the experiment's beta is from the critical one of the widest network."""
-    widest = measured[measured["model"] == max(measured["model"], key=lambda model: float(model.split()[1]))]
-    told = []
-    for method, runs in widest.groupby("method", sort=False):
-        middle = runs["critical"].median()
-        if not 0 < middle < np.inf:
-            told.append(f"not comparable for {LABELS[method]}, whose was not found ({critical_beta(runs)})")
-            continue
-        over = middle / betas[method]
-        how = f"{rounded(over)} times below it" if over >= 1 else f"{rounded(1 / over)} times above it"
-        told.append(f"{how} for {LABELS[method]}")
-    return (
-        f"For VGG as in {_network(widest['model'].iloc[0])}, and beside the critical β of {iterations} iterations, the "
-        f"experiment's β is {several(told)}."
-    )
-
-
-def later_failures(measured: pd.DataFrame, betas: dict[str, float], known: Sequence[Record]) -> str:
-    """Say in which networks longer runs failed with the experiment's beta, though it is below the critical one.
-
-    A run fails if it diverges, or falls back (`relapse.relapsed`). Where its network starts otherwise, or its numbers
-    are of another precision, than when the critical beta was measured, that is said.
-
-    Args:
-        measured: what `critical.measured_boundaries` returns for `critical.vgg_boundaries`: of networks whose batch
-            normalisation starts at ones.
-        betas: of the experiment, by method.
-        known: all runs that there are.
-    """
-    told = []
-    limits = f"a start at ones in {several(measured.attrs['runs']['precision'])}"
-    for (model, method), runs in measured.groupby(["model", "method"], sort=False):
-        variant, factor = model.split()
-        same = dict(model="vgg", variant=variant, width_factor=float(factor), method=method, beta=betas[method])
-        same |= dict(rule="additive", alpha0=1e-3, max_iterations=None)
-        longer = [r for r in known if all(getattr(r.spec, name) == value for name, value in same.items())]
-        over = runs["critical"] / betas[method]
-        for (start, precision), own in _groups(longer, "norm_start", "precision"):
-            at = sorted(r.iterations for r in own if r.outcome == "diverged")
-            forgot = sorted(relapse.began(r) for r in relapse.relapsed(own))
-            if not (at or forgot) or not 1 < over.min() <= over.max() < np.inf:
-                continue
-            how = []
-            if at:
-                came = [r for r in own if r.outcome == "diverged" or r.iterations >= at[0]]
-                how += [f"diverged in {_which(at, came)}, at iteration {several(at, '{:,}'.format)}"]
-            if forgot:
-                came = [r for r in own if r.outcome != "diverged" and r.epochs["epoch"].iloc[-1] >= forgot[0]]
-                so_far = " that lasted so long" if len(came) < len(own) else ""
-                how += [f"fell back in {_which(forgot, came)}{so_far}, in epoch {several(forgot)}"]
-            ours = f"{_STARTS[start]} in {precision}"
-            text = f"- {LABELS[method]} as in {_network(model)}, with {ours}, {' and '.join(how)}."
-            text += f" The β is {_from_to(over, rounded)} times below the critical one"
-            told.append(f"{text}." if ours == limits else f"{text} of {limits}; that of these runs was not measured.")
-    if not told:
-        return ""
-    return "\n".join(
-        ["That is no bound for longer runs. Of all that are recorded, with the experiment's β:", "", *told]
-    )
-
-
-def _of_seeds(values: pd.Series) -> str:
-    """Say of how many seeds numbers are known, where not of all."""
-    return "" if values.notna().all() else f" ({values.count()} of {len(values)} seeds)"
-
-
-def _network(model: str) -> str:
-    variant, factor = model.split()
-    return f"{VARIANTS[variant]}, {fraction(float(factor))} of the channels"
-
-
-def _scale(record: Record) -> tuple[float, int]:
+def extent(record: Record) -> tuple[float, int]:
     return record.spec.width_factor, record.spec.train_images or IMAGES
 
 
-def _published() -> pd.DataFrame:
+def published_ends() -> pd.DataFrame:
     frame = paper.tuning()
     return frame[frame["model"] == "vgg"]
 
 
-def _ours(records: Sequence[Record]) -> dict[str, str]:
+def called(records: Sequence[Record]) -> dict[str, str]:
     """Return what each network's runs are called: "ours" where there is one alone."""
-    names = [name for (name,), _ in _groups(records, "network")]
+    names = [name for (name,), _ in grouped(records, "network")]
     return {name: "ours" if len(names) == 1 else f"ours, as in {name}" for name in names}
 
 
-def _groups(records: Sequence[Record], *fields: str) -> list[tuple[tuple, list[Record]]]:
+def grouped(records: Sequence[Record], *fields: str) -> list[tuple[tuple, list[Record]]]:
     """Return the records by their network or fields of their specs, in the order of networks and methods."""
     groups: dict[tuple, list[Record]] = {}
     order = list(VARIANTS)
@@ -813,77 +351,9 @@ def _groups(records: Sequence[Record], *fields: str) -> list[tuple[tuple, list[R
     return list(groups.items())
 
 
-def _pairs(records: Sequence[Record], quantity: str, first: str, second: str) -> list[list[float]]:
-    """Return two methods' values of a quantity, a pair for each seed that both have."""
-    column = {"train_end": "train_loss", "valid_end": "valid_loss", "valid_best": "best_valid_loss"}[quantity]
-    finals = frames.finals(records, LAST).set_index(["method", "seed"])[column]
-    seeds = [seed for method, seed in finals.index if method == first and (second, seed) in finals.index]
-    return [[finals[first, seed], finals[second, seed]] for seed in seeds]
-
-
-def _verdict(pairs: list[list[float]]) -> str | Noted:
-    """Return whether the first is lower, with the two means below it."""
-    if not pairs:
-        return "not run"
-    lower = sum(a < b for a, b in pairs)
-    word = ("yes" if lower else "no") if len(pairs) == 1 else f"in {lower} of {len(pairs)} seeds"
-    a, b = (significant(mean) if np.isfinite(mean) else "diverged" for mean in np.mean(pairs, axis=0))
-    return Noted(word, f"{a}, {b}")
-
-
-def _lost(records: Sequence[Record]) -> list[str]:
-    """Return a sentence for each method of which a run diverged."""
-    told = []
-    for (method,), group in _groups(records, "method"):
-        at = sorted(r.iterations for r in group if r.outcome == "diverged")
-        if at:
-            told.append(f"{LABELS[method]} diverged in {_which(at, group)}, at iteration {several(at, '{:,}'.format)}.")
-    return told
-
-
-def _precedent(fell: Sequence[Record]) -> list[str]:
-    """Return a sentence on the authors' own run of a method whose run of the whole network fell back."""
-    published = _published().set_index(["source", "method"]).loc["authors"]
-    told = []
-    for method in sorted({r.spec.method for r in whole(fell)}):
-        theirs, base = published.loc[method], published.loc[BASELINE[method]]
-        told.append(
-            f"The authors' published run of {LABELS[method]} made such a leap, too: its α is largest, "
-            f"{significant(theirs['alpha_max'])}, at iteration {theirs['alpha_max_at']:,.0f} of "
-            f"{theirs['epochs'] * STEPS:,}, and below zero in {_share(theirs['negative'])} of all. It ended at a "
-            f"validation loss of {significant(theirs['valid_end'])}, their {LABELS[BASELINE[method]]} at "
-            f"{significant(base['valid_end'])}."
-        )
-    return told
-
-
-def _guessing(records: Sequence[Record]) -> list[str]:
-    """Return a sentence for each method of which a run's training loss still is that of guessing, or near it."""
-    told = []
-    for (method,), group in _groups(records, "method"):
-        losses = [r.epochs["train_loss"].iloc[-1] for r in group if r.outcome != "diverged"]
-        still = [loss for loss in losses if loss > GUESSING * np.log(CLASSES)]
-        if still:
-            told.append(
-                f"{LABELS[method]} hardly learnt anything in {_which(still, group)}: {several(still, significant)}, "
-                f"where guessing has a training loss of ln {CLASSES} = {significant(np.log(CLASSES))}."
-            )
-    return told
-
-
-def _which(some: Sequence, records: Sequence[Record]) -> str:
+def which_runs(some: Sequence, records: Sequence[Record]) -> str:
     """Return "2 of its 3 runs"."""
     return "its one run" if len(records) == 1 else f"{len(some)} of its {len(records)} runs"
-
-
-def _still(records: Sequence[Record]) -> dict[str, float]:
-    """Return the hypergradient methods whose alpha hardly moved, each with the most by which it did, relative."""
-    found = {}
-    for (method,), group in _groups(records, "method"):
-        moved = [abs(r.epochs["alpha"].iloc[-1] / r.spec.alpha0 - 1) for r in group if r.outcome != "diverged"]
-        if method in BASELINE and moved and max(moved) < STILL:
-            found[method] = max(moved)
-    return found
 
 
 def _peak(record: Record) -> float:
@@ -907,12 +377,6 @@ def _where_it_is_largest(records: Sequence[Record]) -> str:
     return f"{min(at):,}" + (f" to {max(at):,}" if max(at) > min(at) else "")
 
 
-def _accuracy(ends: pd.Series, records: Sequence[Record]) -> str:
-    """Return the mean validation accuracy at the end in per cent, or that a run diverged."""
-    lost = [r.outcome == "diverged" for r in records]
-    return spread(np.where(lost, np.nan, 100 * ends)) if any(lost) else f"{100 * ends.mean():.1f} %"
-
-
 def _lengths(steps: int, epochs: int) -> str:
     """Say how many iterations an epoch has, here and in the paper, and what all make in its epochs."""
     if steps == STEPS:
@@ -928,7 +392,7 @@ def _more(value: float, base: float | None) -> str:
     return "" if base is None or np.isnan(value / base) else f"{100 * (value / base - 1):+.1f} %".replace("-", "−")
 
 
-def _seeds(records: Sequence[Record]) -> str:
+def seeds_of(records: Sequence[Record]) -> str:
     return counted(len({r.spec.seed for r in records}), "seed")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.report import relapse, vgg
+from hdlib.report import relapse, vgg_published
 from hdlib.report.style import LABELS, LIGHT
 from hdlib.runs import Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
@@ -46,14 +46,14 @@ def branches():
 
 
 def test_a_run_that_loses_what_it_had_learnt_is_told():
-    said = vgg.agreement_sentence([RUN])
+    said = vgg_published.agreement_sentence([RUN])
     assert (
         "0.800 in epoch 2, is 2.20 in the last (1.5 times the lowest and more counts). It rose most in epoch 3" in said
     )
     assert "from 0.00300 to 0.400 (accuracy: 50.0 % after epoch 2, 50.0 % after epoch 3, 50.0 % at the end)." in said
-    assert "fell back" not in vgg.agreement_sentence([made_up(LOSSES[:3])])
+    assert "fell back" not in vgg_published.agreement_sentence([made_up(LOSSES[:3])])
     more = [made_up([2.3, 0.5, 0.5, 0.5, 0.5], seed=seed) for seed in (1, 2)]
-    assert "With the 2 other seeds it ends at 0.500 ± 0." in vgg.agreement_sentence([RUN, *more])
+    assert "With the 2 other seeds it ends at 0.500 ± 0." in vgg_published.agreement_sentence([RUN, *more])
 
 
 def test_a_run_fell_back_in_the_epoch_at_whose_end_validation_shows_it_first():

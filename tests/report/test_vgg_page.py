@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hdlib.report import figures, paper, vgg
+from hdlib.report import figures, paper, vgg, vgg_limits, vgg_published
 from hdlib.report.pages import read_notebook, read_pages
 from hdlib.report.style import Noted, significant
 from hdlib.runs import BASELINE, METHODS, Record, RunSpec
@@ -45,16 +45,16 @@ def test_a_smaller_experiment_says_that_the_papers_was_not_run():
     assert "1/8 of the channels, 10,000 of CIFAR-10's 50,000 training images, 20 epochs of these" in text
     assert "was not run" in text and "79 iterations" in text and "as many as 4 of its epochs" in text
     as_many = [record("sgd", train_images=10_000, epochs=200)]  # but shorter ones
-    assert "An epoch of theirs has 391 iterations, of ours 79." in vgg.levels(as_many).note
+    assert "An epoch of theirs has 391 iterations, of ours 79." in vgg_published.levels(as_many).note
     assert "200 epochs of these" in vgg.scale(as_many) and "all 200 epochs" not in vgg.scale(as_many)
     longer = [record(method, width_factor=1 / 8, train_images=10_000, epochs=30) for method in METHODS]
     assert "all 2,370 are as many as 6.1 of its epochs" in vgg.scale(longer)
-    assert "[two different ones, it seems](vgg-network)" in vgg.variant(small)
+    assert "[two different ones, it seems](vgg-network)" in vgg_published.variant(small)
 
 
 def test_runs_that_hardly_learn_are_named_since_their_orderings_say_little():
     runs = [*ALL[1:], record("sgd", 2.29), record("sgd", 2.25, seed=1), record("sgd", 2.31, seed=2)]
-    said = vgg.agreement_sentence(runs)
+    said = vgg_published.agreement_sentence(runs)
     assert (
         "- SGD hardly learnt anything in 2 of its 3 runs: 2.29 and 2.31, where guessing has a training loss of "
         "ln 10 = 2.30." in said
@@ -77,7 +77,7 @@ def test_the_whole_experiment_says_so_and_only_then():
     theirs = paper.tuning().query("model == 'vgg' and source == 'authors'").set_index("method")["train_end"]
     whole[0] = record("sgd", train=1e-4, epochs=200)  # below theirs, the others above
     apart = np.exp(np.mean([abs(np.log(loss / theirs[m])) for m, loss in (ENDS | {"sgd": 1e-4}).items()]))
-    said = vgg.variant(whole)
+    said = vgg_published.variant(whole)
     assert f"training losses differ from those of the authors' repository by a factor of {apart:.2g}, valid" in said
     assert "[two different ones, it seems](vgg-network)" in said
 
@@ -94,23 +94,25 @@ def test_longer_runs_are_held_against_shorter_published_ones_at_their_end():
     at_100 = {m: long_run(m, {0: 2.3, 100: loss, 200: loss / 2}) for m, loss in ENDS.items()}
     at_100["sgd_hd"] = long_run("sgd_hd", {0: 2.3, 100: 0.8, 199: 0.8, 200: 1.7})  # lost since
     runs = list(at_100.values())
-    table = vgg.levels(runs).data
+    table = vgg_published.levels(runs).data
     ours = table[(table["method"] == "SGD-HD") & (table["source"] == "ours")]
     assert ours[["epochs", "training loss, end"]].to_numpy().tolist() == [["200", "1.70"], ["100", "0.800"]]
-    row = vgg.agreement(runs).data.iloc[0]
+    row = vgg_published.agreement(runs).data.iloc[0]
     assert row["ours"].text == "no" and row["ours, after 100 epochs"] == Noted("yes", "0.800, 1.40")
-    said = vgg.agreement_sentence(runs)
+    said = vgg_published.agreement_sentence(runs)
     assert "Beside the paper, Figure 3: " in said and "SGD-HD against SGD in training loss" in said
     after = said.partition("- Beside the authors' repository after its 100 epochs: ")[2].splitlines()[0]
     assert after and "SGD-HD against SGD" not in after
     theirs = paper.tuning().query("model == 'vgg' and source == 'authors'").set_index("method")
     apart = np.exp(np.mean([abs(np.log(loss / theirs.loc[m, "train_end"])) for m, loss in ENDS.items()]))
-    told = [line for line in vgg.variant(runs).splitlines() if line.startswith("- ")]
+    told = [line for line in vgg_published.variant(runs).splitlines() if line.startswith("- ")]
     assert [(" 100 " in line, "the paper" in line) for line in told] == [(True, False), (True, True), (False, True)]
     assert f"from those of the authors' repository by a factor of {apart:.2g}," in told[0]
     few = [replace(run, spec=run.spec.with_(train_images=10_000)) for run in runs]  # whose epochs are shorter
-    assert "after its" not in vgg.agreement_sentence(few) and len(vgg.agreement(few).data.columns) == 4
-    assert vgg.bottom_line(runs).partition(" (")[0].endswith("SGD-HD fell back in epoch 200")
+    assert (
+        "after its" not in vgg_published.agreement_sentence(few) and len(vgg_published.agreement(few).data.columns) == 4
+    )
+    assert vgg_published.bottom_line(runs).partition(" (")[0].endswith("SGD-HD fell back in epoch 200")
 
 
 def test_the_largest_rate_is_told_of_as_many_iterations_as_the_paper_shows_too():
@@ -144,7 +146,7 @@ def test_each_number_stands_in_its_column_and_a_longer_curve_of_the_papers_is_re
     run = record("sgd", epochs=2)
     rows = [[0, 0, 2.3, 1e-3, 0.1, 0.1], [1, 391, 0.6, 1e-3, 0.4, 0.7], [2, 782, 0.2, 1e-3, 0.5, 0.8]]
     run = replace(run, epochs=pd.DataFrame(rows, columns=EPOCH_COLUMNS))
-    table = vgg.levels([run]).data
+    table = vgg_published.levels([run]).data
     columns = ["training loss, end", "validation loss, end", "validation loss, best", "accuracy, end"]
     assert table.loc[table["source"] == "ours", columns].to_numpy().tolist() == [["0.200", "0.500", "0.400", "80.0 %"]]
     published = paper.published("vgg", "cifar10", [2]).query("method == 'sgd' and source == 'paper'")
@@ -157,17 +159,20 @@ def test_each_number_stands_in_its_column_and_a_longer_curve_of_the_papers_is_re
 def test_orderings_are_compared_with_the_published_ones():
     valid = dict(sgd=1.0, sgd_hd=0.9, sgdn=0.8, sgdn_hd=0.7, adam=0.5, adam_hd=0.6)
     alike = [record(method, valid=valid[method]) for method in METHODS]
-    said = vgg.agreement_sentence(alike)
+    said = vgg_published.agreement_sentence(alike)
     assert "- Beside the paper, Figure 3, and the authors' repository: all 9 orderings are the same." in said
-    table = vgg.agreement(alike).data
+    table = vgg_published.agreement(alike).data
     assert {cell.text for cell in table.iloc[:, 3]} == {"yes"}
     again = [record(m, valid=0.95 if m == "sgd" else 0.99 if m == "sgd_hd" else valid[m], seed=1) for m in METHODS]
-    assert "all 9 orderings are the same in the means over seeds, 7 of them in every seed" in vgg.agreement_sentence(
+    assert (
+        "all 9 orderings are the same in the means over seeds, 7 of them in every seed"
+        in vgg_published.agreement_sentence(alike + again)
+    )
+    assert "An ordering that does not hold in every seed is not decided" in vgg_published.agreement_sentence(
         alike + again
     )
-    assert "An ordering that does not hold in every seed is not decided" in vgg.agreement_sentence(alike + again)
     other = [record(method, valid=0.4 if method == "adam_hd" else valid[method]) for method in METHODS]
-    said = vgg.agreement_sentence(other)
+    said = vgg_published.agreement_sentence(other)
     assert (
         "7 of 9" in said
         and "not the same: Adam-HD against Adam in validation loss at the end and in best validation loss." in said
@@ -188,13 +193,13 @@ def test_the_bottom_line_is_that_of_the_longest_runs_of_six_methods_on_all_image
         *[record(method, beta="auto", **narrow) for method in BASELINE],
         *[record(method, decay="cosine", **narrow) for method in BASELINE.values()],
     ]
-    assert vgg.bottom_line(others + longest) == (
+    assert vgg_published.bottom_line(others + longest) == (
         "With 1/8 of the channels, 20 epochs of all images and one seed, 9 of 9 comparisons between methods come out "
         "as in both published experiments."
     )
     worse = [*longest[:-1], record("adam_hd", valid=0.4, width_factor=1 / 8, epochs=20)]
-    assert "one seed, 7 of 9 comparisons" in vgg.bottom_line(worse)
-    assert vgg.bottom_line([*six()[:-1], *six(train_images=10_000, epochs=200)]) == ""
+    assert "one seed, 7 of 9 comparisons" in vgg_published.bottom_line(worse)
+    assert vgg_published.bottom_line([*six()[:-1], *six(train_images=10_000, epochs=200)]) == ""
 
 
 def test_jpegs_are_said_to_be_lossy_where_they_were_trained_on():
@@ -210,10 +215,10 @@ def test_what_agrees_is_told_in_short_for_each_network():
     beside = "eside the paper, Figure 3, and the authors' repository:"
     same = f"{beside} all 9 orderings are the same."
     lead = "**In short.** Which of two methods has the lower loss?"
-    assert vgg.in_short(alike) == f"{lead} B{same}"
+    assert vgg_published.in_short(alike) == f"{lead} B{same}"
     other = [record(m, ENDS["sgdn" if m == "sgd_hd" else m] * 9, valid[m], variant="paper") for m in METHODS]
     other[1] = replace(other[1], epochs=other[1].epochs.assign(train_loss=99.0, valid_loss=9.0))
-    assert vgg.in_short([*alike, *other]) == (
+    assert vgg_published.in_short([*alike, *other]) == (
         f"{lead} As in the authors' code, b{same} As in the paper's text, b{beside} 6 of 9 orderings are the same; "
         "not the same: SGD-HD against SGD in training loss and validation loss at the end and in best validation loss."
     )
@@ -230,17 +235,17 @@ def test_the_longest_runs_on_fewer_images_are_told_with_what_they_lost():
     shorter = [r.spec.with_(epochs=8) for r in runs]
     other = [replace(r, spec=r.spec.with_(alpha0=0.1)) for r in runs]
     known = [*runs, *other, *(replace(r, spec=s) for r, s in zip(runs, shorter, strict=True))]
-    said = vgg.bottom_line_of_fewer_images(known)
+    said = vgg_published.bottom_line_of_fewer_images(known)
     assert said == (
         "With [3 seeds](vgg-epochs), all of the channels, 9 epochs of 10,000 images, 7 of 9 come out as in the "
         "paper's figure in the means over seeds, 7 of them in every seed."
     )
     forgot = [replace(r, epochs=RELAPSE) if (r.spec.method, r.spec.seed) == ("sgdn_hd", 1) else r for r in runs]
-    assert vgg.bottom_line_of_fewer_images(forgot).endswith(
+    assert vgg_published.bottom_line_of_fewer_images(forgot).endswith(
         ". With the paper's β one run of SGDN-HD fell back (accuracy: 10.0 % after epoch 1, 10.0 % after epoch 2, "
         "10.0 % at the end)."
     )
-    assert vgg.bottom_line(known) == "" and vgg.bottom_line_of_fewer_images(ALL) == ""
+    assert vgg_published.bottom_line(known) == "" and vgg_published.bottom_line_of_fewer_images(ALL) == ""
 
 
 def test_an_epoch_of_the_papers_length_is_said_to_be_one():
@@ -251,11 +256,11 @@ def test_a_diverged_seed_is_told_and_not_averaged_away():
     runs = [record(method, seed=seed) for method in METHODS for seed in range(2)]
     lost = [i for i, r in enumerate(runs) if (r.spec.method, r.spec.seed) == ("sgdn_hd", 1)]
     runs[lost[0]] = replace(runs[lost[0]], outcome="diverged", iterations=1060)
-    said = vgg.agreement_sentence(runs)
+    said = vgg_published.agreement_sentence(runs)
     assert "SGDN-HD diverged in 1 of its 2 runs, at iteration 1,060." in said
     assert "in the means over seeds" in said
     assert "; SGDN-HD against SGDN in training loss and validation loss at the end" in said  # not the same
-    table = vgg.levels(runs).data
+    table = vgg_published.levels(runs).data
     ours = table[(table["method"] == "SGDN-HD") & table["source"].str.startswith("ours")].iloc[0]
     assert ours["training loss, end"] == ours["accuracy, end"] == "1 of 2 diverged"
     told = vgg.rates(runs).data.set_index(["method", "source"])
@@ -264,7 +269,7 @@ def test_a_diverged_seed_is_told_and_not_averaged_away():
     assert told.loc[("SGDN-HD", "ours"), columns].tolist() == ["2", "391", "never"]
     assert told.loc[("SGD-HD", "authors' repository"), "largest α"] == "0.1333"
     assert told.loc[("Adam-HD", "authors' repository"), "α of the last epoch"] == "0.000160"
-    assert vgg.agreement(runs).data.iloc[3, 3] == Noted("in 1 of 2 seeds", "diverged, 0.300")
+    assert vgg_published.agreement(runs).data.iloc[3, 3] == Noted("in 1 of 2 seeds", "diverged, 0.300")
     best = table.loc[(table["method"] == "SGDN-HD") & table["source"].str.startswith("ours"), "validation loss, best"]
     assert best.tolist() == ["1 of 2 diverged"]
 
@@ -323,36 +328,36 @@ def test_a_figure_says_that_it_cuts_the_papers_curves_off_and_whose_epochs_are_l
 def test_orderings_of_a_method_whose_rate_hardly_moved_are_undecided_and_not_counted():
     valid = dict(sgd=1.0, sgd_hd=0.9, sgdn=0.8, sgdn_hd=0.7, adam=0.5, adam_hd=0.6)
     runs = [record(method, valid=valid[method]) for method in METHODS]
-    assert "undecided" not in vgg.agreement_sentence(runs)
+    assert "undecided" not in vgg_published.agreement_sentence(runs)
     runs[-1] = replace(runs[-1], epochs=runs[-1].epochs.assign(alpha=0.972e-3))
     assert (
         "all 6 orderings of SGD and SGDN are the same; the 3 of Adam-HD are undecided, since its α is at most 2.8 % "
-        "from α₀ in the last epoch." in vgg.agreement_sentence(runs)
+        "from α₀ in the last epoch." in vgg_published.agreement_sentence(runs)
     )
     still = [replace(r, epochs=r.epochs.assign(alpha=1e-3)) for r in runs]
-    assert "are the same" not in vgg.agreement_sentence(still)
+    assert "are the same" not in vgg_published.agreement_sentence(still)
 
 
 def test_a_run_that_diverges_ends_and_is_at_best_above_any_other():
     runs = [record(method, valid=0.9) for method in METHODS]
     runs[-1] = replace(runs[-1], outcome="diverged")
-    rows = vgg.agreement(runs).data.set_index("is it so?").iloc[:, -1]
+    rows = vgg_published.agreement(runs).data.set_index("is it so?").iloc[:, -1]
     assert rows["Adam has a lower best validation loss than Adam-HD"] == Noted("yes", "0.900, diverged")
 
 
 def test_a_variant_that_diverges_where_nobody_else_did_speaks_against_it():
     runs = [record(method, variant=variant, epochs=20) for method in METHODS for variant in ("authors", "paper")]
-    assert "speaks against" not in vgg.variant(runs)
+    assert "speaks against" not in vgg_published.variant(runs)
     runs[-1] = replace(runs[-1], outcome="diverged")
     assert (
         "With the network of the paper's text Adam-HD diverged; with that of the authors' code no run did"
-        in vgg.variant(runs)
+        in vgg_published.variant(runs)
     )
-    assert "At full size that speaks against the paper's text" in vgg.variant(runs)
+    assert "At full size that speaks against the paper's text" in vgg_published.variant(runs)
     narrow = [replace(r, spec=r.spec.with_(width_factor=1 / 8)) for r in runs]
-    assert "At this scale that speaks against the paper's text" in vgg.variant(narrow)
+    assert "At this scale that speaks against the paper's text" in vgg_published.variant(narrow)
     both = [replace(r, outcome="diverged") if r.spec.method == "adam_hd" else r for r in runs]
-    assert "speaks against" not in vgg.variant(both)
+    assert "speaks against" not in vgg_published.variant(both)
 
 
 def test_an_automatic_beta_is_set_beside_the_baseline_and_the_experiments_beta():
@@ -399,7 +404,7 @@ def test_what_a_hypergradient_costs_is_over_its_own_baseline():
 
 def test_seeds_of_one_method_alone_make_no_comparison_of_several():
     runs = [record(method) for method in METHODS] + [record("sgdn_hd", seed=1)]
-    said = vgg.agreement_sentence(runs)
+    said = vgg_published.agreement_sentence(runs)
     assert "in the means over seeds" not in said and "With one seed, a small difference may be chance." in said
 
 
@@ -416,7 +421,7 @@ def test_what_the_pages_have_in_common_is_told_on_one_of_them():
 
 
 def test_the_published_runs_are_compared_with_each_other():
-    said = vgg.published()
+    said = vgg_published.published()
     assert "of 200 epochs, the authors' of 100" in said and "1.3 to 2.7 times as large" in said
     assert "at validation losses larger by these factors: SGD 5.3, SGD-HD 4.0, " in said
 
@@ -447,43 +452,45 @@ def test_the_experiments_beta_is_set_against_the_critical_one_of_the_widest_netw
         + [row("authors 1", "adam_hd", 0, 5e-7), row("authors 1", "sgd_hd", 0, 1e-4)]
     )
     betas = dict(adam_hd=1e-8, sgd_hd=1e-3)
-    said = vgg.critical_sentence(measured, betas, 100)
+    said = vgg_limits.critical_sentence(measured, betas, 100)
     assert "the authors' code, all of the channels" in said
     assert "the experiment's β is 50 times below it for Adam-HD and 10 times above it for SGD-HD." in said
-    table = vgg.critical(measured, betas, 100).data
+    table = vgg_limits.critical(measured, betas, 100).data
     assert table["seeds"].tolist() == [2, 1, 1]
     assert table["model as in"][0] == "the paper's text, 1/8 of the channels"
     assert table["critical over that"][1] == "50"
     assert "seeds)" not in table.iloc[0, -1]
     measured.loc[1, "at_start"] = np.nan
-    assert vgg.critical(measured, betas, 100).data.iloc[0, -1].endswith(" (1 of 2 seeds)")
+    assert vgg_limits.critical(measured, betas, 100).data.iloc[0, -1].endswith(" (1 of 2 seeds)")
 
 
 def test_longer_runs_that_diverge_below_the_critical_beta_are_told():
     measured = limits(dict(model="paper 0.125", method="sgdn_hd", critical=0.05))
     same = dict(variant="paper", width_factor=0.125, epochs=20)
     runs = [record("sgdn_hd", seed=seed, **same) for seed in range(3)]
-    assert vgg.later_failures(measured, dict(sgdn_hd=1e-3), runs) == ""
+    assert vgg_limits.later_failures(measured, dict(sgdn_hd=1e-3), runs) == ""
     lost = [replace(run, outcome="diverged", iterations=240 + run.spec.seed) for run in runs[:2]]
-    said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), lost + runs[2:])
+    said = vgg_limits.later_failures(measured, dict(sgdn_hd=1e-3), lost + runs[2:])
     assert said.splitlines()[2:] == [
         "- SGDN-HD as in the paper's text, 1/8 of the channels, with a start at ones in float32, diverged in 2 of its "
         "3 runs, at iteration 240 and 241. The β is 50 times below the critical one."
     ]
     shorter = [replace(run, spec=run.spec.with_(max_iterations=300)) for run in lost]  # and from another start
     shorter += [replace(run, spec=run.spec.with_(alpha0=1e-2)) for run in lost]
-    assert vgg.later_failures(measured, dict(sgdn_hd=1e-3), shorter + runs[2:]) == ""
+    assert vgg_limits.later_failures(measured, dict(sgdn_hd=1e-3), shorter + runs[2:]) == ""
     forgot = [replace(runs[0], epochs=RELAPSE), *runs[1:]]
-    said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), forgot)
+    said = vgg_limits.later_failures(measured, dict(sgdn_hd=1e-3), forgot)
     assert "fell back in its one run that lasted so long, in epoch 2." in said
-    assert vgg.later_failures(measured.assign(critical=1e-4), dict(sgdn_hd=1e-3), lost) == ""
+    assert vgg_limits.later_failures(measured.assign(critical=1e-4), dict(sgdn_hd=1e-3), lost) == ""
 
 
 def test_a_lost_run_that_started_otherwise_than_the_critical_beta_was_measured_is_said_to_have():
     measured = limits(dict(model="authors 0.125", method="sgdn_hd", critical=0.72))
     runs = [record("sgdn_hd", seed=seed, width_factor=0.125, epochs=200) for seed in range(2)]
     other = runs[0].spec.with_(norm_start="uniform", precision="bf16")
-    said = vgg.later_failures(measured, dict(sgdn_hd=1e-3), [*runs, replace(runs[0], spec=other, epochs=RELAPSE)])
+    said = vgg_limits.later_failures(
+        measured, dict(sgdn_hd=1e-3), [*runs, replace(runs[0], spec=other, epochs=RELAPSE)]
+    )
     assert said.splitlines()[2:] == [
         "- SGDN-HD as in the authors' code, 1/8 of the channels, with a uniform start in bf16, fell back "
         "in its one run, in epoch 2. The β is 720 times below the critical one of a start at ones in float32; that of "
@@ -494,8 +501,8 @@ def test_a_lost_run_that_started_otherwise_than_the_critical_beta_was_measured_i
 def test_a_critical_beta_that_was_not_found_is_no_measurement():
     row = dict(model="authors 1", method="adam_hd", seed=0, critical=float("inf"), works=937.0, at_start=1.0)
     measured, betas = pd.DataFrame([row]), dict(adam_hd=1e-8)
-    [told] = vgg.critical(measured, betas, 100).data.to_dict("records")
+    [told] = vgg_limits.critical(measured, betas, 100).data.to_dict("records")
     assert told["critical β of 100 iterations"] == "above 937" and told["critical over that"] == ""
-    assert "is not comparable for Adam-HD, whose was not found (above 937)." in vgg.critical_sentence(
+    assert "is not comparable for Adam-HD, whose was not found (above 937)." in vgg_limits.critical_sentence(
         measured, betas, 100
     )
