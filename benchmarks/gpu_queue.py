@@ -19,7 +19,7 @@ import sys
 import tarfile
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 
@@ -235,9 +235,9 @@ def prepare_data(given: list[Path], work: Path) -> Path:
         if done.exists():
             continue
         with tarfile.open(archive) as tar:
-            first = tar.next()
-            tops = first is not None and first.name.removeprefix("./").split("/")[0] in ("train", "test", "")
-            place = folder / "cifar10" if tops else folder
+            parts = (PurePosixPath(member.name).parts for member in tar)
+            top = next((own[0] for own in parts if own), "")  # "." has no part
+            place = folder / "cifar10" if top in ("train", "test") else folder
             place.mkdir(parents=True, exist_ok=True)
             tar.extractall(place, filter="data")
         done.touch()
@@ -369,11 +369,11 @@ def pack(store: Path, output: Path, rehearse: bool) -> None:
             content = path.read_bytes()
         except FileNotFoundError:  # merged meanwhile
             continue
-        if sum(len(other) + 1024 for _, other in groups[-1]) + len(content) > TAR_BYTES:
+        if tar_size([*(len(other) for _, other in groups[-1]), len(content)]) > TAR_BYTES and groups[-1]:
             groups.append([])
         groups[-1].append((f"results/{path.relative_to(store)}", content))
-    for i, group in enumerate(groups, start=1):
-        path = output / (f"{stem}.tar" if i == 1 else f"{stem}-{i}.tar")
+    paths = [output / (f"{stem}.tar" if i == 1 else f"{stem}-{i}.tar") for i in range(1, len(groups) + 1)]
+    for path, group in zip(paths, groups, strict=True):
         temporary = path.with_suffix(".tmp")
         with tarfile.open(temporary, "w") as tar:
             for name, content in group:
@@ -381,6 +381,14 @@ def pack(store: Path, output: Path, rehearse: bool) -> None:
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
         temporary.replace(path)
+    for path in set(output.glob(f"{stem}*.tar")) - set(paths):  # of an earlier visit with more files
+        path.unlink()
+
+
+def tar_size(sizes: list[int]) -> int:
+    """Return the size of a tar of files: each in blocks of 512 bytes with a header, and two blocks at the end."""
+    blocks = sum(1 + -(-size // tarfile.BLOCKSIZE) for size in sizes) + 2
+    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def table(rows: list[tuple], work: Path) -> str:

@@ -60,7 +60,7 @@ def test_a_rehearsal_trains_packs_and_resumes(queue, tmp_path, monkeypatch, caps
     assert len(Store(tmp_path / "back" / "results").all()) == 8
     monkeypatch.setattr(queue, "WORK", tmp_path / "another machine")
     given = queue.prepare_store(tmp_path / "another machine", [tmp_path / "out" / "rehearsal.tar"])
-    assert len(Store(given).all()) >= 7
+    assert {Path(name).name for name in names} <= {path.name for path in Path(given).rglob("*.parquet")}
 
 
 def test_a_job_whose_time_is_up_is_stopped_and_keeps_its_finished_runs(queue, tmp_path, monkeypatch):
@@ -75,7 +75,10 @@ def test_a_job_whose_time_is_up_is_stopped_and_keeps_its_finished_runs(queue, tm
     assert (name, outcome) == ("tuning", "stopped")
     assert took < 12 + queue.GRACE and time.monotonic() - started < 12 + 2 * queue.GRACE
     assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
-    assert (tmp_path / "records.tar").is_file()
+    with tarfile.open(tmp_path / "records.tar") as tar:
+        tar.extractall(tmp_path / "back", filter="data")
+    [kept] = Store(tmp_path / "back" / "results").all()
+    assert kept.spec == finished.spec
 
 
 def test_checks_and_benchmarks_come_back_and_are_not_repeated_in_another_visit(queue, tmp_path, monkeypatch, capsys):
@@ -145,20 +148,40 @@ def test_a_job_that_could_not_end_in_time_is_left_for_another_visit(queue, tmp_p
     assert "no time left" in capsys.readouterr().out
 
 
+def test_a_job_ends_in_time_for_the_visit_to_be_packed(queue, tmp_path, monkeypatch, capsys):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(queue, "source_of", lambda job: tmp_path / "slow.py")
+    monkeypatch.setattr(queue, "JOBS", [queue.Job("slow", "slow.py", seconds=600, least=1)])
+    main(queue, monkeypatch, "--output", tmp_path / "out", "--seconds", queue.GRACE + 4, "--data", tmp_path)
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("slow  ")]
+    assert row.split()[1] == "stopped" and float(row.split()[2]) < 10
+
+
+def test_a_rehearsal_alone_has_tiny_settings(queue, tmp_path):
+    job = queue.Job("tuning", "tuning", dict(epochs=900, seeds=5), dict(epochs=1))
+    given = [" ".join(queue.command_of(job, tmp_path, tmp_path, rehearse)) for rehearse in (False, True)]
+    assert "-p epochs=900 -p seeds=5 " in given[0] and "-p epochs=1 -p seeds=5 " in given[1]
+
+
 def test_many_records_are_packed_into_files_below_the_limit(queue, tmp_path, monkeypatch):
     monkeypatch.setattr(queue, "TAR_BYTES", 100_000)
     store = tmp_path / "results"
     store.mkdir()
-    for i in range(6):
-        (store / f"digits-logreg-{i}.parquet").write_bytes(os.urandom(40_000))
+    for i, size in enumerate((40_000, 40_000, 49_000, 49_000, 40_000, 40_000)):
+        (store / f"digits-logreg-{i}.parquet").write_bytes(os.urandom(size))
     queue.pack(store, tmp_path, rehearse=False)
     packed = sorted(tmp_path.glob("records*.tar"))
-    assert len(packed) == 3 and all(path.stat().st_size < 110_000 for path in packed)
+    assert len(packed) == 4 and all(path.stat().st_size <= 100_000 for path in packed)
+    assert [queue.tar_size([0] * n) for n in (1, 18, 19)] == [10_240, 10_240, 20_480]
     contents = []
     for path in packed:
         with tarfile.open(path) as tar:
             contents += tar.getnames()
     assert sorted(contents) == [f"results/digits-logreg-{i}.parquet" for i in range(6)]
+    for i in range(5):
+        (store / f"digits-logreg-{i}.parquet").unlink()
+    queue.pack(store, tmp_path, rehearse=False)  # what was packed before is not unpacked again
+    assert [path.name for path in tmp_path.glob("records*.tar")] == ["records.tar"]
 
 
 def test_archives_of_data_sets_become_a_data_folder(queue, tmp_path, image_folder):
@@ -172,6 +195,12 @@ def test_archives_of_data_sets_become_a_data_folder(queue, tmp_path, image_folde
     folder = queue.prepare_data([first, second], tmp_path / "work")
     assert (folder / "cifar10" / "train" / "class0" / "0000.png").is_file() and (folder / "MNIST" / "raw").is_dir()
     assert queue.prepare_data([image_folder], tmp_path / "work") == image_folder.resolve()
+    whole = tmp_path / "whole.tar"
+    for place, inside in (("cifar10", "train"), ("", "cifar10")):  # as `tar -C FOLDER .` makes them
+        with tarfile.open(whole, "w") as tar:
+            tar.add(image_folder / place, arcname=".")
+        folder = queue.prepare_data([whole], tmp_path / f"in {inside}")
+        assert (folder / "cifar10" / "train" / "class0" / "0000.png").is_file()
 
 
 @pytest.mark.parametrize(

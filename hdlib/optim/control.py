@@ -69,17 +69,19 @@ class Control:
                 "curvature"       a_t = a_{t-1} - (beta / kappa) h_t, kappa from successive hypergradients:
                                   the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
                 "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(10 + x_1^2 + ... + x_t^2),
-                                  x_t = clip(r_t, -1, 1) + overshoot / (1 + t / 300),
-                                  times min(1, 1000 max(a_{t-1} |s_{t-1}|, -f_t) / F_t); and after a step that lost
-                                  more than others gain, f_t < -F_t, at most max(a_{t-1} |s_{t-1}|, 2 F_t) over
-                                  |s_{t-1}| + h_t, but not below a_{t-1} / 10
+                                  x_t = w_t (clip(r_t, -1, 1) + overshoot / (1 + t / 300)),
+                                  w_t = min(1, 1000 max(p_t, -f_t) / F_t); and after a step that lost more than
+                                  others gain, f_t < -F_t, at most a_{t-1} d_t,
+                                  d_t = max(1/10, max(p_t, 2 F_t) / (a_{t-1} (|s_{t-1}| + |h_t|)))^min(beta, 1)
 
-            Where s_{t-1} is zero, as with a loss that is switched off, nothing is known and alpha stays.
-            ``f_t = a_{t-1} (|s_{t-1}| - h_t) / 2`` is what the last step gained by the trapezoid rule, if it was
-            downhill, and F_t what steps usually gain: the mean of max(f, 0) over all of them, or over about the last
-            ten where that is more; a single f counts as 10 F at most. So where gradients have no noise and the loss
-            goes to zero alpha does not grow without end, and after a step that lost much the next one goes to the
-            bottom of its parabola. With a beta below 1 that drop is its power beta.
+            There t counts the steps whose slope was not zero: where s_{t-1} is, as with a loss that is switched off,
+            nothing is known and alpha stays. ``p_t = a_{t-1} |s_{t-1}|`` is what the slope at its start promised of
+            the last step, ``f_t = a_{t-1} (|s_{t-1}| - h_t) / 2`` what it gained by the trapezoid rule, and F_t what
+            steps usually gain: with ``g_t = clip(f_t, 0, 10 F_{t-1})``, where F is still zero p_t in place of its
+            tenfold, the mean of g_1 to g_t or the fading mean ``m_t = 0.9 m_{t-1} + 0.1 g_t``, whichever is more. In
+            p, f and d, a_{t-1} is the size of the step that was taken, also if alpha was written to since. So where
+            gradients have no noise and the loss goes to zero alpha does not grow without end, and after a step that
+            lost much the next one goes to the bottom of its parabola.
             "auto" is beta = c_t / kappa with the curvature ``|s| / alpha`` that would make the last step exactly
             right, and c_t shrinking as AdaGrad's steps do. It has no unit, so its beta is 1 for every model. Its
             first alpha is at most ``0.3 |theta_0| / |D_1|`` (`first_alpha`), unless theta_0 is zero.

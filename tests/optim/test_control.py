@@ -83,6 +83,38 @@ def automatic(hypergradients, slopes):
     return follow(hypergradients, slopes, Control(rule="auto", overshoot=0.0), alpha=1.0, beta=1.0)
 
 
+def as_documented(hypergradients, slopes, overshoot, beta, alpha):
+    """Return alpha after each step of the rule "auto", by the formulas that `Control` documents."""
+    alphas, gains, squares, fading, usual = [], [], 0.0, 0.0, 0.0
+    for h, slope in zip(hypergradients, slopes, strict=True):
+        s = abs(slope)
+        if s > 0:
+            r, p, f = -h / s, alpha * s, alpha * (s - h) / 2
+            g = min(max(f, 0.0), 10 * usual if usual > 0 else p)
+            gains.append(g)
+            fading = 0.9 * fading + 0.1 * g
+            usual = max(sum(gains) / len(gains), fading)
+            w = min(1.0, 1000 * max(p, -f) / usual) if usual > 0 else 1.0
+            x = w * (min(max(r, -1.0), 1.0) + overshoot / (1 + len(gains) / 300))
+            squares += x * x
+            moved = alpha * math.exp(beta * x / math.sqrt(10 + squares))
+            drop = max(1 / 10, max(p, 2 * usual) / (alpha * (s + abs(h)))) ** min(beta, 1.0)
+            alpha = min(moved, alpha * drop) if f < -usual else moved
+        alphas.append(alpha)
+    return alphas
+
+
+@pytest.mark.parametrize(("overshoot", "beta"), [(0.0, 1.0), (0.3, 1.0), (0.3, 0.5), (0.1, 2.0)])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_automatic_rule_is_what_is_documented(overshoot, beta, seed):
+    """Over slopes of many sizes, with zeros among them, and steps that lost more than all before had gained."""
+    draw = random.Random(seed)
+    slopes = [-(10 ** draw.uniform(-6, 2)) * (draw.random() > 0.1) for _ in range(400)]
+    h = [s * draw.uniform(-0.5, 1.0) if draw.random() > 0.05 else abs(s) * 10 ** draw.uniform(0, 4) for s in slopes]
+    found = follow(h, slopes, Control(rule="auto", overshoot=overshoot), alpha=0.01, beta=beta)
+    assert found == pytest.approx(as_documented(h, slopes, overshoot, beta, 0.01), rel=1e-9)
+
+
 def test_the_automatic_rule_lengthens_steps_only_while_they_are_worth_it():
     """Without noise a slope does not change over a short step, whether there is still something to gain or not."""
     downhill = [-1.0] * 1000
@@ -108,6 +140,24 @@ def test_the_automatic_rule_does_not_see_the_scale_of_the_loss(scale):
     alphas = automatic(h, s)
     assert automatic([scale * x for x in h], [scale * x for x in s]) == pytest.approx(alphas, rel=1e-9)
     assert min(alphas) < 0.5 * max(alphas)
+
+
+def test_what_steps_gain_of_late_counts_where_it_is_more_than_their_mean():
+    options = Control(rule="auto")
+    common = {"step_size": 5e-5, "ratio_count": 1000.0, "gain_sum": 1.0}
+
+    def growth(late):
+        state = control.initial_state(options) | common | {"gain_mean": late}
+        return math.log(next_alpha(0.1, 0.0, 1.0, options, state, slope=-2.0)[0] / 0.1)
+
+    assert growth(1.0) == pytest.approx(growth(1e-3) / 9, rel=0.01)  # the stake is a 9,000th of the gain of late
+    assert growth(1e-9) == pytest.approx(growth(1e-3), rel=1e-9)
+
+
+def test_a_first_gain_counts_at_most_as_what_its_slope_promised():
+    options = Control(rule="auto")
+    state = control.initial_state(options) | {"step_size": 0.1}
+    assert next_alpha(0.1, -90.0, 1.0, options, state, slope=-2.0)[1]["gain_sum"] == pytest.approx(0.2)
 
 
 def test_a_small_beta_softens_what_a_step_that_lost_does():
@@ -141,6 +191,17 @@ def test_what_a_step_gained_is_told_from_the_learning_rate_that_it_took():
     names = ("gain_sum", "gain_mean", "ratio_sq", "slope", "hypergrad")
     assert [scheduled.param_groups[0][name] for name in names] == [optimizer.param_groups[0][name] for name in names]
     assert scheduled.param_groups[0]["lr"] == pytest.approx(100 * optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+@pytest.mark.parametrize("usual", [0.0, 1e-3, 10.0])
+@pytest.mark.parametrize("h", [-3.0, -1.0, 0.5, 3.0, 90.0])
+def test_the_automatic_rule_multiplies_whatever_alpha_was_written_by_what_the_step_that_was_taken_tells(h, usual):
+    options = Control(rule="auto")
+    known = {"step_size": 0.1, "ratio_count": 5.0, "gain_sum": 5 * usual, "gain_mean": usual}
+    state = control.initial_state(options) | known
+    found = [next_alpha(alpha, h, 1.0, options, state, slope=-2.0) for alpha in (0.1, 1e-5)]
+    assert found[0][0] / 0.1 == pytest.approx(found[1][0] / 1e-5, rel=1e-12)
+    assert found[0][1] == found[1][1]
 
 
 def test_after_a_step_that_lost_more_than_steps_gain_the_automatic_rule_goes_to_the_bottom_of_its_parabola():
@@ -201,6 +262,15 @@ def test_the_first_automatic_step_moves_the_parameters_by_a_share_of_their_size(
     assert alpha < 10.0
     small = tensors()
     assert train(make(name, small, lr=1e-4, hypergrad_lr="auto", **way), small, 1) == [1e-4]
+
+
+@pytest.mark.parametrize("way", [dict(foreach=False), dict(foreach=True), dict(fused=True)])
+def test_an_l2_term_counts_in_the_first_automatic_step(way):
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = SGDHD([p], lr=10.0, weight_decay=1.0, hypergrad_lr="auto", **way)
+    p.grad = torch.full_like(p, 1e-3)
+    optimizer.step()
+    assert (p.detach() - 1).norm().item() == pytest.approx(0.3 * 2, rel=1e-5)
 
 
 def test_decoupled_decay_counts_in_the_first_automatic_step():

@@ -218,7 +218,7 @@ class TestSchedules:
 
 
 class TestSharedAlpha:
-    @pytest.mark.parametrize("rule", ["additive", "multiplicative"])
+    @pytest.mark.parametrize("rule", ["additive", "multiplicative", "curvature", "auto"])
     @pytest.mark.parametrize("name", METHODS)
     def test_groups_with_one_alpha_are_one_group(self, name, rule):
         outcomes = []

@@ -216,6 +216,17 @@ def test_amsgrad_may_begin_later(way):
     assert optimizer.learning_rates()[0] == pytest.approx(0.01, rel=0.01)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_h_that_is_skipped_is_told_with_its_sign(sign):
+    """Downhill twice is an h below zero."""
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = SGDHD([p], lr=1e-3, hypergrad_lr=1e-3, skip_nonfinite="step")
+    for size in (1e18, sign * 1e30):
+        p.grad = torch.full_like(p, size)
+        optimizer.step()
+    assert optimizer.param_groups[0]["hypergrad"] == -sign * float("inf")
+
+
 def test_a_group_takes_over_a_shared_alpha_wherever_that_has_gone():
     optimizer = SGDHD([ones(3)], lr=0.01, hypergrad_lr=1e-3, shared_alpha=True, min_lr=1e-3)
     optimizer.param_groups[0]["lr"] = 0.0  # a scheduler's

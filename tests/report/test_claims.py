@@ -99,6 +99,12 @@ def test_what_is_undecided_is_not_said_to_fail():
     assert verdicts.exceptions([verdict]) == "- It is so. Not: c. Undecided: b."
 
 
+def test_a_case_with_a_seed_just_at_the_limit_is_undecided():
+    scores = {"a": GOOD, "b": pd.Series([0.0, 0.5])}
+    found = judge(Claim("It is so.", "x", "y", lambda records: scores), [])
+    assert (found.verdict, found.undecided) == ("nothing against", ("b",))
+
+
 def test_a_case_in_which_nothing_differs_is_no_refutation():
     cases = {"a": GOOD, "b": pd.Series([0.0, 0.0]), "c": pd.Series([0.2, 0.21])}
     claim = Claim("It is so.", "x", "y", lambda records: cases, at_most=np.nextafter(1, 0))
@@ -249,6 +255,13 @@ def test_a_long_run_from_one_learning_rate_does_not_hide_that_others_end_elsewhe
     assert judge(claim, [*records, run(0.2, alpha0=1e-3, epochs=100, **adam)]).verdict == "not reproduced"
     longer = [run(0.2, alpha0=rate, epochs=20, **adam) for rate in (1e-2, 1e-3, 1e-4)]
     assert judge(claim, [*records, *longer]).holds == ("Adam-HD on the perceptron, 20 epochs",)
+
+
+def test_the_spread_over_rates_is_one_of_runs_of_one_length():
+    [claim] = [c for c in CLAIMS if c.text.startswith("With a good β it hardly matters")]
+    adam = dict(model="mlp", method="adam_hd", beta=1e-7)
+    records = [run(0.2, alpha0=rate, epochs=10, **adam) for rate in (1e-2, 1e-3, 1e-4)]
+    assert judge(claim, [*records, run(0.1, alpha0=1e-3, epochs=100, **adam)]).verdict == "reproduced"
 
 
 def test_the_grid_search_is_judged_outside_the_papers_red_region_alone():

@@ -247,6 +247,27 @@ def test_the_table_of_predictions_has_one_short_column_for_each_and_a_note_that_
     assert all(title in table.note for title in PREDICTORS.values())
 
 
+def test_measured_critical_betas_are_drawn_over_predicted_ones(measured):
+    drawn = critical.prediction(measured, "name", "").draw(LIGHT)
+    for axis, column in zip(drawn.axes, PREDICTORS, strict=True):
+        points = {(x, y) for line in axis.lines[1:] for x, y in zip(*line.get_data(), strict=True)}
+        assert points == set(zip(measured[column], measured["critical"], strict=True))
+
+
+def test_a_prediction_that_is_little_better_hardly_beats_the_other(measured):
+    many = pd.concat([measured[1:2]] * 20).assign(critical=1.0, at_start=9.0, growth=1.0, largest=[9.0, *[1.0] * 19])
+    said = critical.answer(many)
+    assert said.startswith(
+        f"For Adam-HD the growth of deviations hardly beats {PREDICTORS['largest']} (100 % against 9"
+    )
+
+
+def test_a_prediction_is_off_by_the_middle_and_the_ends_of_its_ratios(measured):
+    many = pd.concat([measured[1:2]] * 11).assign(critical=[float(i) for i in range(1, 12)], largest=1.0)
+    table = critical.predictors_table(many).data.set_index("prediction")
+    assert table.loc[PREDICTORS["largest"], ["median", "10 % to 90 %"]].tolist() == ["6.00", "2.00 to 10.0"]
+
+
 # -- phase diagrams
 
 
@@ -298,6 +319,14 @@ def test_a_cell_is_what_half_of_its_seeds_did_and_is_set_against_the_median_of_i
     ours = [run(0.5, beta=b, seed=s, outcome=o) for b, outcomes in cells.items() for s, o in enumerate(outcomes)]
     found = divergence.phases(base + ours).set_index("beta")
     assert found["kind"].to_dict() == {1e-4: "worse", 1e-3: "diverged"} and set(found["baseline"]) == {0.4}
+
+
+def test_a_cell_rings_if_half_of_its_seeds_do_and_is_better_only_below_its_baseline():
+    base = [run(0.5, "adam", seed=seed) for seed in range(2)]
+    ours = [run(0.5, beta=beta, seed=seed) for beta in (1e-4, 1e-3) for seed in range(2)]
+    low = pd.DataFrame([[469, 0.5, -1e-3, 0.0]], columns=TRACE_COLUMNS)
+    ours[-1] = replace(ours[-1], trace=low)
+    assert divergence.phases(base + ours).set_index("beta")["kind"].to_dict() == {1e-4: "worse", 1e-3: "ringing"}
 
 
 def legend(figure):

@@ -98,3 +98,52 @@ def test_the_papers_curves_of_figure_3_are_drawn_in_the_panel_of_their_quantity(
             assert len(broad) == own["method"].nunique()
             assert sorted(y for line in broad for y in line.get_ydata()) == sorted(own["value"])
     plt.close("all")
+
+
+def test_each_panel_of_online_tuning_draws_its_method_and_quantity():
+    """The losses, from 1 to 9, and alpha tell the runs apart."""
+    records = [
+        run([2.3, 3.0, 2.0], method="sgd", alpha0=1e-3),
+        run([2.3, 5.0, 4.0], method="sgd", alpha0=1e-2),
+        run([2.3, 7.0, 6.0], method="sgd_hd", alpha0=1e-3, beta=1e-4),
+        run([2.3, 9.0, 8.0], method="sgd_hd", alpha0=1e-2, beta=1e-4),
+        run([2.3, 1.0, 1.0], method="adam", alpha0=1e-2),  # of another family
+    ]
+    for record in records[:2]:
+        record.epochs["alpha"] = record.trace["alpha"] = 0.5
+    axes = figures.online_tuning(records, "sgd", "name").draw(LIGHT).axes
+    drawn = [sorted(line.get_ydata().tolist() for line in axis.lines) for axis in axes]
+    base, adapted = [[2.3, 3.0, 2.0], [2.3, 5.0, 4.0]], [[7.0, 6.0], [9.0, 8.0]]
+    assert drawn[:2] == [[[2.3, 2.0]] * 2] * 2
+    assert drawn[2:6] == [base, adapted] * 2
+    assert drawn[6:8] == [[[0.01] * 2] * 2, [[0.01] * 3] * 2]
+    plt.close("all")
+
+
+def test_a_divergence_is_marked_where_it_was_and_in_final_losses_at_the_top_of_its_rate():
+    lost = run([2.3], "diverged", method="sgd_hd", alpha0=1e-1, beta=1e-4)
+    kept = run([2.3, 1.0, 0.5], method="sgd_hd", alpha0=1e-3, beta=1e-4)
+    base = run([2.3, 1.0, 0.5], method="sgd", alpha0=1e-3)
+    other = run([2.3, 1.0, 0.4], method="adam", alpha0=1e-2)
+    early = figures.online_tuning([base, kept, lost], "sgd", "name").draw(LIGHT).axes[1]
+    assert [line.get_xdata() for line in early.lines if line.get_marker() == "X"] == [[938]]
+    axes = figures.final_loss([base, kept, lost, other], "name").draw(LIGHT).axes
+    crosses = [[line.get_xdata().tolist() for line in axis.lines if line.get_marker() == "x"] for axis in axes]
+    assert crosses == [[[], [0.1]], [[]]]
+    points = [[line.get_xdata().tolist() for line in axis.lines if line.get_marker() == "o"] for axis in axes]
+    assert points == [[[1e-3], [1e-3]], [[1e-2]]]
+    plt.close("all")
+
+
+def test_a_validation_error_is_what_is_not_right():
+    data = figures.tuning([run([2.3, 1.0, 0.5], method="sgd", alpha0=1e-3)], "name").data
+    assert data.loc[data["quantity"] == "valid_error", "median"].tolist() == [pytest.approx(0.1)] * 3
+
+
+def test_the_papers_curves_end_where_ours_do_and_early_iterations_at_a_thousand():
+    record = run([2.3, 1.0], task="mnist", method="sgd", alpha0=1e-3, epochs=1)
+    trace = pd.DataFrame(dict(iteration=range(1, 1501), loss=1.0, alpha=0.01))
+    record = Record(record.spec, "finished", 1500, record.epochs, trace, record.provenance)
+    data = figures.online_tuning([record], "sgd", "name").data
+    assert data.loc[data["axis"] == "epoch, paper", "x"].max() == 1
+    assert data.loc[data["axis"] == "iteration", "x"].max() == 1000

@@ -313,6 +313,23 @@ def test_a_learning_rate_that_falls_from_the_start_is_told_as_a_schedule():
     assert "schedule" not in findings.tuning([adam, keeping])
 
 
+def test_what_ends_alike_does_not_end_lower():
+    runs = [
+        ended(0.2, 1e-3, method=method, beta=beta, seed=seed)
+        for method, beta in (("sgd", 0.0), ("sgd_hd", 1e-3))
+        for seed in (0, 1)
+    ]
+    assert "against 0.200 ± 0, lower in 0 of 2 seeds" in findings.tuning(runs)
+    assert "against 0.200, not lower with the one seed" in findings.tuning(runs[::2])
+
+
+def test_a_learning_rate_that_was_negative_with_one_seed_was_negative_at_times():
+    common = dict(method="sgd_hd", beta=1e-3, alpha0=1e-3)
+    runs = [run([2, 1, 1], [1e-3, low, 2e-3], seed=seed, **common) for seed, low in enumerate((1e-3, -1e-3))]
+    assert findings.tuning(runs).endswith("The learning rate of SGD-HD rises to 0.00200 ± 0, and is negative at times.")
+    assert "negative" not in findings.tuning(runs[:1])
+
+
 def test_a_small_rise_of_alpha_is_told_in_per_cent():
     peaks = (1.05e-3, 1.01e-3)
     runs = [

@@ -41,6 +41,14 @@ def test_a_run_counts_once_however_often_and_long_it_was_recorded():
     assert (row.runs, row.epochs) == (2, 2) and np.isclose(row.factor, 3.0)
 
 
+def test_a_longer_candidate_is_compared_over_the_epochs_of_the_shortest():
+    longer = run(0.02, 1e-5, epochs=5)
+    longer.epochs.loc[3:, "alpha"] = 9.0
+    table = fits.candidates([run(0.03, 1e-4), longer], CURVES)
+    assert table["candidate"].tolist() == ["β = 10⁻⁵", "β = 10⁻⁴"] and table["epochs"].tolist() == [2, 2]
+    assert np.allclose(table["factor"], [2, 3])
+
+
 def test_candidates_are_compared_over_the_starts_and_seeds_that_they_share():
     """The second candidate has another seed, a good one, which the first lacks; the third has one start alone."""
     first = [run(0.02, 1e-4), run(0.02, 1e-4, alpha0=0.1)]

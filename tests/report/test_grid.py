@@ -424,3 +424,40 @@ def test_a_bound_is_rounded_down(once):
 def test_factors_have_three_digits_and_separated_thousands():
     assert [grid._factor(value) for value in (1.0, 1.284, 270.49, 999.7, 11719)] == [
         "1.00", "1.28", "270", "1,000", "11,700"]  # fmt: skip
+
+
+def test_a_cell_of_two_seeds_has_diverged_if_one_of_them_has():
+    frame = grid.reached(runs("sgd", (40, 40)) + runs("sgd_hd", (LOST, 30), beta=0.1))
+    assert grid.cells(frame).set_index("method")["diverged"].to_dict() == {"sgd": False, "sgd_hd": True}
+    assert grid._pairs(frame, "sgd_hd", ("sgd", "none"))["kind"].tolist() == ["diverged"]
+
+
+def test_a_seed_is_compared_with_the_same_seed_of_its_baseline():
+    frame = grid.reached(runs("sgd", (10, 20, 30)) + runs("sgd_hd", (11, 21, 31), beta=0.1))
+    [pair] = grid._pairs(frame, "sgd_hd", ("sgd", "none")).itertuples()
+    assert (pair.seeds_slower, pair.seeds, pair.kind) == (3, 3, "slower")
+
+
+def test_a_seed_lies_within_the_others_and_not_within_itself():
+    assert grid.own_within(runs("sgd", (10, 20, 30))) == (0, 1)
+
+
+def test_what_arrived_after_a_smaller_cap_did_not_arrive():
+    took = grid.reached(runs("sgd", (40, 50, 80)), cap=50)
+    assert took["iterations"].tolist() == [40, 50, np.inf]
+    assert grid.reached(runs("sgd", (40, 50, 80)), seeds=2)["iterations"].tolist() == [40, 50]
+
+
+def test_each_panel_shows_its_own_method_against_the_initial_learning_rate(records):
+    drawn = grid.sensitivity(records, "s").draw(LIGHT)
+    lines = [[line.get_ydata().tolist() for line in axis.lines[:2]] for axis in drawn.axes]
+    assert lines == [[[120, 60], [CAP, 40]], [[CAP, 40], [CAP, 40]], [[50, 50], [95, 95]]]
+    plt.close(drawn)
+
+
+def test_baselines_come_first_in_a_heat_map_and_then_the_betas_from_the_smallest(once):
+    drawn = grid.heatmap(once, "g").draw(LIGHT)
+    columns = [[label.get_text() for label in axis.get_xticklabels()] for axis in drawn.axes[:3]]
+    betas = ["β = 10⁻⁶", "β = 10⁻¹"]
+    assert columns == [["SGD", *betas], ["SGDN", *betas], ["Adam, α/√t", "Adam", *betas]]
+    plt.close(drawn)

@@ -63,6 +63,12 @@ def test_the_automatic_beta_is_held_against_the_betas_that_suit_the_plain_rule_b
     ]
 
 
+def test_the_best_fixed_rate_is_matched_by_what_ends_no_higher_than_the_best_and_not_than_any(comparison):
+    _, plain, base = comparison
+    between = [run(0.35, alpha0=1e-3, beta="auto"), run(0.30, alpha0=1e-2, beta="auto")]
+    assert automatic_compared.table([(between, plain, base)]).data["≤ best fixed rate"].tolist() == ["1 of 2, α = 10⁻²"]
+
+
 def test_the_figure_of_the_automatic_beta_has_each_methods_runs_in_its_panel(comparison):
     automatic, plain, base = comparison
     others = [run(0.9, "sgd_hd", alpha0=1e-3, beta=1e-4)], [run(0.8, "sgd", alpha0=1e-3)]
@@ -181,6 +187,22 @@ def test_the_worst_start_is_named_for_each_method_and_length():
     assert table["SGD-HD"].tolist() == ["1.50, α₀ = 10⁻⁶", "4.00, α₀ = 10⁻⁶"] and set(table["Adam-HD"]) == {""}
 
 
+def test_the_worst_start_is_one_of_medians_over_the_seeds_that_both_have():
+    fixed = [run(loss, "sgd", alpha0=0.1, seed=seed) for seed, loss in enumerate((0.1, 0.2, 0.3, 0.001, 0.001))]
+    ours = [run(loss, "sgd_hd", alpha0=0.1, beta="auto", seed=seed) for seed, loss in enumerate((0.1, 0.3, 0.9))]
+    [row] = automatic_compared.worst_starts([*fixed, *ours], "mnist").itertuples()
+    assert row.worst == pytest.approx(0.3 / 0.2)
+
+
+def test_a_line_of_the_automatic_beta_is_the_median_of_its_seeds_in_a_band_of_all():
+    runs = [run(loss, beta="auto", seed=seed) for seed, loss in enumerate((0.1, 0.3, 0.4))]
+    figure = automatic_compared.figure(runs, [run(0.2, beta=1e-4)], [run(0.2, "adam")], "name", "").draw(LIGHT)
+    [axis] = [axis for axis in figure.axes if axis.get_title() == "Adam-HD"]
+    assert [line.get_ydata().tolist() for line in axis.lines if line.get_marker() == "D"] == [[0.3]]
+    [band] = axis.collections
+    assert band.get_datalim(axis.transData).intervaly.tolist() == [0.1, 0.4]
+
+
 def test_settings_that_know_the_result_or_lie_at_the_edge_are_owned_up_to():
     base = [run(0.2, "sgd", alpha0=0.1), run(0.3, "sgd", alpha0=0.01), run(0.2, "adam", alpha0=0.1)]
     guarded = {
@@ -251,6 +273,12 @@ def test_the_best_single_beta_loses_runs_from_the_fewest_starts_and_then_has_the
         "Caption. Dots, above: the worst cell with any β. Rings, below: the worst α₀ with the best single β. A cross "
         "in place of a dot: a run diverged; in place of a ring: with every β one did."
     )
+
+
+def test_one_seed_that_diverged_is_a_cell_that_did():
+    base = [run(0.4, "adam", seed=seed) for seed in range(3)]
+    ours = [run(0.3, beta=1e-4, seed=seed, outcome="diverged" if seed == 2 else "finished") for seed in range(3)]
+    assert guards.worst_losses(guards.by_cell({"plain": ours}, base)).loc["plain", "adam_hd"] == float("inf")
 
 
 def test_the_figure_of_the_guards_is_described_in_two_plain_sentences(comparison):

@@ -114,6 +114,16 @@ def test_the_ways_are_told_apart_by_where_they_end(branches):
     assert " with: bound. It is higher with: as it was." in relapse.ways_sentence(branches, RUN)
 
 
+def test_accuracies_are_told_from_before_a_relapse_from_after_it_and_from_the_end():
+    seen = replace(RUN, epochs=RUN.epochs.assign(valid_accuracy=[0.1, 0.6, 0.7, 0.2, 0.5]))
+    assert relapse.recovered(seen) == " (accuracy: 70.0 % after epoch 2, 20.0 % after epoch 3, 50.0 % at the end)"
+
+
+def test_a_way_that_ends_a_little_above_where_it_began_is_no_relapse(branches):
+    higher = branches.assign(loss=branches["loss"].mask(branches["way"] == "bound", 1.5 * 0.79))
+    assert " with: bound. It is higher with: as it was." in relapse.ways_sentence(higher, RUN)
+
+
 def test_the_figure_shows_both_ways_around_the_jump(branches):
     figure = relapse.figure(branches, RUN, "relapse")
     assert set(figure.data["way"]) == {"as it was", "bound"} and "around iteration 16" in figure.alt

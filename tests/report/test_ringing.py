@@ -67,3 +67,10 @@ def test_the_law_is_said_to_hold_within_a_step_of_the_grid_and_exceptions_are_na
 def test_the_figure_of_ringing_is_drawn_and_says_what_was_run(rings):
     figure = ringing.figure(rings, diagram(1e-3, 1e-2), "name", "Caption.")
     assert figure.svg(LIGHT) and figure.note.startswith("7 runs, 1 seed")
+
+
+def test_a_bar_reaches_from_the_last_beta_that_does_not_ring_to_the_first_that_does(rings):
+    [axis] = ringing.figure(rings, diagram(1e-3, 1e-2), "name", "Caption.").draw(LIGHT).axes
+    beyond, begins = ([segment.tolist() for segment in lines.get_segments()] for lines in axis.collections)
+    assert np.allclose(begins[0], [[0.2, 0], [2, 0]]) and np.allclose(begins[1], [[1e-3, 1], [1e-2, 1]])
+    assert np.allclose(beyond[0], [[2, 0], [10, 0]])

@@ -62,6 +62,18 @@ def test_runs_that_hardly_learn_are_named_since_their_orderings_say_little():
     assert said.count("hardly learnt") == 1
 
 
+def test_the_share_below_zero_counts_a_rate_until_the_next_one_that_is_known_and_the_last_to_the_end():
+    trace = pd.DataFrame([[1, 2.3, 1e-3, 0.0], [2, 2.2, -0.02, 0.1], [5, 2.2, 0.02, 0.1]], columns=TRACE_COLUMNS)
+    assert vgg._negative(replace(ALL[1], iterations=10, trace=trace)) == 0.3
+    assert vgg._negative(replace(ALL[1], iterations=10, trace=trace[:2])) == 0.9
+
+
+def test_a_few_epochs_of_the_whole_network_are_not_the_whole_experiment():
+    few = [record(method, epochs=20) for method in METHODS]
+    assert not vgg.complete(few) and vgg.complete([record(method, epochs=200) for method in METHODS])
+    assert "was not run" in vgg.scale(few) and "at its full length" not in vgg.scale(few)
+
+
 def test_the_whole_experiment_says_so_and_only_then():
     whole = [record(method, epochs=200) for method in METHODS]
     assert "at its full length and size" in vgg.scale(whole) and "was not run" not in vgg.scale(whole)

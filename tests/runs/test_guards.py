@@ -74,3 +74,18 @@ def test_the_noisier_the_minibatches_the_smaller_is_the_ratio_of_slopes():
     small, large = (slopes.ratios(RunSpec(batch_size=size, **common), 40) for size in (8, 375))
     assert 0.8 < large.groupby("epochs")["ratio"].mean().iloc[-1] < 1.2
     assert small.groupby("epochs")["ratio"].mean().iloc[-1] < 0.4
+
+
+def test_ratios_of_slopes_are_taken_on_the_minibatches_of_the_epoch_that_would_follow(monkeypatch):
+    begun, begin = [], slopes.Training.begin_epoch
+    monkeypatch.setattr(slopes.Training, "begin_epoch", lambda self, epoch: begun.append(epoch) or begin(self, epoch))
+    slopes.ratios(RunSpec(task="digits", method="sgd", alpha0=0.01, epochs=1), 2)
+    assert begun == [1, 1, 2]  # to look, to train, to look
+
+
+def test_ratios_of_slopes_are_of_gradients_with_their_l2_term():
+    common = dict(task="digits", weight_decay=0.5, alpha0=1e-12, epochs=1, validate_every=0)
+    seen = probe.steps(RunSpec(method="sgd_hd", beta=1e-12, **common), 5)
+    of_rule = -seen["hypergrad"].to_numpy()[1:] / np.abs(seen["slope"].to_numpy()[:-1])
+    held = slopes.ratios(RunSpec(method="sgd", **common), 4)
+    np.testing.assert_allclose(held["ratio"][held["epochs"] == 0], of_rule, rtol=1e-4)

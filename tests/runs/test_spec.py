@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from hdlib.optim import SGDHD, AdamHD
+from hdlib.optim._group import options_of
 from hdlib.runs import RunSpec, SpecError, grid
 
 GOOD = dict(method="sgd_hd", alpha0=0.001, beta=1e-4, epochs=1)
@@ -171,3 +173,25 @@ def test_an_automatic_beta_is_asked_for_as_of_the_optimisers():
     assert spec.control().rule == "auto"
     with pytest.raises(SpecError, match="does not adapt"):
         RunSpec(method="adam", alpha0=0.1, beta="auto", epochs=1)
+
+
+def test_a_minibatch_is_no_larger_than_the_part_of_the_images_that_a_run_has():
+    fields = dict(task="cifar10", model="vgg", method="sgd", alpha0=0.1, epochs=1, train_images=100)
+    with pytest.raises(SpecError, match=r"batch_size is 128 but a run trains on 100 examples: take no more\."):
+        RunSpec(**fields)
+    assert RunSpec(**fields, batch_size=100).steps_per_epoch(100) == 1
+
+
+@pytest.mark.parametrize("rule", ["auto", "additive"])
+def test_alpha_moves_as_the_optimisers_have_it(rule):
+    params = [torch.nn.Parameter(torch.ones(2))]
+    common = dict(lr=0.1, rule=rule, hypergrad_lr=0.5)
+    made = {
+        "sgd_hd": SGDHD(params, **common),
+        "sgdn_hd": SGDHD(params, momentum=0.7, nesterov=True, **common),
+        "adam_hd": AdamHD(params, **common),
+    }
+    for method, optimizer in made.items():
+        momentum = dict(momentum=0.7) if method == "sgdn_hd" else {}
+        spec = RunSpec(method=method, alpha0=0.1, beta=0.5, rule=rule, epochs=1, **momentum)
+        assert spec.control() == options_of(optimizer.param_groups[0]), method

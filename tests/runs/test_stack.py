@@ -142,6 +142,31 @@ def test_what_a_rule_remembers_stays_with_its_run_when_others_leave():
         assert largest_difference(record, train(record.spec)) < 1e-9, record.spec
 
 
+@pytest.mark.parametrize("first", [dict(method="sgd"), dict(method="sgd_hd", beta=1e-3)])
+def test_a_run_adapts_whichever_of_its_family_comes_first(first):
+    """The runs of a family are ordered by alpha_0: it adapts if any of them does."""
+    other = dict(method="sgd_hd", beta=1e-3) if first["method"] == "sgd" else dict(method="sgd")
+    common = dict(task="digits", epochs=1, precision="float64")
+    for record in train_stack([RunSpec(alpha0=1e-3, **first, **common), RunSpec(alpha0=1e-2, **other, **common)]):
+        assert largest_difference(record, train(record.spec)) < 1e-9, record.spec
+
+
+def test_a_rate_that_is_fixed_meets_no_hypergradient_that_its_neighbour_has():
+    """Beside a run that adapts an h beyond the numbers is computed, too, of a fixed rate that is absurdly large."""
+    common = dict(task="digits", epochs=2)
+    fixed = RunSpec(method="sgd", alpha0=1e25, weight_decay=1e-4, **common)
+    [stacked, _] = train_stack([fixed, RunSpec(method="sgd_hd", alpha0=1e-3, beta=1e-3, **common)])
+    alone = train(fixed)
+    assert (stacked.outcome, stacked.iterations) == (alone.outcome, alone.iterations)
+    assert set(stacked.trace["alpha"]) == set(alone.trace["alpha"]) == {1e25}
+
+
+def test_a_first_step_is_limited_by_the_automatic_rule_where_it_adapts_alone():
+    common = dict(task="digits", method="sgd_hd", rule="auto", alpha0=10.0, epochs=1, precision="float64")
+    for record in train_stack([RunSpec(beta=beta, **common) for beta in (0.0, 1.0)]):
+        assert largest_difference(record, train(record.spec)) < 1e-9, record.spec
+
+
 def test_a_short_run_in_a_large_stack_is_dead_weight_for_a_while_and_no_more():
     long = grid(task="digits", method="sgd", alpha0=list(np.linspace(0.01, 0.1, 20)), epochs=8)
     records = train_stack([*long, long[0].with_(max_iterations=7)])
@@ -168,6 +193,14 @@ def test_other_targets_are_reached_when_the_curve_says_so(of):
     expected = int(np.flatnonzero(np.array(watched) <= 0.4)[0]) + 1
     for record in (train(spec), *train_stack([spec])):
         assert (record.outcome, record.iterations) == ("reached", expected)
+
+
+def test_a_trace_has_the_iteration_with_which_a_run_ended():
+    common = dict(task="digits", method="sgd", alpha0=0.02, epochs=60, early=1)
+    spec = RunSpec(target_loss=0.4, target_of="smoothed", **common)
+    for record in (train(spec), *train_stack([spec])):
+        assert record.outcome == "reached" and record.iterations == record.trace["iteration"].iloc[-1]
+        assert record.iterations not in set(train(RunSpec(**common)).trace["iteration"])  # by chance
 
 
 def test_a_mean_of_a_hundred_minibatches_is_one_of_no_fewer():

@@ -152,6 +152,31 @@ def test_early_iterations_are_all_traced_and_later_ones_log_spaced():
     assert len(traced_iterations(100, 0)) == 0
 
 
+def test_a_run_has_diverged_at_the_first_loss_or_alpha_that_is_not_finite(tiny):
+    for column in (0, 1):
+        history = History([tiny], 1500)
+        rows = np.ones((5, 3, 1))
+        rows[3, column] = np.inf
+        history.add(rows)
+        [ended] = history.finish()
+        record = history.record(ended, {})
+        assert (record.outcome, record.iterations, len(record.trace)) == ("diverged", 4, 4)
+
+
+def test_a_loss_over_all_training_data_that_is_the_target_has_reached_it(tiny):
+    history = History([tiny.with_(target_loss=0.5, target_of="epoch")], 1500)
+    for epoch, loss in enumerate((0.6, 0.5), start=1):
+        assert history.finish() == []
+        history.add(np.ones((12, 3, 1)))
+        history.end_epoch(epoch, np.ones(1), np.ones(1), np.array([loss]))
+    assert history.finish() == [0] and history.record(0, {}).outcome == "reached"
+
+
+@pytest.mark.parametrize("total", [1000, 1001, 1500, 46_900])
+def test_the_last_iteration_is_traced_wherever_it_lies(total):
+    assert traced_iterations(total, 1000)[-1] == total
+
+
 def test_another_optimiser_is_trained_by_itself(tiny, monkeypatch):
     spec = RunSpec.model_construct(**(tiny.model_dump() | dict(method="rmsprop", beta=0.0)))
     made = lambda spec, model: torch.optim.RMSprop(model.parameters(), lr=spec.alpha0)  # noqa: E731

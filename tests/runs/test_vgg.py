@@ -15,7 +15,8 @@ import torch
 
 from hdlib.runs import METHODS, SpecError, Store, sweep, train
 from hdlib.runs.checkpoint import Checkpoints
-from hdlib.runs.train import train_each
+from hdlib.runs.train import Training, data_of, train_each
+from hdlib.tasks.images import draw_moves
 
 
 def same(first, second):
@@ -145,6 +146,23 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_vgg, tmp_path, method):
     resumed = train(spec, checkpoints=Checkpoints(tmp_path))
     assert [visit["from_epoch"] for visit in resumed.provenance["visits"]] == [0, reached]
     same(train(spec), resumed)
+
+
+def test_each_epoch_has_flips_and_crops_of_its_own(tiny_vgg):
+    training = Training(tiny_vgg, data_of(tiny_vgg, "cpu", torch.float32), "cpu", torch.float32)
+    for epoch in (1, 2):
+        training.begin_epoch(epoch)
+        assert torch.equal(training.moves, draw_moves(tiny_vgg.seed, epoch, len(training.data.train_y)))
+
+
+def test_a_run_that_goes_on_adds_to_the_time_that_it_has_taken(tiny_vgg, tmp_path):
+    checkpoints = Checkpoints(tmp_path, epochs=1)
+    train(tiny_vgg, checkpoints=checkpoints)
+    state = checkpoints.load(tiny_vgg)
+    assert state["epoch"] == 2 and len(state["epoch_seconds"]) == 2 and state["seconds"] >= sum(state["epoch_seconds"])
+    checkpoints.save(tiny_vgg, state | {"seconds": 1000.0, "epoch_seconds": [400.0, 600.0]})
+    made = train(tiny_vgg, checkpoints=checkpoints).provenance
+    assert 1000 < made["seconds"] < 1100 and made["epoch_seconds"] == 400
 
 
 def test_a_sweep_goes_on_from_checkpoints_beside_its_store_and_discards_them(tiny_vgg, tmp_path):
