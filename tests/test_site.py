@@ -84,14 +84,13 @@ def test_every_page_of_the_contents_is_built(site):
     assert (site / "index.html").is_file()
 
 
-@pytest.fixture(scope="session", params=["light", "dark"])
-def visited(request, address, browser):
-    """What is wrong with the pages in a theme; each is loaded once, for a desk, and then as narrow as a phone.
+@pytest.fixture(scope="session")
+def visited(address, browser):
+    """What is wrong with the pages; each is loaded once and seen on every screen, in light and then in dark.
 
     Of accessibility, the second theme is asked for its contrasts alone: in all else it is the first.
     """
-    scheme = request.param
-    context = browser.new_context(viewport=SCREENS["desktop"], color_scheme=scheme)
+    context = browser.new_context(viewport=SCREENS["desktop"])
     works, accessible = [], []
     page = context.new_page()
     page.on("request", lambda r: r.url.startswith((address, "data:")) or works.append(f"asks for {r.url}"))
@@ -99,20 +98,22 @@ def visited(request, address, browser):
     page.on("pageerror", lambda e: works.append(f"script error: {e}"))
     page.on("response", lambda r: r.status >= 400 and works.append(f"{r.status} for {r.url}"))
     for name in PAGES:
-        page.goto(f"{address}/{name}.html", wait_until="networkidle")
-        load_figures(page)
-        page.wait_for_timeout(500)  # the theme looks for what scrolls 0.3 s after the layout, and fades its colours
-        before = len(works)
-        rules = {"resultTypes": ["violations"]} | ({"runOnly": ["color-contrast"]} if scheme == "dark" else {})
-        for violation in Axe().run(page, options=rules).response["violations"]:
-            if violation["id"] not in THEME_FAULTS:
-                places = [node["html"][:100] for node in violation["nodes"][:3]]
-                accessible.append(f"{name}: {violation['id']}: {places}")
-        del works[before:]  # the rules ask for style sheets of their own
-        for screen, size in SCREENS.items():
-            page.set_viewport_size(size)
-            works += faults_of(page, f"{name} on a {screen}", scheme)
-        page.set_viewport_size(SCREENS["desktop"])
+        for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+            page.emulate_media(color_scheme=scheme)
+            if scheme == "light":
+                page.goto(f"{address}/{name}.html", wait_until="networkidle")
+            load_figures(page)
+            page.wait_for_timeout(500)  # the theme looks for what scrolls 0.3 s after the layout, and fades its colours
+            before = len(works)
+            for violation in Axe().run(page, options={"resultTypes": ["violations"]} | rules).response["violations"]:
+                if violation["id"] not in THEME_FAULTS:
+                    places = [node["html"][:100] for node in violation["nodes"][:3]]
+                    accessible.append(f"{name} in {scheme}: {violation['id']}: {places}")
+            del works[before:]  # the rules ask for style sheets of their own
+            for screen, size in SCREENS.items():
+                page.set_viewport_size(size)
+                works += faults_of(page, f"{name} on a {screen}", scheme)
+            page.set_viewport_size(SCREENS["desktop"])
     context.close()
     return dict(works=works, accessible=accessible)
 
@@ -164,6 +165,14 @@ def faults_of(page, name, scheme):
 
 def test_every_page_works_offline_on_a_desk_and_on_a_phone(visited):
     assert not visited["works"], "\n".join(visited["works"])
+
+
+def test_a_page_that_is_opened_in_the_dark_is_dark(address, browser):
+    page = browser.new_page(viewport=SCREENS["desktop"], color_scheme="dark")
+    page.goto(f"{address}/book/introduction.html", wait_until="networkidle")
+    load_figures(page)
+    assert not faults_of(page, "introduction", "dark")
+    page.close()
 
 
 def test_pages_are_accessible(visited):
