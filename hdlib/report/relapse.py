@@ -131,19 +131,25 @@ def ways(branches: pd.DataFrame, record: Record) -> Table:
                 f"epoch {ended}": significant(loss[ended]),
             }
         )
+    return Table(pd.DataFrame(rows))
+
+
+def note(branches: pd.DataFrame, record: Record) -> str:
+    """Say from where the ways go on, and what had happened before."""
+    jump = epoch_of(record)
     validation = record.epochs.set_index("epoch")["valid_loss"].reindex([jump - 2, jump - 1])
     seen = f" and its validation loss {significant(validation.iloc[1])}" if np.isfinite(validation.iloc[1]) else ""
     seen += f" ({significant(validation.iloc[0])} one epoch earlier)" if np.isfinite(validation).all() else ""
-    note = (
+    text = (
         f"One run, continued from the end of epoch {jump - 1}, where its training loss was "
-        f"{significant(_losses(record)[jump - 1])}{seen}, in {len(rows)} ways."
+        f"{significant(_losses(record)[jump - 1])}{seen}, in {branches['way'].nunique()} ways."
     )
     if began(record) < jump:
-        note += (
+        text += (
             f" The step that harmed it first is one of the last of epoch {jump - 1}, before the ways part: what is "
             "compared is how each goes on from it, not whether it would have come to it."
         )
-    return Table(pd.DataFrame(rows), note)
+    return text
 
 
 def ways_sentence(branches: pd.DataFrame, record: Record) -> str:
@@ -194,7 +200,7 @@ def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "")
         f"Two panels around iteration {top:,.0f}: the learning rate and the minibatch loss of one run, as it was and "
         f"in {len(names) - 1} other ways. {story(branches, record)} {ways_sentence(branches, record)}"
     )
-    return Figure(draw, name, alt, data, ways(branches, record).note, caption)
+    return Figure(draw, name, alt, data, note(branches, record), caption)
 
 
 def _losses(record: Record) -> pd.Series:

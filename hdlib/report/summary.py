@@ -61,7 +61,7 @@ def in_short(logreg: Sequence[Record], mlp: Sequence[Record], everything: Sequen
         f"than without HD {_below_baseline(mlp, IMPLIED)}. But it still matters where α starts: "
         f"training losses end at {_over_best(mlp, IMPLIED)} ({_scale(fixed[1])}).",
         *_handicap(everything),
-        "**New.** [Why Adam-HD diverges](divergence) there, [above which β](critical-beta) it does, and "
+        "**New.** [Why Adam-HD diverges](divergence) on the perceptron, [above which β](critical-beta), and "
         f"[a rule that needs none](automatic). {_automatic(logreg, mlp, everything)}",
     ]
     told = [*filter(None, (vgg_published.bottom_line(pictures), vgg_published.bottom_line_of_fewer_images(pictures)))]

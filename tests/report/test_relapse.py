@@ -67,8 +67,8 @@ def test_a_run_fell_back_in_the_epoch_at_whose_end_validation_shows_it_first():
 
 def test_where_the_harm_was_done_before_the_ways_part_the_table_says_so(branches):
     early = replace(RUN, epochs=RUN.epochs.assign(valid_loss=[2.3, 1.0, 4.0, 3.0, 2.0]))
-    assert "before the ways part" in relapse.ways(branches, early).note
-    assert "before the ways part" not in relapse.ways(branches, RUN).note
+    assert "before the ways part" in relapse.note(branches, early)
+    assert "before the ways part" not in relapse.note(branches, RUN)
 
 
 def test_a_run_that_diverged_or_ends_low_is_no_relapse():
@@ -107,10 +107,12 @@ def test_the_ways_are_told_apart_by_where_they_end(branches):
     table = relapse.ways(branches, RUN)
     assert table.data.iloc[:, 0].tolist() == ["as it was", "bound"]
     assert table.data.iloc[:, 1:3].to_numpy().tolist() == [["−0.100", "0.400"], ["0", "0.0200"]]
-    assert table.data["epoch 4"].tolist() == ["2.20", "0.800"] and "end of epoch 2" in table.note
-    assert "its training loss was 0.800 and its validation loss 1.00 (1.00 one epoch earlier), in 2 ways" in table.note
+    assert table.data["epoch 4"].tolist() == ["2.20", "0.800"]
+    said = relapse.note(branches, RUN)
+    assert "end of epoch 2" in said
+    assert "its training loss was 0.800 and its validation loss 1.00 (1.00 one epoch earlier), in 2 ways" in said
     unseen = replace(RUN, epochs=RUN.epochs.assign(valid_loss=[np.nan, np.nan, 1.5, np.nan, np.nan]))
-    assert "its training loss was 0.800 and its validation loss 1.50, in 2" in relapse.ways(branches, unseen).note
+    assert "its training loss was 0.800 and its validation loss 1.50, in 2" in relapse.note(branches, unseen)
     assert " with: bound. It is higher with: as it was." in relapse.ways_sentence(branches, RUN)
 
 
