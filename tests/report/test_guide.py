@@ -164,3 +164,16 @@ def test_what_the_recommended_share_of_the_critical_beta_is_worth(guide):
     assert 1.2 < small["over"].max() <= 1.3 and "no more than 1.3 times the loss of the best β" in guide
     lost = large[np.isinf(large["over"])].groupby("method")["model"].nunique().to_dict()
     assert lost == {"adam_hd": 3} and "from 10⁻¹ Adam's diverged on three of them" in guide
+
+
+def test_the_keys_of_a_group_that_the_api_lists_are_those_that_there_are():
+    listed = (ROOT / "book" / "api.md").read_text().partition("## What a parameter group holds")[2].partition("## ")[0]
+    keys = set(re.findall(r'`"(\w+)"`', "".join(line.split("|")[1] for line in listed.splitlines() if "|" in line)))
+    model = torch.nn.Linear(2, 1)
+    optimizer = SGDHD(model.parameters(), lr=0.1, hypergrad_lr="auto", final_lr=0.01)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torchs = set(torch.optim.SGD(model.parameters()).param_groups[0]) | {"capturable"}  # of other optimisers of torch
+    own = set(optimizer.param_groups[0]) - torchs
+    memory = set(control.initial_state(control.Control(rule="auto", final_lr=0.01)))
+    assert keys - {"lr"} == own - (memory - {"step_size"})
