@@ -176,4 +176,4 @@ def test_the_keys_of_a_group_that_the_api_lists_are_those_that_there_are():
     torchs = set(torch.optim.SGD(model.parameters()).param_groups[0]) | {"capturable"}  # of other optimisers of torch
     own = set(optimizer.param_groups[0]) - torchs
     memory = set(control.initial_state(control.Control(rule="auto", final_lr=0.01)))
-    assert keys - {"lr"} == own - (memory - {"step_size"})
+    assert keys - {"lr"} == own - (memory - {"step_size"}) - {"shared_alpha"}
