@@ -310,8 +310,10 @@ def _boundary_note(cells: dict[str, pd.DataFrame], boundaries: Boundaries) -> st
     iterations = max(mark.iterations for mark in firsts.values())
     text = (
         f"A dot is the measured critical β from α₀ = {ALPHA0:g}: above it a run of {iterations:,} iterations diverges "
-        "or ends with a loss a fifth above its first one, so the dot can lie below the cells that diverged"
+        "or ends with a loss a fifth above its first one"
     )
+    if any((own["kind"] == "diverged").any() for own in cells.values()):
+        text += ", so the dot can lie below the cells that diverged"
     by: dict[str, list[str]] = {}
     for method, mark in firsts.items():
         by.setdefault(mark.by, []).append(LABELS[method])

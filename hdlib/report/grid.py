@@ -377,16 +377,18 @@ def alike(records: Sequence[Record]) -> Table:
             row[f"time against {name}, mean of α₀"] = _ratio(records, beta, baseline)
         rows.append(row)
     table = pd.DataFrame(rows)
+    unknown = "a run of Adam-HD diverged, or runs of both did not arrive"
+    times = [name for name in table if name.startswith("time against")]
+    if table[times].eq("–").all(axis=None):
+        note = f"Times cannot be compared: with every β {unknown}."
+        return Table(table.drop(columns=times), note)
     intervals = [name for name in table if table[name].str.contains("(", regex=False).any()]
     note = (
         "Time: iterations of Adam-HD over iterations of the baseline with the same seed and α₀, geometric mean over "
         "initial learning rates; below 1 Adam-HD is faster."
     )
     note += " The interval is Student's, over seeds, on the logarithms." if intervals else ""
-    note += (
-        " Where runs did not arrive they count with the cap, and the ratio is a bound. A dash: a run of Adam-HD "
-        "diverged, or runs of both did not arrive."
-    )
+    note += f" Where runs did not arrive they count with the cap, and the ratio is a bound. A dash: {unknown}."
     return Table(table.rename(columns={name: f"{name} (95 % interval)" for name in intervals}), note)
 
 

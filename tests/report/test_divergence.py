@@ -395,6 +395,9 @@ def test_a_phase_diagram_says_what_a_critical_beta_is_and_marks_it(measured):
     marks = critical.boundaries(measured)
     drawn = divergence.phase_diagrams({"logistic regression": phase(beta=1e-3)}, marks, "name", "Caption.")
     assert "above it a run of 100 iterations diverges or ends with a loss a fifth above" in drawn.caption
+    lost = [*phase(beta=1e-3), run(0.5, "adam_hd", beta=1e-4, outcome="diverged", iterations=5)]
+    other = divergence.phase_diagrams({"logistic regression": lost}, marks, "name", "Caption.").caption
+    assert "below the cells that diverged" in other and "that diverged" not in drawn.caption
     figure = drawn.draw(LIGHT)
     assert [line.get_ydata() for line in figure.axes[2].lines[-1:]] == [[8e-4]]
     assert list(legend(figure))[-2:] == ["measured critical β", "predicted critical β"]
