@@ -74,6 +74,8 @@ def run(
         values = {name: pages.number(value) for name, value in named(parameter or []).items()}
         root = pages.find_root()
         target = output or root / "_build" / "runs" / f"{notebook.stem}.ipynb"
+        if "store" in values and not (root / Path(str(values["store"])).expanduser()).is_dir():
+            typer.echo(f"store is {values['store']!r}, a new folder: all runs are trained anew.", err=True)
         warnings = pages.execute(notebook, target, values, root)
     tell_warnings(warnings)
     typer.echo(f"Executed notebook: {target}")

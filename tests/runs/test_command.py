@@ -45,6 +45,7 @@ def test_a_run_in_a_terminal_shows_its_bar_there_and_not_in_the_notebook(tmp_pat
     (tmp_path / "book" / "pages.yml").write_text("page: {notebook: note}")
     (tmp_path / "notebooks" / "note.md").write_text(NOTEBOOK)
     command = [str(Path(sys.executable).with_name("hdlib")), "run", "notebooks/note.md", "-o", "out.ipynb"]
+    command += ["-p", "store=misspelt"]
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(tmp_path)
@@ -57,6 +58,7 @@ def test_a_run_in_a_terminal_shows_its_bar_there_and_not_in_the_notebook(tmp_pat
         except OSError:  # its other end is closed
             break
     assert os.waitpid(child, 0)[1] == 0, shown
+    assert b"store is 'misspelt', a new folder: all runs are trained anew." in shown
     assert b"3 runs" in shown and b"it/s" in shown
     text = (tmp_path / "out.ipynb").read_text()
     assert "it/s" not in text and "stderr" not in text
