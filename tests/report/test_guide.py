@@ -13,7 +13,7 @@ from hdlib import SGDHD, AdamHD
 from hdlib.optim import control
 from hdlib.report import recipe, relapse
 from hdlib.report.performance import read
-from hdlib.runs import Store, experiments
+from hdlib.runs import Store, branch, experiments
 from hdlib.runs.critical import boundaries, measured_boundaries
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,16 @@ def test_when_runs_of_vgg_were_lost(guide, records, width_factor, method, senten
     ]
     lost = [record for record in relapse.relapsed(runs) if record.spec.method == method]
     assert [sentence.format(relapse.began(record)) in guide for record in lost] == [True]
+
+
+def test_a_lower_bound_brings_a_run_of_vgg_back(guide, records):
+    assert "comes back within ten epochs" in guide
+    runs = [r for r in records if r.spec.model == "vgg" and r.spec.width_factor == 0.125 and r.spec.epochs == 200]
+    [lost] = [record for record in relapse.relapsed(runs) if record.spec.method == "sgdn_hd"]
+    before = relapse.epoch_of(lost) - 1
+    ways = branch.recorded_branches(lost, before, 10, ROOT / "results", "cpu")
+    own = ways[(ways["way"] == "α of at least 0") & (ways["epoch"] == before + 10)]
+    assert own["loss"].mean() < relapse.FACTOR * lost.epochs.set_index("epoch")["train_loss"][before]
 
 
 def test_what_auto_costs(guide):
