@@ -104,7 +104,7 @@ def forget(
 
     with one_sentence_errors():
         asked, folder = named(parameter), Store(store)
-        if not Path(store).is_dir():
+        if not folder.folder.is_dir():
             raise PageError(f"store is {store!r}, and there is no such folder: name one that holds records.")
         fields = {record.spec.key: named_by(record) for record in folder.all()}
         known = dict.fromkeys(itertools.chain(RunSpec.model_fields, *fields.values()))

@@ -1,5 +1,6 @@
 """Pages are executed by real kernels, and stale, failed or unexecuted ones are refused."""
 
+import errno
 import os
 import re
 import resource
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import Mock
 
 import gpu_queue
 import nbformat
@@ -163,6 +165,19 @@ def test_an_executed_page_names_no_folder_of_this_machine(project):
     assert not [folder for folder in (project, sys.prefix, Path.home()) if f"{folder}/" in text]
 
 
+def test_a_stamp_has_all_values_and_says_where_there_is_more_than_its_commit(project, monkeypatch):
+    monkeypatch.setattr(pages.papermill, "execute_notebook", lambda *_, **__: None)
+    git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a page"]):
+        subprocess.run([*git, *command], check=True)
+    stamps = []
+    for _ in range(2):  # the output of the first is a file that is in no commit
+        pages.execute(project / "notebooks" / "note.md", project / "out.ipynb", {"steps": 3}, project)
+        stamps.append(nbformat.read(project / "out.ipynb", as_version=4).metadata.hdlib)
+    assert [stamp.dirty for stamp in stamps] == [False, True] and stamps[0].commit == stamps[1].commit
+    assert stamps[0].parameters == {"steps": 3} and stamps[0].effective == {"name": "nothing", "steps": 3}
+
+
 def test_what_is_stored_for_other_pages_is_not_shown_on_its_own():
     storing = [
         (name, cell.metadata.get("tags"))
@@ -264,6 +279,11 @@ def test_the_way_to_a_project_in_the_systems_root_is_not_cut_out_of_addresses():
     assert pages._without_folders("see https://example.org/a", Path("/")) == "see https://example.org/a"
 
 
+def test_a_file_of_a_project_in_the_home_folder_is_named_without_the_projects_folder():
+    root = Path.home() / "project"
+    assert pages._without_folders(f"{root}/a and {Path.home()}/b", root) == "a and b"
+
+
 def test_a_cell_that_takes_too_long_is_stopped(project):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("if steps < 0", "import time; time.sleep(60)\nif steps < 0"))
@@ -283,6 +303,13 @@ def test_parameters_are_read_as_python_reads_them(project):
     }
 
 
+def test_a_number_without_a_fraction_is_whole_where_the_default_is(project):
+    source = project / "notebooks" / "note.md"
+    source.write_text(source.read_text().replace("steps = 2  # how many", "steps = 2\nrate = 0.5"))
+    taken = pages.accepted(source, {"steps": 1e5, "rate": 1.0})
+    assert {name: repr(value) for name, value in taken.items()} == {"steps": "100000", "rate": "1.0"}
+
+
 def test_prose_that_names_no_parameter_is_refused(project):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text() + "\n{{ model }}\n")
@@ -300,6 +327,13 @@ def test_a_changed_notebook_makes_its_page_stale(executed):
     source.write_text(source.read_text() + "\nMore.\n")
     with pytest.raises(pages.PageError, match="page is stale"):
         pages.check(pages.read_pages(executed), executed)
+
+
+def test_a_page_that_does_not_say_what_made_it_is_stale(project):
+    [page] = pages.read_pages(project)
+    nbformat.write(pages.read_notebook(page.source(project)), page.output(project))
+    with pytest.raises(pages.PageError, match="page is stale"):
+        pages.check([page], project)
 
 
 def test_other_parameters_make_a_page_stale(executed):
@@ -322,6 +356,11 @@ def test_a_failed_cell_is_refused(executed):
     edit(executed, lambda notebook: last_cell(notebook).outputs.append(fail))
     with pytest.raises(pages.PageError, match="a cell that failed"):
         pages.check(pages.read_pages(executed), executed)
+
+
+def test_an_empty_cell_is_nothing_that_was_not_executed(executed):
+    edit(executed, lambda notebook: notebook.cells.insert(2, nbformat.v4.new_code_cell("\n")))
+    pages.check(pages.read_pages(executed), executed)
 
 
 @pytest.mark.parametrize("count", [None, 7])
@@ -363,6 +402,13 @@ def test_what_a_notebook_warns_of_is_told_at_the_end(project, monkeypatch):
     assert result.exit_code == 0 and result.stderr.count("Warning: a file is damaged\n") == 1
 
 
+def test_a_warning_that_is_printed_again_is_told_once():
+    lines = [f"/a/cell.py:{i}: UserWarning: a file is damaged\n  warn()\n" for i in range(2)]
+    outputs = [nbformat.v4.new_output("stream", name="stderr", text=line) for line in lines]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=outputs)])
+    assert pages._warnings(notebook) == ["a file is damaged"]
+
+
 def test_two_processes_may_make_the_same_page(project):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("if steps < 0", "import time; time.sleep(3)\nif steps < 0"))
@@ -393,6 +439,51 @@ def test_a_disk_that_fills_up_is_told_in_a_sentence(project):
         == f"{project.resolve() / 'out.ipynb'} cannot be written (File too large): make room, or name another output."
     )
     assert not list(project.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_an_output_that_cannot_be_written_is_told_in_a_sentence(project, monkeypatch, number):
+    def refuse(code):
+        monkeypatch.setattr(pages.nbformat, "write", Mock(side_effect=OSError(code, os.strerror(code))))
+
+    source, output = project / "notebooks" / "note.md", project / "out.ipynb"
+    refuse(number)
+    with pytest.raises(pages.PageError, match=rf"out.ipynb cannot be written \({os.strerror(number)}\): make room, or"):
+        pages.execute(source, output, {}, project)
+    refuse(errno.EIO)  # a fault of the machine, which is nobody's mistake
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        pages.execute(source, output, {}, project)
+
+
+def test_the_site_is_built_from_nothing_and_of_pages_that_are_checked(project, monkeypatch):
+    index, old = (project / "_build" / "html" / name for name in ("index.html", "old.html"))
+    trees = project / "_build" / ".doctrees" / "old"
+    trees.mkdir(parents=True)
+    outcome = 0
+
+    def sphinx(*_, **__):
+        assert not old.exists() and not trees.exists()
+        index.parent.mkdir()
+        index.touch()
+        return subprocess.CompletedProcess([], outcome)
+
+    monkeypatch.setattr(pages, "execute", lambda *_: [])
+    monkeypatch.setattr(pages.subprocess, "run", sphinx)
+    with pytest.raises(pages.PageError, match="page was not executed"):
+        pages.build(project)
+    assert not index.exists()
+    monkeypatch.setattr(pages, "check", lambda *_: None)
+    assert pages.build(project) == index
+    old.touch()
+    outcome = 1
+    with pytest.raises(pages.PageError, match="did not build without warnings"):
+        pages.build(project)
+
+
+def test_the_list_that_has_a_value_which_a_run_refuses_is_named():
+    given = {"alphas": [0.1, -1.0], "sgd_beta": 1e-3, "seeds": 5}
+    assert pages._whose("alpha0 is -1.0: alpha0 should be at least 0.", given) == " Here that is alphas."
+    assert pages._whose("beta is 0.001 but the rule is 'auto'.", given) == " Here that is sgd_beta."
 
 
 def hdlib(*arguments):

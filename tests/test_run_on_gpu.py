@@ -142,6 +142,20 @@ def test_a_program_that_was_stopped_is_begun_anew_in_another_visit(queue, tmp_pa
         assert "slow: stopped after" in said and "done before" not in said
 
 
+@pytest.mark.parametrize(("only", "outcome"), [([], "done before"), (["slow"], "done")])
+def test_a_job_that_was_done_is_run_again_where_it_is_named_alone(queue, tmp_path, monkeypatch, only, outcome):
+    job = queue.Job("slow", "slow.py")
+    monkeypatch.setattr(queue, "JOBS", [job])
+    monkeypatch.setattr(queue, "source_of", lambda job: tmp_path)
+    monkeypatch.setattr(queue, "run", lambda *_: ("slow", "done", "", 1.0))
+    marker = queue.done_marker(queue.output_of(job, tmp_path, tmp_path))
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    options, rows = SimpleNamespace(only=only, rehearse=False, output=tmp_path), []
+    queue.run_jobs(rows, tmp_path, tmp_path, time.monotonic() + 1000, {}, options)
+    assert [row[1] for row in rows] == [outcome]
+
+
 def test_a_job_that_could_not_end_in_time_is_left_for_another_visit(queue, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(queue, "JOBS", [queue.Job("tuning", "tuning", dict(epochs=900), queue.TINY_MNIST, least=1e4)])
     assert main(queue, monkeypatch, "--output", tmp_path / "out", "--seconds", "60", "--data", tmp_path) == 0
@@ -169,6 +183,7 @@ def test_many_records_are_packed_into_files_below_the_limit(queue, tmp_path, mon
     store.mkdir()
     for i, size in enumerate((40_000, 40_000, 49_000, 49_000, 40_000, 40_000)):
         (store / f"digits-logreg-{i}.parquet").write_bytes(os.urandom(size))
+    (store / "digits-logreg-merged.parquet").symlink_to("away")  # as a file that is gone when it is read
     queue.pack(store, tmp_path, rehearse=False)
     packed = sorted(tmp_path.glob("records*.tar"))
     assert len(packed) == 4 and all(path.stat().st_size <= 100_000 for path in packed)

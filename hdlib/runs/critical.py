@@ -124,7 +124,7 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
         bracket = dict(critical=(works * fails) ** 0.5, works=works, fails=fails)
         asked_of = dict(model=name, method=spec.method, seed=spec.seed, iterations=spec.max_iterations)
         rows.append(dict(**asked_of, **bracket, key=spec.key))
-    frame = pd.DataFrame(rows).set_index("key").assign(**dict.fromkeys(("largest", "learnt"), np.nan))
+    frame = pd.DataFrame(rows).set_index("key").assign(**dict.fromkeys(("at_start", "largest", "learnt"), np.nan))
     frame[list(GROWTHS)] = np.nan
     folder = store.folder if isinstance(store, Store) else store
     made = []
@@ -136,6 +136,8 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
             made.append(looked_into.attrs["made"])
             for key, steps in looked_into.groupby("key"):
                 kappa = steps["kappa"].dropna()
+                if kappa.empty:  # a run that ended with its first step has no curvature along one
+                    continue
                 frame.loc[asked_for[key], "at_start"] = 2 / kappa.iloc[0] if kappa.iloc[0] > 0 else float("nan")
                 if len(kappa) == 1:
                     continue

@@ -109,6 +109,10 @@ class History:
             if self._of[i] == "epoch" and training_loss[i] <= self._targets[i]:
                 self._stop(i, "reached", self.iteration)
 
+    def taken(self, i: int) -> int:
+        """Return how many iterations a run has taken."""
+        return self.iteration if self.live[i] else int(self._at[i])
+
     def finish(self) -> list[int]:
         """End the runs that have taken all their iterations; return which have ended since the last call."""
         for i in np.flatnonzero(self.live & (self._totals <= self.iteration)):

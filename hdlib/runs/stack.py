@@ -174,7 +174,8 @@ class Stack:
         self.cohorts = [cohort for cohort in self.cohorts if cohort.live]
         if len(self.cohorts) < len(before) or any([cohort.compact() for cohort in self.cohorts]):
             self.graph, self.warm = None, False
-        return live * count, records
+        beyond = sum(self.iteration - record.iterations for record in records)  # what ended runs did not take of it
+        return live * count - beyond, records
 
     def _iterate(self) -> None:
         """Take one step of every run; on a GPU from a captured graph, after one like it that is not.

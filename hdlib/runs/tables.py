@@ -45,6 +45,8 @@ def measured(
         return _table(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         pass
+    except PermissionError:
+        warnings.warn(f"{path} may not be read by you: make it readable, or it is measured again.", stacklevel=3)
     except Exception as error:  # whatever the reader of a damaged file raises
         warnings.warn(f"{path} is damaged ({type(error).__name__}): it is measured again.", stacklevel=3)
     Store(path.parent).require_writable()

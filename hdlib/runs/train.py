@@ -352,11 +352,12 @@ class Training:
         """Fetch the iterations that are pending."""
         if not self.pending:
             return
-        if tick:
-            tick(len(self.pending))
+        before = self.history.taken(0)
         rows = self.pending if self.on_host else torch.stack(self.pending).tolist()
         self.history.add(np.array(rows)[:, :, None])
         self.pending = []
+        if tick:
+            tick(self.history.taken(0) - before)
 
     @staticmethod
     def _fetch(evaluated: Tensor | None) -> np.ndarray:

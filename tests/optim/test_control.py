@@ -209,7 +209,8 @@ def test_after_a_step_that_lost_more_than_steps_gain_the_automatic_rule_goes_to_
     assert automatic([*flat, 7.0], [-1.0] * 21)[-1] == pytest.approx(1 / (1 + 7))
     small = automatic([*flat, 1.9], [-1.0] * 21)[-1]  # lost less than others gain: noise, perhaps
     assert small == pytest.approx(math.exp(-1 / math.sqrt(11)))
-    assert automatic([*flat, 1e9], [-1.0] * 21)[-1] == pytest.approx(control.AUTO_DROP)
+    for far in (1e9, INF):
+        assert automatic([*flat, far], [-1.0] * 21)[-1] == pytest.approx(control.AUTO_DROP)
     # where a slope is small by chance, that of a step with the usual gain says where the bottom is
     usual = 20 * 0.5 / 21
     assert automatic([*flat, 7.0], [*[-1.0] * 20, -1e-3])[-1] == pytest.approx(2 * usual / (1e-3 + 7))
@@ -439,6 +440,13 @@ def test_what_is_known_of_a_parabola_outlasts_gradients_of_zero(rule):
     else:  # the older measurement has faded, and the newer one alone counts: kappa = (h - s) / alpha
         newton = 0.1 * 0.5 / (1.0 / straight[0])
         assert interrupted[-1] == pytest.approx(straight[0] + newton, rel=1e-6)
+
+
+@pytest.mark.parametrize("h", [INF, -INF])
+def test_a_hypergradient_that_is_not_finite_is_no_curvature_for_ever(h):
+    options = Control(rule="curvature", skip_nonfinite="alpha")
+    before, skipped, after = follow([-1.0, h, -0.5], [-2.0, -2.0, -1.5], options)
+    assert before == skipped < after
 
 
 @pytest.mark.parametrize("options", [*BOUNDED, Control(), Control(rule="log")], ids=str)

@@ -207,6 +207,17 @@ def test_h_never_comes_from_a_direction_of_earlier(way, nesterov):
     assert known.count(False) == 3  # at the changes
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("momentum", [dict(), dict(momentum=0.9, nesterov=True)], ids=["plain", "nesterov"])
+def test_h_is_of_no_direction_from_before_alpha_rested(way, momentum):
+    optimizer, told = SGDHD([ones(2)], lr=0.1, **momentum, **way), []
+    for t, beta in enumerate((1e-3, 0.0, 1e-3, 1e-3)):
+        optimizer.param_groups[0]["hypergrad_lr"] = beta
+        step(optimizer, t + 1.0)
+        told.append(optimizer.param_groups[0]["hypergrad"] != 0)
+    assert told == [False, False, False, True]
+
+
 @pytest.mark.parametrize("way", [{}, *WAYS])
 def test_amsgrad_may_begin_later(way):
     optimizer = AdamHD([ones(3)], lr=0.01, hypergrad_lr=1e-6, **way)
@@ -225,6 +236,14 @@ def test_an_h_that_is_skipped_is_told_with_its_sign(sign):
         p.grad = torch.full_like(p, size)
         optimizer.step()
     assert optimizer.param_groups[0]["hypergrad"] == -sign * float("inf")
+
+
+@pytest.mark.parametrize("cls", [SGDHD, AdamHD])
+def test_a_step_is_left_out_whose_gradient_is_not_finite_by_its_l2_term_alone(cls):
+    p = torch.nn.Parameter(torch.full((2,), 1e200, dtype=torch.float64))
+    optimizer = cls([p], weight_decay=0.1, skip_nonfinite="step")
+    step(optimizer, 1.0)
+    assert (p == 1e200).all() and not optimizer.state[p]
 
 
 def test_a_group_takes_over_a_shared_alpha_wherever_that_has_gone():
@@ -367,6 +386,12 @@ def test_a_parameter_that_shows_other_numbers_than_its_memory_holds_is_refused(c
 def test_an_optimiser_is_made_again_from_anothers_defaults(cls, settings):
     first = cls([ones(3)], lr=0.02, hypergrad_lr="auto", max_lr=0.5, **settings)
     assert cls([ones(3)], **first.defaults).defaults == first.defaults
+
+
+def test_adamws_decay_is_decoupled_though_it_goes_on_from_a_checkpoint_of_adam():
+    adam, adamw = AdamHD([ones(2)], weight_decay=0.1), AdamWHD([ones(2)])
+    adamw.load_state_dict(adam.state_dict())
+    assert (adamw.param_groups[0]["decoupled_weight_decay"], adamw.param_groups[0]["weight_decay"]) == (True, 0.1)
 
 
 def test_decay_that_is_not_decoupled_is_adams():

@@ -74,7 +74,11 @@ def test_the_ratios_of_slopes_are_told_from_before_training_and_from_its_end():
 
 def test_the_scope_of_the_automatic_beta_is_what_was_run():
     longer = Record(RunSpec(method="sgd_hd", beta="auto", alpha0=0.1, epochs=3), "finished", 1407, *[None] * 2, MADE)
-    said = automatic.scope([run(0.1, beta="auto"), run(0.1, beta=1e-4, batch_size=16), longer])
+    others = [
+        run(0.1, beta=1e-4, batch_size=16),
+        replace(longer, spec=longer.spec.with_(beta=1e-4, rule="additive"), iterations=9999),
+    ]
+    said = automatic.scope([run(0.1, beta="auto"), *others, longer])
     assert "minibatches of 128, " in said and "at most 1,407 iterations, those of logistic regression" in said
     assert "have batches of 16 and 1024, too; none of them has a tolerance" in said and "(vgg-epochs)" in said
     assert "constants, 10, 300 steps, 0.3 and 0.3 of the norm" in said

@@ -36,6 +36,11 @@ def vgg(**fields):
             "VGG on CIFAR-10 at its full size with more than one seed.",
             [run for seed in (1, 2) for run in vgg(epochs=200, seed=seed)],
         ),
+        (
+            [run for seed in (0, 1) for run in vgg(epochs=200, seed=seed)],
+            "VGG on CIFAR-10 at its full size with more than 2 seeds.",
+            vgg(epochs=200, seed=2),
+        ),
         ([record(**SMALL)], "50 epochs: here it has 10 epochs.", [record(**SMALL | dict(epochs=50))]),
         (
             [record(**SMALL | dict(epochs=100, alpha0=1e-3))],
@@ -66,6 +71,18 @@ def test_a_run_that_is_not_the_papers_takes_no_line_away(other):
     runs = [record(**SMALL | dict(epochs=100, seed=seed) | other) for seed in range(3)]
     said = missing.sentences([*runs, record(**SMALL)])
     assert "50 epochs: here it has 10 epochs." in said and "100 epochs with more than 0 seeds." in said
+
+
+def test_online_tuning_reached_as_far_as_from_its_smallest_rate():
+    assert "here it has 10 epochs" in missing.sentences(
+        [record(**SMALL), record(**SMALL | dict(alpha0=0.1, epochs=50))]
+    )
+
+
+def test_seeds_of_the_whole_experiment_are_those_of_the_papers_rule():
+    automatic = [record(task="cifar10", model="vgg", method="adam_hd", alpha0=1e-3, beta="auto", epochs=200, seed=seed)
+                 for seed in (1, 2)]  # fmt: skip
+    assert "with more than one seed." in missing.sentences([*vgg(epochs=200), *automatic])
 
 
 def test_vgg_runs_of_another_scale_are_named_where_there_are_some():

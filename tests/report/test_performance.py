@@ -47,6 +47,14 @@ def test_throughput_stands_beside_its_floor_with_its_range(store):
     assert "62 % (31 to 125)" in text and "123 times (61.7 to 247)" in text and "a processor" in text
 
 
+def test_one_round_has_no_range_and_a_store_may_be_in_the_home_folder(store, monkeypatch):
+    path = Path(store) / "benchmarks" / "stacked_training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rounds": 1}))
+    monkeypatch.setenv("HOME", str(Path(store).parent))
+    shown = performance.stacked(f"~/{Path(store).name}")
+    assert shown.data.iloc[0, 3:].tolist() == ["62 %", "4.00 times", "123 times"] and "One round." in shown.note
+
+
 def test_each_number_of_a_benchmark_stands_in_its_column(store):
     path = Path(store) / "benchmarks" / "stacked_training.json"
     numbers = {"mlp per second": 3000.0, "mlp floor per second": 5000.0, "mlp over loop": 7.0}
@@ -120,6 +128,18 @@ def test_the_page_begins_with_what_an_iteration_and_a_step_cost():
 def test_a_missed_goal_is_said_to_be_missed(store):
     lines = performance.targets(store).splitlines()
     assert ["missed" in line for line in lines] == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize(("reached", "told"), [(1.25, "1.250 times, the goal is 1.25: met."),
+                                              (1.2531, "1.253 times, the goal is 1.25: **missed**.")])  # fmt: skip
+def test_a_goal_is_met_that_is_just_reached_and_one_that_is_just_missed_is_told_to_the_digit_that_shows_it(
+    store, reached, told
+):
+    path = Path(store) / "benchmarks" / "optimizer_step.json"
+    found = json.loads(path.read_text())
+    found["models"]["mlp"]["steps"]["AdamHD default"]["to_default"] = reached
+    path.write_text(json.dumps(found))
+    assert performance.targets(store).splitlines()[0].endswith(told)
 
 
 def test_a_benchmark_that_was_not_run_is_said_to_be_not_run(tmp_path):

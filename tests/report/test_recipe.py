@@ -62,7 +62,20 @@ def test_a_share_is_set_against_no_hypergradients_and_what_larger_starts_come_to
         "From α₀ above 10⁻², which are not counted, Adam-HD with a tenth of it diverges in one model (a) and ends at "
         "up to 3.00 times the loss of its best β in the other."
     )
+    less = losses({1e-4: 0.2, 1e-3: 0.1}, alpha0=1e-1)
+    several = recipe.beyond([("a", grid + kept), ("b", grid + less)], measured)
+    assert "Adam-HD with a tenth of it ends at up to 3.00 times the loss of its best β." in several
+    alike = [("a", [*losses({1e-4: 0.5, 1e-3: 0.4}), run(0.5, "adam")])]
+    assert "from none of 1 starts." in recipe.sentences(recipe.worth(alike, measured))
     assert recipe.beyond([("a", grid)], measured) == ""
+
+
+def test_losses_and_critical_betas_are_medians_over_seeds():
+    runs = [r for seed, worse in enumerate((1, 1, 9)) for r in losses({1e-4: 0.3 * worse, 1e-3: 0.2}, seed=seed)]
+    found = recipe.worth([("a", runs)], critical(*(("a", "adam_hd", beta) for beta in (1e-3, 1e-3, 1e-1))))
+    tenth = found[found["share"] == 10].iloc[0]
+    assert (tenth["critical"], tenth["seeds"], tenth["beta"]) == (1e-3, 3, 1e-4)
+    assert tenth["over"] == pytest.approx(1.5)
 
 
 def test_longer_runs_are_told_by_their_length_and_with_what_less_would_have_brought(shares):

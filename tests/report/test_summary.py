@@ -148,6 +148,10 @@ def test_a_tuned_beta_is_compared_over_the_seeds_that_both_have():
     assert said.startswith("**Reproduced.**") and "ends at a training loss of 0.150 (Adam: 0.400)" in said
     assert "a validation loss of 0.300 (Adam: 0.800), both lower in every seed (100 epochs, 2 seeds)" in said
     assert "a learning rate that falls, to about 0 in the last epoch." in said
+    alone = tuned(9.0, 1e-8, 7, "adam_hd", beta=1e-7)  # with a seed that Adam lacks
+    assert summary._tuned([*runs, alone]) == [said]
+    negative = [tuned(0.1, -1e-4, seed, "adam_hd", beta=1e-7) for seed in (0, 1)]
+    assert "a learning rate that falls, to −0.000100 in the last epoch." in summary._tuned([*runs[:3], *negative])[0]
     other = [*runs[:3], tuned(0.1, 2e-3, 0, "adam_hd", beta=1e-7), tuned(0.5, 2e-3, 1, "adam_hd", beta=1e-7)]
     [said] = summary._tuned(other)
     assert said.startswith("**Only in part.**") and "in every seed" not in said and "falls" not in said
@@ -174,6 +178,10 @@ def test_the_numbers_of_figure_4_are_counted_that_lie_within_our_seeds():
         said.startswith("**Mostly reproduced.** Of the 3 numbers") and "2 lie within the range of our 2 seeds." in said
     )
     assert "perceptron" not in said
+    earlier = replace(runs[-1], spec=runs[-1].spec.with_(max_iterations=469, seed=2), iterations=int(theirs[1e-4]))
+    assert summary._grid_search([*runs, earlier]) == [said]  # those of a smaller cap are others
+    few = [replace(r, iterations=r.iterations * 10) if r.spec.beta == 1e-5 else r for r in runs]
+    assert summary._grid_search(few)[0].startswith("**Mostly not reproduced.** Of the 3 numbers")
     mlp = [arrived("mlp", 5, outcome="diverged", method="adam_hd", alpha0=1e-3, beta=1e-4)]
     mlp += [arrived("mlp", 99, method="adam_hd", alpha0=1e-3, beta=1e-6)]
     mlp += [arrived("mlp", 9, outcome="diverged", method="adam_hd", alpha0=0.5, beta=1e-4)]  # which the paper has not

@@ -346,6 +346,8 @@ def test_orderings_of_a_method_whose_rate_hardly_moved_are_undecided_and_not_cou
         "all 6 orderings of SGD and SGDN are the same; the 3 of Adam-HD are undecided, since its α is at most 2.8 % "
         "from α₀ in the last epoch." in vgg_published.agreement_sentence(runs)
     )
+    moved = replace(runs[-1], spec=runs[-1].spec.with_(seed=1), epochs=runs[-1].epochs.assign(alpha=2e-4))
+    assert "undecided" not in vgg_published.agreement_sentence([*runs, moved])  # where it moved with another seed
     still = [replace(r, epochs=r.epochs.assign(alpha=1e-3)) for r in runs]
     assert "are the same" not in vgg_published.agreement_sentence(still)
 
@@ -487,12 +489,17 @@ def test_longer_runs_that_diverge_below_the_critical_beta_are_told():
         "- SGDN-HD as in the paper's text, 1/8 of the channels, with a start at ones in float32, diverged in 2 of its "
         "3 runs, at iteration 240 and 241. The β is 50 times below the critical one."
     ]
+    brief = replace(runs[2], iterations=100)  # which tells nothing of what came later
+    assert "diverged in 2 of its 2 runs" in vgg_limits.later_failures(measured, dict(sgdn_hd=1e-3), [*lost, brief])
     shorter = [replace(run, spec=run.spec.with_(max_iterations=300)) for run in lost]  # and from another start
     shorter += [replace(run, spec=run.spec.with_(alpha0=1e-2)) for run in lost]
     assert vgg_limits.later_failures(measured, dict(sgdn_hd=1e-3), shorter + runs[2:]) == ""
     forgot = [replace(runs[0], epochs=RELAPSE), *runs[1:]]
     said = vgg_limits.later_failures(measured, dict(sgdn_hd=1e-3), forgot)
     assert "fell back in its one run that lasted so long, in epoch 2." in said
+    both = [forgot[0], replace(lost[1], epochs=RELAPSE), runs[2]]
+    said = vgg_limits.later_failures(measured, dict(sgdn_hd=1e-3), both)
+    assert "diverged in 1 of its 3 runs, at iteration 241 and fell back in its one run that lasted so long" in said
     assert vgg_limits.later_failures(measured.assign(critical=1e-4), dict(sgdn_hd=1e-3), lost) == ""
 
 
@@ -515,6 +522,9 @@ def test_a_critical_beta_that_was_not_found_is_no_measurement():
     measured, betas = pd.DataFrame([row]), dict(adam_hd=1e-8)
     [told] = vgg_limits.critical(measured, betas, 100).data.to_dict("records")
     assert told["critical β of 100 iterations"] == "above 937" and told["critical over that"] == ""
+    below = measured.assign(critical=0.0, fails=1e-9)
+    [told] = vgg_limits.critical(below, betas, 100).data.to_dict("records")
+    assert told["critical β of 100 iterations"].startswith("below ") and told["critical over that"] == ""
     assert "is not comparable for Adam-HD, whose was not found (above 937)." in vgg_limits.critical_sentence(
         measured, betas, 100
     )

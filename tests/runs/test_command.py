@@ -95,11 +95,24 @@ def test_runs_are_forgotten_by_what_their_pages_call_them(recorded):
     unknown = replace(store.all()[0], provenance={"commit": None}, outcome="diverged")
     store.forget([unknown.spec.key])
     store.put([unknown])
+    digits = replace(store.all()[1], provenance={"commit": "123456789012", "date": "2025-06-07"})
+    store.put([replace(digits, spec=digits.spec.with_(seed=7))])
+    asked = forget("-p", "task=digits", keys="n\n").output
+    assert "0123456789ab: 3, the last of 2026-01-02" in asked and "123456789012: 1, the last of 2025-06-07" in asked
+    assert "Forgotten: 1 records" in forget("-p", "commit=123456789012", "--yes").output
+
     done = forget("-p", "commit=unknown", "-p", "outcome=diverged", "--yes")
     assert "unknown: 1, the last of an unknown date" in done.output and len(store.keys()) == 3
     left = sum(record.spec.rule == "auto" for record in store.all())
     assert left and f"Forgotten: {left} records" in forget("-p", "beta=auto", "--yes").output
     assert {record.spec.rule for record in store.all()} == {"additive"}
+
+
+def test_a_store_in_the_home_folder_may_be_named_by_a_tilde(recorded, monkeypatch):
+    store, _ = recorded
+    monkeypatch.setenv("HOME", str(store.folder.parent))
+    given = ["forget", f"--store=~/{store.folder.name}", "-p", "beta=auto", "--yes"]
+    assert "Forgotten: 2 records" in CliRunner().invoke(app, given).output
 
 
 @pytest.mark.parametrize(
@@ -116,7 +129,7 @@ def test_runs_are_forgotten_by_what_their_pages_call_them(recorded):
 def test_a_selection_that_cannot_be_is_refused_in_one_sentence(recorded, arguments, sentence):
     store, forget = recorded
     result = forget("--yes", *arguments)
-    assert result.exit_code == 2 and sentence in result.output and len(result.output.splitlines()) == 1
+    assert result.exit_code == 2 and sentence in result.stderr and len(result.output.splitlines()) == 1
     assert len(store.keys()) == 4
 
 
@@ -127,6 +140,9 @@ beta = 1e-4  # hypergradient learning rate, or "auto"
 alphas = [1e-1, 1e-2]
 flag = False
 computed = 2 * 3
+rows = [
+    1,
+    2]
 """
 )
 
@@ -141,6 +157,7 @@ computed = 2 * 3
         ("beta", "automatic", "beta is the string 'automatic': give a number, such as 1e-4, or \"auto\"."),
         ("alphas", 0.1, "alphas is the number 0.1: give a list, such as [1e-1, 1e-2]."),
         ("alphas", "0.1", "alphas is the string '0.1': give a list, such as [1e-1, 1e-2]."),
+        ("rows", 3, "rows is the number 3: give a list, such as [ 1, 2]."),
         ("title", 2018, 'title is the number 2018: give a string, such as "a page".'),
         ("flag", 1, "flag is the number 1: give a truth value, such as False."),
         (

@@ -1,12 +1,13 @@
 """A critical beta lies where training begins to fail, and its predictions follow from curvatures."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.runs import Record, RunSpec, SpecError, critical, experiments, probe
+from hdlib.runs import METHODS, Record, RunSpec, SpecError, critical, experiments, probe
 from hdlib.runs.record import TRACE_COLUMNS
 
 
@@ -19,6 +20,7 @@ def test_the_critical_beta_lies_between_one_that_works_and_one_that_fails(tmp_pa
     by_beta = {record.spec.beta: critical.failed(record) for record in runs}
     assert all(fail == (beta > works * 1.01) for beta, fail in by_beta.items())
     assert set(by_beta.values()) == {True, False}
+    assert all(beta == float(f"{beta:.3g}") for beta in by_beta)  # so that their records are found again
 
 
 def test_a_critical_beta_beyond_those_that_were_tried_is_not_made_up(tmp_path):
@@ -83,6 +85,22 @@ def test_a_critical_beta_stands_beside_what_the_curvatures_of_its_cautious_run_p
         assert row.learnt == pytest.approx(1 - steps["loss"].mean() / steps["loss"].iloc[0])
 
 
+def test_a_run_of_one_step_has_no_curvature_and_predicts_nothing(tmp_path):
+    measured = critical.measured_boundaries(critical.boundaries(1, 1, 1, task="digits"), tmp_path, rounds=1)
+    assert measured[["at_start", "largest", "growth"]].isna().all(axis=None) and len(measured) == 2
+
+
+def test_a_first_curvature_that_is_negative_predicts_no_critical_beta(tmp_path, monkeypatch):
+    def recorded(specs, *_):
+        steps = pd.concat([pd.DataFrame({"loss": 1.0, "kappa": [np.nan, -1.0, 4.0], "key": s.key}) for s in specs])
+        steps.attrs["made"] = {}
+        return steps
+
+    monkeypatch.setattr(critical, "recorded", recorded)
+    measured = critical.measured_boundaries(critical.boundaries(1, 1, 3, task="digits"), tmp_path, rounds=1)
+    assert measured["at_start"].isna().all() and measured["largest"].tolist() == [0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     ("losses", "failed"),
     [
@@ -125,8 +143,23 @@ def test_every_guard_is_run_on_the_papers_grid_and_those_with_a_beta_of_their_ow
 def test_curves_of_figure_2_are_compared_with_runs_of_the_plain_rule_from_its_rates_alone():
     run = RunSpec(method="sgd_hd", alpha0=1e-3, beta=1e-4, epochs=3)
     assert experiments.is_online_tuning(run, "mnist") and not experiments.is_online_tuning(run, "digits")
+    assert not experiments.is_online_tuning(RunSpec(method="sgd", alpha0=1e-3, epochs=3), "mnist")
     for other in (dict(rule="multiplicative"), dict(alpha0=0.02), dict(epochs=2), dict(max_lr=0.1)):
         assert not experiments.is_online_tuning(run.with_(**other), "mnist")
+
+
+def test_a_phase_diagram_is_of_all_methods_from_a_millionth_to_a_tenth():
+    specs = experiments.phase(6, 10, 2, task="digits")
+    assert Counter(s.method for s in specs) == {m: 72 if m in experiments.HD else 12 for m in METHODS}
+    assert {s.alpha0 for s in specs} == {s.beta for s in specs} - {0.0} == set(experiments.PAPER_RATES)
+
+
+def test_candidates_for_the_papers_beta_are_run_from_its_rates_as_they_are_asked_for():
+    logreg, mlp = experiments.candidates(2, task="digits"), experiments.mlp_candidates(2, task="digits", width=8)
+    assert (len(logreg), len(mlp)) == (48, 30)
+    for specs, model in ((logreg, "logreg"), (mlp, "mlp")):
+        assert {(s.task, s.model, s.epochs, s.seed) for s in specs} == {("digits", model, 2, 0)}
+        assert {s.alpha0 for s in specs} == set(experiments.PAPER_RATES)
 
 
 def test_longer_runs_are_those_of_the_plain_rule_among_the_guards():

@@ -53,8 +53,10 @@ def test_decades_have_three_significant_digits():
     assert probe.decades(-3, -1, 3) == [0.001, 0.01, 0.1] and probe.decades(-1, 0, 3) == [0.1, 0.316, 1.0]
 
 
-def test_the_secant_is_the_slopes_change_over_the_length_of_the_step():
-    rows = probe.steps(SPECS[0], 4)
+@pytest.mark.parametrize("beta", [1e-5, 300.0])
+def test_the_secant_is_the_slopes_change_over_the_length_of_the_step(beta):
+    rows = probe.steps(SPECS[0].with_(beta=beta), 5)
+    assert (rows["alpha"].min() < 0) == (beta > 1)  # a step uphill has a curvature, too
     expected = (rows["hypergrad"] - rows["slope"].shift()) / rows["alpha"].shift()
     np.testing.assert_allclose(rows["kappa_secant"], expected, rtol=1e-12)
 
@@ -102,6 +104,7 @@ def test_a_short_run_takes_all_the_iterations_that_are_asked_for(fields, epochs)
     spec = RunSpec(method="sgd", alpha0=0.1, **experiments.short(100, **fields))
     assert spec.epochs == epochs
     assert spec.iterations(SIZES[spec.task][0]) == 100
+    assert (spec.validate_every, spec.early) == (0, 100)
 
 
 def test_a_short_run_in_batches_of_1024_is_traced_to_its_end():

@@ -403,6 +403,14 @@ class TestPlan:
         assert {spec.key for stack in stacks if len(stack) == 3 for spec in stack} == {spec.key for spec in alike}
         assert {len(stack) for stack in plan(alike, "cuda", memory=int(2.5 * VGG_BYTES))} == {2}
         assert {len(stack) for stack in plan(alike, "cpu", jobs=2, memory=10**12)} == {1}
+        large = [spec.with_(batch_size=256) for spec in alike]
+        assert {len(stack) for stack in plan(large, "cuda", memory=int(2.5 * VGG_BYTES))} == {1}
+
+    def test_a_narrow_vgg_is_less_work_than_a_wide_one_by_the_square_of_its_width(self):
+        same = dict(task="cifar10", model="vgg", method="sgd", alpha0=1e-3)
+        narrow, wide = RunSpec(width_factor=0.5, epochs=3, **same), RunSpec(epochs=1, **same)
+        assert plan([narrow, wide], "cpu") == [[wide], [narrow]]
+        assert plan([wide, longer := narrow.with_(epochs=5)], "cpu") == [[longer], [wide]]
 
     def test_no_process_is_idle_where_there_are_runs_for_it(self):
         stacks = plan(self.specs[:1] + self.specs[3:4], "cpu", jobs=2)

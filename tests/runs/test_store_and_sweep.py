@@ -42,7 +42,7 @@ def specs(n=4, **fields):
 
 
 def test_records_come_back_from_one_file_as_they_went_in(tmp_path, tiny):
-    others = dict(epochs=3), dict(validate_every=0), dict(early=0, max_iterations=5), dict(alpha0=1e30)
+    others = dict(epochs=3), dict(beta=0.0), dict(validate_every=0), dict(early=0, max_iterations=5), dict(alpha0=1e30)
     records = [train(tiny), *(train(tiny.with_(**fields)) for fields in others)]
     assert len(Store(tmp_path).put(records)) == 1
     for record, back in zip(records, Store(tmp_path).get([r.spec for r in records]), strict=True):
@@ -120,6 +120,12 @@ def test_a_sweep_whose_records_are_removed_meanwhile_does_not_return_without_the
         pytest.raises(SweepError, match=r"^2 of 2 runs were recorded in '.*store' and are not there any more"),
     ):
         sweep(specs(2), tmp_path / "store", jobs=1)
+
+
+def test_files_that_a_sweep_wrote_one_by_one_are_merged_at_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["hdlib.runs.sweep"], "RECORD_EVERY", 0.0)
+    sweep(specs(3), tmp_path, jobs=1)  # each seed is a stack
+    assert len(list(tmp_path.iterdir())) == 1 and len(Store(tmp_path).all()) == 3
 
 
 def test_a_run_that_is_asked_for_twice_is_trained_once(tmp_path, monkeypatch):
@@ -273,6 +279,13 @@ def test_records_that_cannot_be_merged_are_kept_as_they_are(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
+def test_records_are_shared_out_among_files_below_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["hdlib.runs.store"], "MAX_FILE_BYTES", 15_000)
+    paths = Store(tmp_path).put([train(spec) for spec in specs(7)])
+    assert len(paths) > 2 and max(path.stat().st_size for path in paths) < 15_000
+    assert len(Store(tmp_path).all()) == 7
+
+
 def test_a_files_name_says_of_which_task_and_model_its_records_are(tmp_path):
     records = [train(spec) for spec in (*specs(2), *specs(2, model="mlp", width=4))]
     Store(tmp_path / "together").put(records)
@@ -297,10 +310,10 @@ def test_a_record_under_another_runs_key_is_left_out(tmp_path):
 def test_forgotten_records_are_trained_again_and_the_others_stay_as_they_are(tmp_path):
     store, gone = Store(tmp_path), specs(5)[:3]
     store.put([train(spec) for spec in specs(4)])
-    store.put([train(spec) for spec in specs(5)[4:]])
+    [untouched] = store.put([train(spec) for spec in specs(5)[4:]])
     others = {record.spec.key: record for record in store.get(specs(5)[3:])}
     store.forget(spec.key for spec in gone)
-    assert store.keys() == set(others) and len(list(tmp_path.iterdir())) == 2
+    assert store.keys() == set(others) and len(list(tmp_path.iterdir())) == 2 and untouched.exists()
     for record in Store(tmp_path).all():
         assert record.provenance == others[record.spec.key].provenance
         pd.testing.assert_frame_equal(record.trace, others[record.spec.key].trace)
@@ -595,6 +608,16 @@ def test_no_bar_where_there_is_no_terminal(tmp_path, capfd):
     assert capfd.readouterr().err == ""
     sweep(specs(2), tmp_path, jobs=1, progress=True)  # unless it is asked for
     assert "1 runs" in capfd.readouterr().err
+
+
+def test_a_bar_counts_the_runs_that_are_left_and_no_iterations_that_diverged_ones_did_not_take(tmp_path, monkeypatch):
+    module, bars = sys.modules["hdlib.runs.sweep"], []
+    make = module.progress_bar
+    monkeypatch.setattr(module, "progress_bar", lambda *given, **how: bars.append(make(*given, **how)) or bars[-1])
+    records = sweep([*specs(2), *specs(2, alpha0=1e30, epochs=9)], tmp_path, jobs=1, progress=True)
+    assert [record.outcome for record in records] == ["finished"] * 2 + ["diverged"] * 2
+    taken = sum(record.iterations for record in records)
+    assert (bars[0].n, bars[0].total, bars[0].desc) == (taken, taken, "0 runs left")
 
 
 def test_where_there_is_no_terminal_a_line_now_and_then_says_how_far_a_sweep_is(tmp_path, capfd, monkeypatch):

@@ -163,6 +163,12 @@ def test_a_run_has_diverged_at_the_first_loss_or_alpha_that_is_not_finite(tiny):
         assert (record.outcome, record.iterations, len(record.trace)) == ("diverged", 4, 4)
 
 
+def test_a_run_that_ends_early_tells_of_no_iteration_that_it_did_not_take(tiny):
+    told = []
+    record = train(tiny.with_(alpha0=1e30), tick=told.append)
+    assert record.outcome == "diverged" and sum(told) == record.iterations
+
+
 def test_a_loss_over_all_training_data_that_is_the_target_has_reached_it(tiny):
     history = History([tiny.with_(target_loss=0.5, target_of="epoch")], 1500)
     for epoch, loss in enumerate((0.6, 0.5), start=1):

@@ -97,6 +97,16 @@ def test_bf16_keeps_parameters_and_hypergradients_in_float32(tiny_vgg, tmp_path)
     assert kinds == {torch.float32, torch.int64}
 
 
+def test_bf16_is_the_precision_of_the_training_and_of_the_evaluation(tiny_vgg):
+    spec = tiny_vgg.with_(precision="bf16", epochs=1)
+    training = Training(spec, data_of(spec, "cpu", torch.float32), "cpu", torch.float32)
+    found = set()
+    training.model.register_forward_hook(lambda model, _, logits: found.add((model.training, logits.dtype)))
+    training.start()
+    training.run_epoch()
+    assert found == {(True, torch.bfloat16), (False, torch.bfloat16)}
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -232,6 +242,7 @@ def test_a_discarded_checkpoint_leaves_those_of_other_runs(tiny_vgg, tmp_path):
     checkpoints.discard(tiny_vgg)
     checkpoints.discard(tiny_vgg)  # there is none any more
     assert checkpoints.load(tiny_vgg) is None and checkpoints.load(other) == {"epoch": 1}
+    (checkpoints.folder / f".{other.key}.pt.0123.tmp").touch()  # of a process that was killed as it wrote
     checkpoints.discard(other)
     assert not checkpoints.folder.exists()
 

@@ -80,6 +80,7 @@ def test_a_width_factor_scales_channels_and_units():
     assert [layer.in_features for layer in layers(model, nn.Linear)] == [64, 64, 64]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.dim() == 4)
     assert {c.out_channels for c in layers(vgg(width_factor=1e-3), nn.Conv2d)} == {1}  # and leaves one at least
+    assert [c.out_channels for c in layers(vgg(width_factor=0.03), nn.Conv2d)][::4] == [2, 8, 15, 15]  # rounded
 
 
 def test_a_perceptron_has_its_hidden_layers_and_logistic_regression_has_none():
@@ -88,6 +89,9 @@ def test_a_perceptron_has_its_hidden_layers_and_logistic_regression_has_none():
         model = build_model(name, 12, 3, seed=0, width=6)
         found = [(m.in_features, m.out_features) if isinstance(m, nn.Linear) else type(m) for m in model]
         assert found == expected
+    for depth in (1, 5):
+        model = build_model("mlp", 12, 3, seed=0, width=6, depth=depth)
+        assert [m.in_features for m in layers(model, nn.Linear)] == [12, *[6] * depth]
 
 
 @pytest.mark.parametrize(("name", "fields"), [("logreg", {}), ("mlp", dict(width=6)), ("vgg", dict(width_factor=0.01))])
