@@ -139,7 +139,8 @@ def main() -> int:
         return 2
 
     work = WORK / "rehearsal" if options.rehearse else WORK
-    store = prepare_store(work, options.given)
+    left = sorted(options.output.glob(f"{stem_of(options.rehearse)}*.tar"))  # of an earlier visit: they are packed anew
+    store = prepare_store(work, [*options.given, *left])
     environment = os.environ | {"HDLIB_DATA": str(prepare_data(options.data, work)), "PYTHONUNBUFFERED": "1"}
     options.output.mkdir(parents=True, exist_ok=True)
     rows: list[tuple] = []
@@ -359,7 +360,7 @@ def pack(store: Path, output: Path, rehearse: bool) -> None:
 
     What a rehearsal made, which is not for the project, is rehearsal.tar.
     """
-    stem = "rehearsal" if rehearse else "records"
+    stem = stem_of(rehearse)
     own = {path.relative_to(ROOT / "results") for path in (ROOT / "results").rglob("*.parquet")}
     new = [path for path in sorted(store.rglob("*.parquet")) if path.relative_to(store) not in own]
     new += sorted((store / "benchmarks").glob("*.*"))
@@ -383,6 +384,11 @@ def pack(store: Path, output: Path, rehearse: bool) -> None:
         temporary.replace(path)
     for path in set(output.glob(f"{stem}*.tar")) - set(paths):  # of an earlier visit with more files
         path.unlink()
+
+
+def stem_of(rehearse: bool) -> str:
+    """Return how the names of the archives of records begin."""
+    return "rehearsal" if rehearse else "records"
 
 
 def tar_size(sizes: list[int]) -> int:

@@ -199,6 +199,23 @@ def test_many_records_are_packed_into_files_below_the_limit(queue, tmp_path, mon
     assert [path.name for path in tmp_path.glob("records*.tar")] == ["records.tar"]
 
 
+def names_in(archive):
+    with tarfile.open(archive) as tar:
+        return tar.getnames()
+
+
+def test_a_visit_packs_again_what_an_earlier_one_left_in_its_folder(queue, tmp_path, monkeypatch):
+    earlier, out = tmp_path / "earlier", tmp_path / "out"
+    Store(earlier).put([train(RunSpec(task="digits", method="sgd", alpha0=0.1, epochs=1))])
+    out.mkdir()
+    queue.pack(earlier, out, rehearse=False)
+    packed = names_in(out / "records.tar")
+    monkeypatch.setattr(queue, "WORK", tmp_path / "another machine")
+    monkeypatch.setattr(queue, "JOBS", [])
+    main(queue, monkeypatch, "--output", out, "--data", tmp_path)
+    assert packed and names_in(out / "records.tar") == packed
+
+
 def test_archives_of_data_sets_become_a_data_folder(queue, tmp_path, image_folder):
     first, second = tmp_path / "cifar.tar.xz", tmp_path / "mnist.tar.xz"
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
