@@ -467,19 +467,15 @@ def insensitivity(records: Sequence[Record]) -> Table | None:
             for beta, group in by_beta.items()
             if np.isfinite(group["median"]).all()
         }
-        ordered = sorted(factors, key=factors.get)
-        best, worst = (
-            [f"{_factor(factors[beta])} ({_betas([beta])})" for beta in some]
-            for some in (ordered[:1], ordered[1:][-1:])
-        )
+        told = [f"{_factor(factors[beta])} ({_betas([beta])})" for beta in sorted(factors, key=factors.get)]
         missing = {beta: _failed(group) for beta, group in by_beta.items() if beta not in factors}
         failed = [f"{_betas(list(betas))}: {words}" for words, betas in itertools.groupby(missing, missing.get)]
         rows.append(
             {
                 "method": LABELS[method],
                 "without HD": "; ".join(plain),
-                "with the best β": "".join(best) or "–",
-                "with the worst β": "".join(worst) or "–",
+                "with the best β": told[0] if told else "–",
+                "with the worst β": told[-1] if len(told) > 1 else "–",
                 "β not counted": "; ".join(failed) or "–",
             }
         )
