@@ -75,7 +75,7 @@ def run(
         root = pages.find_root()
         target = output or root / "_build" / "runs" / f"{notebook.stem}.ipynb"
         if "store" in values and not (root / Path(str(values["store"])).expanduser()).is_dir():
-            typer.echo(f"store is {values['store']!r}, a new folder: all runs are trained anew.", err=True)
+            typer.echo(f"store is {values['store']!r}, a new folder: no run is recorded in it.", err=True)
         warnings = pages.execute(notebook, target, values, root)
     tell_warnings(warnings)
     typer.echo(f"Executed notebook: {target}")

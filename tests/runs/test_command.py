@@ -58,7 +58,7 @@ def test_a_run_in_a_terminal_shows_its_bar_there_and_not_in_the_notebook(tmp_pat
         except OSError:  # its other end is closed
             break
     assert os.waitpid(child, 0)[1] == 0, shown
-    assert b"store is 'misspelt', a new folder: all runs are trained anew." in shown
+    assert b"store is 'misspelt', a new folder: no run is recorded in it." in shown
     assert b"3 runs" in shown and b"it/s" in shown
     text = (tmp_path / "out.ipynb").read_text()
     assert "it/s" not in text and "stderr" not in text
