@@ -19,13 +19,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 
-# What is fetched: papermill, jupytext and ipykernel with all that running a notebook needs, and pydantic, in the
-# versions that are pinned. Completion and debugging (jedi, parso, debugpy), half of the weight, stay behind.
+# What is fetched: papermill, jupytext and ipykernel with all that running a notebook needs, pydantic and prodigyopt, in
+# the versions that are pinned. Completion and debugging (jedi, parso, debugpy), half of the weight, stay behind.
 packages="papermill jupytext ipykernel nbclient nbformat jupyter-client jupyter-core traitlets ipython
 ipython-pygments-lexers matplotlib-inline pexpect ptyprocess prompt-toolkit wcwidth stack-data executing
 asttokens pure-eval tornado pyzmq nest-asyncio2 comm fastjsonschema jsonschema entrypoints
 jsonschema-specifications referencing rpds-py tenacity platformdirs mdit-py-plugins pydantic pydantic-core
-annotated-types typing-inspection typing-extensions"
+annotated-types typing-inspection typing-extensions prodigyopt"
 
 if [ "${1:-}" = --fetch ]; then
     folder=${2:?name a folder: --fetch FOLDER}

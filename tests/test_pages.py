@@ -66,7 +66,7 @@ TINY = {
     "online_tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
     "papers_beta.md": {"task": "digits", "width": 8, "epochs": 1, "mlp_epochs": 1},
     "performance.md": {},
-    "schedules.md": {"task": "digits", "logreg_epochs": 2, "logreg_seeds": 2, "mlp_epochs": 1, "mlp_seeds": 1},
+    "schedules.md": dict(task="digits", logreg_epochs=2, logreg_seeds=2, mlp_epochs=1, mlp_seeds=1, mlp_width=50),
     "status.md": {},
     "tuning.md": {"task": "digits", "epochs": 2, "seeds": 2},
     "vgg.md": {

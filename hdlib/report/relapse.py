@@ -15,7 +15,7 @@ from hdlib.report.style import LABELS, Figure, Table, Theme, scientific, signifi
 from hdlib.runs import Record
 
 FACTOR = 1.5  # a training loss at the end that many times the lowest one is a relapse
-OTHERS = {"light": ("#a13d97", "#b03a2e"), "dark": ("#d9a0e8", "#ff8f6b")}  # colours beside a theme's three
+OTHER = {"light": "#b03a2e", "dark": "#ff8f6b"}  # a colour beside a theme's
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)))  # the ways are told apart without colour
 SHOWN = (15, 45)  # iterations before and after the largest hypergradient that a figure shows
 
@@ -180,7 +180,7 @@ def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "")
 
     def draw(theme: Theme) -> plt.Figure:
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
-        colors = (*theme.palette, *OTHERS[theme.name])
+        colors = (*theme.palette, OTHER[theme.name])
         for axis, column, label in zip(axes, ("alpha", "loss"), ("learning rate α", "minibatch loss"), strict=True):
             for i, way in reversed(list(enumerate(names))):
                 own = data[data["way"] == way]

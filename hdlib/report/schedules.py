@@ -1,8 +1,8 @@
-"""Learning rates that adapt, beside a fixed one and one that follows a cosine to zero."""
+"""Learning rates that adapt, beside a fixed one, one that follows a cosine to zero, and Prodigy's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,14 +10,29 @@ import pandas as pd
 
 from hdlib.report import frames
 from hdlib.report.figures import log_y
-from hdlib.report.style import COSINE_LINE, LABELS, QUANTITIES, Figure, Table, Theme, power_of_ten, significant
+from hdlib.report.style import (
+    COSINE_LINE,
+    LABELS,
+    MARKERS,
+    QUANTITIES,
+    Figure,
+    Table,
+    Theme,
+    power_of_ten,
+    several,
+    significant,
+)
 from hdlib.runs import BASELINE, Record
 
 FAMILIES = ("sgd", "adam")
 LOSSES = ("train_loss", "valid_loss")
 NEAR = 1.1  # times the lowest loss, up to which a loss counts as near it
 GIVEN, AUTOMATIC, TOGETHER = "HD, given β", "HD, automatic β", "HD, automatic β, cosine"
-WAYS = ("fixed", "cosine", GIVEN, AUTOMATIC, TOGETHER)  # how a learning rate moves, in the order of tables
+PRODIGY, PRODIGY_COSINE = "Prodigy", "Prodigy, cosine"
+# how a learning rate moves, in the order of tables; Prodigy scales Adam's step, so it is of that family alone
+WAYS = ("fixed", "cosine", GIVEN, AUTOMATIC, TOGETHER, PRODIGY, PRODIGY_COSINE)
+FIRST_ESTIMATE = 1e-6  # Prodigy's d_0 where none is given
+KEPT = 1.1  # times d_0, below which an estimate counts as never raised
 
 
 def ends(records: Sequence[Record]) -> pd.DataFrame:
@@ -27,7 +42,7 @@ def ends(records: Sequence[Record]) -> pd.DataFrame:
     are infinite, and so is a mean with one.
     """
     rows = frames.finals(records).assign(way=[_way(record) for record in records])
-    rows["family"] = [BASELINE.get(method, method) for method in rows["method"]]
+    rows["family"] = [(BASELINE | {"prodigy": "adam"}).get(method, method) for method in rows["method"]]
     tidy = rows.melt(["family", "way", "alpha0", "seed"], list(LOSSES), var_name="quantity")
     grouped = tidy.groupby(["family", "way", "alpha0", "quantity"], sort=False)["value"]
     return grouped.agg(mean="mean", low="min", high="max").reset_index()
@@ -45,7 +60,7 @@ def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
         for row, quantity in zip(axes, LOSSES, strict=True):
             for axis, family in zip(row, FAMILIES, strict=True):
                 own = data[(data["family"] == family) & (data["quantity"] == quantity)]
-                for way in WAYS:
+                for way in _ways(own):
                     _line(axis, own[(own["way"] == way)], way, _style(theme, family, way))
                 axis.set(xscale="log")
                 log_y(axis)
@@ -53,7 +68,7 @@ def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
         for axis, family in zip(axes[0], FAMILIES, strict=True):
             axis.set_title(LABELS[family])
         for axis in axes[1]:
-            axis.set_xlabel("initial learning rate α₀")
+            axis.set_xlabel("initial learning rate α₀, or Prodigy's d₀")
             axis.legend(*axis.get_legend_handles_labels(), loc="best")
         return figure
 
@@ -74,7 +89,7 @@ def table(models: Mapping[str, Sequence[Record]]) -> Table:
     rows = []
     for model, family, data in _settings(models):
         lowest = data.groupby("quantity")["mean"].min()
-        for way in WAYS:
+        for way in _ways(data):
             row = {"model": model, "family": LABELS[family], "learning rate": way}
             for quantity in LOSSES:
                 own = _of(data, family, way, quantity)
@@ -101,7 +116,7 @@ def sentences(records: Sequence[Record]) -> str:
     """Say for each family how an adapting learning rate ends beside the best cosine and the best fixed one."""
     data, lines = ends(records), []
     for family in FAMILIES:
-        own = {way: _of(data, family, way, "train_loss") for way in WAYS}
+        own = {way: _of(data, family, way, "train_loss") for way in _ways(data)}
         best = {way: power_of_ten(own[way].idxmin()) for way in ("fixed", "cosine")}
         automatic, same, both = own[AUTOMATIC], own["cosine"], own[TOGETHER]
         lines.append(
@@ -204,6 +219,43 @@ def together_table(models: Mapping[str, Sequence[Record]]) -> Table:
     )
 
 
+def beside_prodigy(models: Mapping[str, Sequence[Record]]) -> str:
+    """Say for each model how Prodigy from its own start ends beside what Adam and Adam-HD reach, and what it found.
+
+    Args:
+        models: records by a model's name.
+    """
+    lines = []
+    for model, family, data in _settings(models):
+        if PRODIGY not in _ways(data):
+            continue
+
+        def losses(way: str, told: Callable[[pd.Series], str], data=data, family=family) -> str:
+            train, valid = (told(_of(data, family, way, quantity)) for quantity in LOSSES)
+            return f"{train} and {valid}"
+
+        default = lambda ends: _loss(ends[FIRST_ESTIMATE])  # noqa: E731
+        best = lambda ends: significant(ends.min())  # noqa: E731
+        runs = [r for r in models[model] if (r.spec.method, r.spec.decay) == ("prodigy", "none")]
+        found = pd.Series({r.spec.key: r.epochs["alpha"].iloc[-1] for r in runs if r.spec.alpha0 == FIRST_ESTIMATE})
+        kept = {r.spec.alpha0 for r in runs if r.epochs["alpha"].iloc[-1] < KEPT * r.spec.alpha0}
+        fixed = power_of_ten(_of(data, family, "fixed", "train_loss").idxmin())
+        lines.append(
+            f"- {model.capitalize()}, training and validation loss: Prodigy {losses(PRODIGY, default)} from its own "
+            f"start, and {losses(PRODIGY_COSINE, default)} along a cosine; Adam-HD with the automatic β "
+            f"{losses(AUTOMATIC, _range)} from all α₀; Adam {losses('fixed', best)} with the best fixed α, and "
+            f"{losses('cosine', best)} with the best cosine. From its own start Prodigy's α came to {_range(found)} "
+            f"in the last epoch; the best fixed one is {fixed}."
+            + (f" From d₀ = {several(sorted(kept), power_of_ten)} it stayed where it began." if kept else "")
+        )
+    return "\n".join(lines)
+
+
+def _ways(data: pd.DataFrame) -> list[str]:
+    """Return those of WAYS that rows of `ends` are of."""
+    return [way for way in WAYS if (data["way"] == way).any()]
+
+
 def _settings(models: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield each model's name with each family and the rows of `ends` that are the family's."""
     for model, records in models.items():
@@ -214,6 +266,8 @@ def _settings(models: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, str
 def _way(record: Record) -> str:
     spec = record.spec
     cosine = spec.decay == "cosine"
+    if spec.method == "prodigy":
+        return PRODIGY_COSINE if cosine else PRODIGY
     if spec.rule == "auto":
         return TOGETHER if cosine else AUTOMATIC
     if spec.method in BASELINE:
@@ -239,6 +293,10 @@ def _loss(value: float) -> str:
 def _style(theme: Theme, family: str, way: str) -> dict:
     if way == "cosine":
         return dict(color=theme.text, linestyle=COSINE_LINE, linewidth=1.3, marker="s", markersize=3.5)
+    if way in (PRODIGY, PRODIGY_COSINE):
+        style = theme.line("prodigy") | dict(marker=MARKERS["prodigy"], markersize=5)
+        hollow = dict(linestyle=COSINE_LINE, markerfacecolor=theme.background)
+        return style | hollow if way == PRODIGY_COSINE else style
     method = family if way == "fixed" else f"{family}_hd"
     strength, marker = (0.55, "o") if way == GIVEN else (1.0, "D" if way in WAYS[2:] else "o")
     style = theme.line(method, strength=strength) | dict(marker=marker, markersize=4)

@@ -1,7 +1,7 @@
 """One visual language for every figure and table of the book.
 
 A colour per family of methods, which colour-blind readers can tell apart and which stands out from the page by 3 to 1
-at least; baselines dashed, hypergradient methods solid, the multiplicative rule and decayed baselines dotted, the
+at least; baselines dashed, methods that adapt solid, the multiplicative rule and decayed baselines dotted, the
 paper's digitised curves pale. A
 `Figure` is drawn twice, for light and dark pages, as vector graphics, and carries its alternative text and its data
 as CSV.
@@ -37,6 +37,7 @@ LABELS = {
     "adam": "Adam",
     "adam_decayed": "Adam, α/√t",
     "adam_hd": "Adam-HD",
+    "prodigy": "Prodigy",
 }
 MODELS = {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}
 QUANTITIES = {
@@ -76,17 +77,17 @@ class Theme:
 
     def line(self, method: str, rule: str = "additive", decay: str = "none", strength: float = 1.0) -> dict:
         """Return matplotlib's line properties for a method."""
-        adapts = method.endswith("_hd")
+        adapts = method.endswith("_hd") or method == "prodigy"
         style = (0, (1, 1)) if rule == "multiplicative" else "-" if adapts else (0, (4, 2))
         if decay != "none":
             style = COSINE_LINE if decay == "cosine" else (0, (1, 2.5))
         return dict(color=self.color(method, strength), linestyle=style, linewidth=1.6 if adapts else 1.3)
 
 
-LIGHT = Theme("light", "#1f2328", "#d8dee4", "#8a8f98", "#ffffff", ("#0b5394", "#cc7a00", "#00875f"))
-DARK = Theme("dark", "#e6e6e6", "#3d444d", "#9aa0a8", "#121212", ("#4fa8e8", "#f0a830", "#2fc398"))
-FAMILIES = ("sgd", "sgdn", "adam")
-MARKERS = dict(zip(FAMILIES, "os^", strict=True))
+LIGHT = Theme("light", "#1f2328", "#d8dee4", "#8a8f98", "#ffffff", ("#0b5394", "#cc7a00", "#00875f", "#a13d97"))
+DARK = Theme("dark", "#e6e6e6", "#3d444d", "#9aa0a8", "#121212", ("#4fa8e8", "#f0a830", "#2fc398", "#d9a0e8"))
+FAMILIES = ("sgd", "sgdn", "adam", "prodigy")
+MARKERS = dict(zip(FAMILIES, "os^P", strict=True))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hdlib.optim.control import AUTO_GAIN, OPTIONS, Control, Rule, Scaling, Skip, default_overshoot
 from hdlib.tasks.data import SIZES
 
-Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd"]
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS = ("sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd")  # the paper's
+Method = Literal["sgd", "sgd_hd", "sgdn", "sgdn_hd", "adam", "adam_hd", "prodigy"]
 BASELINE = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
 
 # In what the paper's runs with logistic regression and the perceptron differ, and what only says how much is recorded.
@@ -58,7 +58,9 @@ class RunSpec(BaseModel):
     width: int = Field(1000, ge=1, description="units of a hidden layer of the MLP")
     depth: int = Field(2, ge=1, description="hidden layers of the MLP")
     method: Method = Field(description="optimiser")
-    alpha0: float = Field(ge=0, allow_inf_nan=False, description="initial learning rate alpha_0")
+    alpha0: float = Field(
+        ge=0, allow_inf_nan=False, description="initial learning rate alpha_0; of prodigy its first estimate d_0"
+    )
     beta: float = Field(
         0.0,
         ge=0,
@@ -142,6 +144,8 @@ class RunSpec(BaseModel):
                 f"decay is {self.decay!r} but {self.method} adapts its learning rate: leave decay out, or take "
                 "beta='auto' without min_lr, max_lr and final_lr."
             )
+        if self.method == "prodigy" and self.alpha0 == 0:
+            raise ValueError("alpha0 is 0.0 but prodigy multiplies its first estimate: give a small one, such as 1e-6.")
         if self.rule == "multiplicative" and not (adapts and self.beta < 1):
             raise ValueError(
                 f"rule is 'multiplicative' with method {self.method} and beta {self.beta}: it needs a "

@@ -266,8 +266,10 @@ class Training:
         loss = self.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()
+        estimate = self.group.get("d")  # Prodigy's, which its step takes and then replaces
         self.optimizer.step()
-        row = loss.detach(), self.group["lr"], self.group.get("hypergrad", 0.0)
+        alpha = self.group["lr"] if estimate is None else self.group["lr"] * estimate
+        row = loss.detach(), alpha, self.group.get("hypergrad", 0.0)
         if self.on_host:
             return tuple(map(float, row))
         return torch.stack([_scalar(value, self.device) for value in row])
@@ -367,7 +369,9 @@ class Training:
     def _decay(self, t: int, size: int) -> None:
         """Let alpha follow the schedule in iteration t; one that adapts is multiplied by what that changes."""
         alpha, now = self.group["lr"], self.spec.schedule(t, size)
-        if self.spec.method not in BASELINE:
+        if self.spec.method == "prodigy":
+            new = now
+        elif self.spec.method not in BASELINE:
             new = self.spec.alpha0 * now
         else:
             new = alpha * (now / self.spec.schedule(t - 1, size) if t > 1 else 1.0)
@@ -384,8 +388,8 @@ def captured(
 
     The capture itself runs nothing. Steps must have been taken before it, on the current stream.
     """
-    if any(group.get("skip_nonfinite") == "step" for group in optimizer.param_groups):
-        return None  # whether a step is taken is decided on the host
+    if any(group.get("skip_nonfinite") == "step" or "d" in group for group in optimizer.param_groups):
+        return None  # whether a step is taken, or how long Prodigy's is, is decided on the host
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     if any(not value.is_cuda for value in states):  # would be captured as the numbers that they are now
         warnings.warn("A step that counts on the host cannot be captured, so each is launched by itself.", stacklevel=2)
@@ -431,8 +435,15 @@ def capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
     return graph
 
 
-def make_optimizer(spec: RunSpec, model: nn.Module) -> SGDHD | AdamHD:
-    """Return the spec's optimiser; a baseline is its hypergradient method with beta 0, bit for bit."""
+def make_optimizer(spec: RunSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the spec's optimiser; a baseline is its hypergradient method with beta 0, bit for bit.
+
+    Prodigy is its authors' own, as they set it, but for a weight decay that is added to the gradient as the others'.
+    """
+    if spec.method == "prodigy":
+        from prodigyopt import Prodigy
+
+        return Prodigy(model.parameters(), d0=spec.alpha0, weight_decay=spec.weight_decay, decouple=False)
     common = dict(lr=spec.alpha0, weight_decay=spec.weight_decay, hypergrad_lr=spec.beta, **asdict(spec.control()))
     common["capturable"] = common["fused"] = next(model.parameters()).is_cuda
     if spec.method.startswith("adam"):

@@ -65,6 +65,9 @@ def test_a_missing_field_is_named():
         dict(rule="log", max_lr=1e-4),
         dict(min_lr=0.5),
         dict(alpha0=0, max_change=0.1),
+        dict(method="prodigy", beta=0.0, alpha0=0.0),
+        dict(method="prodigy", beta=1e-4),
+        dict(method="prodigy", beta=0.0, min_lr=0.0),
     ],
 )
 def test_values_that_contradict_one_another_are_refused(fields):

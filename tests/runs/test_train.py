@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from prodigyopt import Prodigy
 from torch.nn import functional as F
 
 from hdlib.runs import METHODS, RunSpec, train
@@ -90,6 +91,31 @@ def test_an_alpha_that_adapts_is_multiplied_along_a_schedule_as_torchs_scheduler
     np.testing.assert_allclose(trace["alpha"], alphas, rtol=1e-6)
     free = train(spec.with_(decay="none")).trace
     assert trace["alpha"].iloc[0] == free["alpha"].iloc[0] and trace["alpha"].iloc[-1] < 0.05 * free["alpha"].iloc[-1]
+
+
+@pytest.mark.parametrize("decay", ["none", "cosine"])
+def test_a_run_of_prodigy_is_a_plain_training_loop_with_its_authors_optimiser(decay):
+    """Its alpha is what multiplies a step: the schedule, times the estimate before that step."""
+    spec = RunSpec(task="digits", model="mlp", width=16, method="prodigy", alpha0=1e-5, decay=decay, epochs=2, seed=3)
+    data = load_data("digits")
+    model = build_model("mlp", data.features, data.classes, seed=3, width=16)
+    optimizer = Prodigy(model.parameters(), d0=1e-5, weight_decay=1e-4, decouple=False)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 24) if decay == "cosine" else None
+    [group] = optimizer.param_groups
+    rows = []
+    for epoch in (1, 2):
+        for batch in minibatches(spec, epoch, len(data.train_y), "cpu"):
+            loss = F.cross_entropy(model(data.train_x[batch]), data.train_y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            rows.append((loss.item(), group["lr"] * group["d"], 0.0))
+            optimizer.step()
+            if scheduler:
+                scheduler.step()
+    assert not stackable(spec)
+    trace = train(spec).trace
+    np.testing.assert_allclose(trace[["loss", "alpha", "hypergrad"]], rows, rtol=1e-5)
+    assert trace["alpha"].iloc[0] == 1e-5 and trace["alpha"].max() > 100 * 1e-5
 
 
 def _cosine(alpha0, iterations):

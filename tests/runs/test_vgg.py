@@ -134,9 +134,9 @@ def test_tf32_needs_a_gpu(tiny_vgg):
         train(tiny_vgg.with_(precision="tf32"))
 
 
-@pytest.mark.parametrize("method", ["sgdn_hd", "adam_hd"])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_vgg, tmp_path, method):
-    spec = tiny_vgg.with_(method=method, beta=1e-3 if method == "sgdn_hd" else 1e-8, epochs=10)
+@pytest.mark.parametrize(("method", "beta"), [("sgdn_hd", 1e-3), ("adam_hd", 1e-8), ("prodigy", 0.0)])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tiny_vgg, tmp_path, method, beta):
+    spec = tiny_vgg.with_(method=method, beta=beta, epochs=10)
     code = (
         "import torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
