@@ -538,7 +538,7 @@ def _annealing(records: Sequence[Record], method: str) -> str:
 
 def _in_order(finals: pd.DataFrame):
     grouped = finals.groupby(["method", "rule", "decay", "beta"])
-    return sorted(grouped, key=lambda item: (METHODS.index(item[0][0]), item[0][1:]))
+    return sorted(grouped, key=lambda item: (list(LABELS).index(item[0][0]), item[0][1:]))
 
 
 def _accuracy(runs: pd.DataFrame) -> str:

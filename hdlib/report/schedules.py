@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,7 +31,6 @@ GIVEN, AUTOMATIC, TOGETHER = "HD, given β", "HD, automatic β", "HD, automatic 
 PRODIGY, PRODIGY_COSINE = "Prodigy", "Prodigy, cosine"
 # how a learning rate moves, in the order of tables; Prodigy scales Adam's step, so it is of that family alone
 WAYS = ("fixed", "cosine", GIVEN, AUTOMATIC, TOGETHER, PRODIGY, PRODIGY_COSINE)
-FIRST_ESTIMATE = 1e-6  # Prodigy's d_0 where none is given
 KEPT = 1.1  # times d_0, below which an estimate counts as never raised
 
 
@@ -67,8 +66,9 @@ def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
             row[0].set_ylabel(QUANTITIES[quantity])
         for axis, family in zip(axes[0], FAMILIES, strict=True):
             axis.set_title(LABELS[family])
-        for axis in axes[1]:
-            axis.set_xlabel("initial learning rate α₀, or Prodigy's d₀")
+        for axis, family in zip(axes[1], FAMILIES, strict=True):
+            prodigy = PRODIGY in _ways(data[data["family"] == family])
+            axis.set_xlabel("initial learning rate α₀" + (", Prodigy's d₀" if prodigy else ""))
             axis.legend(*axis.get_legend_handles_labels(), loc="best")
         return figure
 
@@ -219,8 +219,61 @@ def together_table(models: Mapping[str, Sequence[Record]]) -> Table:
     )
 
 
-def beside_prodigy(models: Mapping[str, Sequence[Record]]) -> str:
-    """Say for each model how Prodigy from its own start ends beside what Adam and Adam-HD reach, and what it found.
+def beside_prodigy(models: Mapping[str, Sequence[Record]]) -> Table:
+    """Return, for each model, how Prodigy from its smallest start ends beside what Adam and Adam-HD reach.
+
+    Args:
+        models: records by a model's name.
+    """
+    rows = []
+    for model, family, data in _settings(models):
+        if PRODIGY not in _ways(data):
+            continue
+        fixed, cosine, automatic, *ours = (
+            {quantity: _of(data, family, way, quantity) for quantity in LOSSES}
+            for way in ("fixed", "cosine", AUTOMATIC, PRODIGY, PRODIGY_COSINE)
+        )
+        first = _smallest_start(data)
+        cases = [
+            *((f"Adam, {way}, best α₀", losses, min) for way, losses in (("fixed α", fixed), ("cosine", cosine))),
+            *((f"Adam-HD, automatic β, {end} α₀", automatic, pick) for end, pick in (("best", min), ("worst", max))),
+            *(
+                (f"{way}, d₀ = {power_of_ten(first)}", losses, lambda ends, first=first: ends[first])
+                for way, losses in zip((PRODIGY, PRODIGY_COSINE), ours, strict=True)
+            ),
+        ]
+        for name, losses, pick in cases:
+            ends = {QUANTITIES[quantity]: _loss(pick(losses[quantity])) for quantity in LOSSES}
+            rows.append({"model": model, "learning rate": name} | ends)
+    return Table(pd.DataFrame(rows), "Means over seeds. The best and the worst α₀ of each loss by itself.")
+
+
+def prodigy_in_short(models: Mapping[str, Sequence[Record]]) -> str:
+    """Say in how many losses Prodigy from its smallest start ends above or below all that the automatic beta reaches.
+
+    Args:
+        models: records by a model's name.
+    """
+    told = []
+    for way in (PRODIGY, PRODIGY_COSINE):
+        above, below = [], []
+        for _, family, data in _settings(models):
+            for quantity in LOSSES if way in _ways(data) else ():
+                end = _of(data, family, way, quantity)[_smallest_start(data)]
+                automatic = _of(data, family, AUTOMATIC, quantity)
+                above.append(end > automatic.max())
+                below.append(end < automatic.min())
+        told.append((sum(above) or "none", sum(below) or "none"))
+    (alone_above, alone_below), (along_above, along_below) = told
+    return (
+        f"Of these {len(above)} losses Prodigy alone ends above all that Adam-HD reaches with the automatic β, from "
+        f"whatever α₀, in {alone_above}, and below all in {alone_below}; along a cosine in {along_above} and "
+        f"{along_below}."
+    )
+
+
+def estimates(models: Mapping[str, Sequence[Record]]) -> str:
+    """Say for each model which alpha Prodigy found, and from where it stayed where it began.
 
     Args:
         models: records by a model's name.
@@ -229,26 +282,22 @@ def beside_prodigy(models: Mapping[str, Sequence[Record]]) -> str:
     for model, family, data in _settings(models):
         if PRODIGY not in _ways(data):
             continue
-
-        def losses(way: str, told: Callable[[pd.Series], str], data=data, family=family) -> str:
-            train, valid = (told(_of(data, family, way, quantity)) for quantity in LOSSES)
-            return f"{train} and {valid}"
-
-        default = lambda ends: _loss(ends[FIRST_ESTIMATE])  # noqa: E731
-        best = lambda ends: significant(ends.min())  # noqa: E731
-        runs = [r for r in models[model] if (r.spec.method, r.spec.decay) == ("prodigy", "none")]
-        found = pd.Series({r.spec.key: r.epochs["alpha"].iloc[-1] for r in runs if r.spec.alpha0 == FIRST_ESTIMATE})
-        kept = {r.spec.alpha0 for r in runs if r.epochs["alpha"].iloc[-1] < KEPT * r.spec.alpha0}
-        fixed = power_of_ten(_of(data, family, "fixed", "train_loss").idxmin())
+        runs = [r for r in models[model] if _way(r) == PRODIGY]
+        ends = pd.DataFrame([(r.spec.alpha0, r.epochs["alpha"].iloc[-1]) for r in runs], columns=["first", "last"])
+        first = _smallest_start(data)
+        found = ends.loc[ends["first"] == first, "last"]
+        kept = sorted(set(ends.loc[ends["last"] < KEPT * ends["first"], "first"]))
+        best = power_of_ten(_of(data, family, "fixed", "train_loss").idxmin())
         lines.append(
-            f"- {model.capitalize()}, training and validation loss: Prodigy {losses(PRODIGY, default)} from its own "
-            f"start, and {losses(PRODIGY_COSINE, default)} along a cosine; Adam-HD with the automatic β "
-            f"{losses(AUTOMATIC, _range)} from all α₀; Adam {losses('fixed', best)} with the best fixed α, and "
-            f"{losses('cosine', best)} with the best cosine. From its own start Prodigy's α came to {_range(found)} "
-            f"in the last epoch; the best fixed one is {fixed}."
-            + (f" From d₀ = {several(sorted(kept), power_of_ten)} it stayed where it began." if kept else "")
+            f"- {model.capitalize()}: from d₀ = {power_of_ten(first)} its α came to {_range(found)} in the "
+            f"last epoch; the best fixed one is {best}."
+            + (f" From d₀ = {several(kept, power_of_ten)} it stayed where it began." if kept else "")
         )
     return "\n".join(lines)
+
+
+def _smallest_start(data: pd.DataFrame) -> float:
+    return data.loc[data["way"] == PRODIGY, "alpha0"].min()
 
 
 def _ways(data: pd.DataFrame) -> list[str]:

@@ -294,10 +294,10 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
 
 
 def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
-    """Say where each method ends with an automatic beta, beside its baseline, and with the experiment's beta.
+    """Say where each method ends with an automatic beta, beside its baseline, with the experiment's beta, and Prodigy.
 
     Args:
-        records: runs with an automatic beta and their baselines, from several alpha_0.
+        records: runs with an automatic beta and their baselines, from several alpha_0, and Prodigy's.
         fixed: runs of the experiment.
     """
     lines = []
@@ -311,6 +311,9 @@ def automatic(records: Sequence[Record], fixed: Sequence[Record]) -> str:
             f"{LABELS[base]} from there: {_ends(theirs)}. {_ahead(ours, theirs)} {LABELS[method]} with the "
             f"experiment's β, from {power_of_ten(known[0].spec.alpha0)} alone ({seeds_of(known)}): {_ends(known)}."
         )
+    if other := [r for r in records if r.spec.method == "prodigy"]:
+        plain, cosine = ([r for r in other if r.spec.decay == decay] for decay in ("none", "cosine"))
+        lines.append(f"- Prodigy ({seeds_of(plain)}): {_ends(plain)}; along a cosine: {_ends(cosine)}.")
     lost = sum(r.outcome == "diverged" for r in records if r.spec.method in BASELINE)
     ran = sum(r.spec.method in BASELINE for r in records)
     return "\n".join(lines) + f"\n\nOf {counted(ran, 'run')} with an automatic β, {lost or 'none'} diverged."

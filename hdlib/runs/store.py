@@ -246,7 +246,7 @@ def _parquet(table: pa.Table) -> bytes:
         table,
         sink,
         compression="zstd",
-        compression_level=9,
+        compression_level=19,
         use_dictionary=texts,
         use_byte_stream_split=floats,
     )

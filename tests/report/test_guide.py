@@ -17,6 +17,8 @@ from hdlib.runs import Store, branch, experiments
 from hdlib.runs.critical import boundaries, measured_boundaries
 
 ROOT = Path(__file__).parents[2]
+NARROW = dict(model="vgg", variant="authors", norm_start="ones", width_factor=0.125, train_images=10_000, epochs=20,
+              precision="float32")  # fmt: skip
 METHODS = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
 
 
@@ -46,6 +48,11 @@ def over_best_fixed(records, quantity, method, **fields):
     losses = last_losses(records, quantity, **fields)
     best = min(loss for (name, _, _), loss in losses.items() if name == METHODS[method])
     return {a: loss / best - 1 for (name, auto, a), loss in losses.items() if name == method and auto}
+
+
+def automatic_ends(losses, method):
+    """Return a method's losses with the automatic beta, by alpha_0."""
+    return {alpha0: loss for (name, auto, alpha0), loss in losses.items() if name == method and auto}
 
 
 @pytest.mark.parametrize("method", ["sgd_hd", "adam_hd"])
@@ -84,12 +91,30 @@ def test_adam_hd_is_recommended_for_what_it_did(guide, records):
 
 def test_on_vgg_the_recommendation_was_the_other_way_round(guide, records):
     assert "`SGDHD` with Nesterov momentum ended lower than `AdamHD` from all three `lr`" in guide
-    for quantity in ("train_loss", "valid_loss"):
-        losses = last_losses(records, quantity, model="vgg", rule="auto", epochs=20, train_images=10_000)
-        sgdn, adam = (
-            {a: loss for (name, _, a), loss in losses.items() if name == method} for method in ("sgdn_hd", "adam_hd")
-        )
-        assert len(adam) == 3 and all(sgdn[alpha0] < adam[alpha0] for alpha0 in adam)
+    losses = last_losses(records, "train_loss", **NARROW)
+    sgdn, adam = automatic_ends(losses, "sgdn_hd"), automatic_ends(losses, "adam_hd")
+    assert len(adam) == 3 and all(sgdn[alpha0] < adam[alpha0] for alpha0 in adam)
+
+
+@pytest.mark.parametrize("quantity", ["train_loss", "valid_loss"])
+def test_what_auto_did_beside_prodigy(guide, records, quantity):
+    """Its mean loss from its own start, alone and along a cosine, and all that Adam-HD with "auto" reached."""
+    papers = [dict(model="logreg", task="mnist", epochs=50), dict(model="mlp", task="mnist", width=1000, epochs=10)]
+    ends = {}
+    for where in (*papers, NARROW):
+        for decay in ("none", "cosine"):
+            prodigy = last_losses(records, quantity, decay=decay, **where)["prodigy", False, 1e-6]
+            ends[where["model"], decay] = prodigy
+        ends[where["model"], "auto"] = automatic_ends(last_losses(records, quantity, decay="none", **where), "adam_hd")
+    assert "a lower validation loss on logistic regression and the perceptron, whatever the `lr`; along" in guide
+    for model in ("logreg", "mlp"):
+        if quantity == "valid_loss":
+            assert max(ends[model, "auto"].values()) < ends[model, "none"]
+        else:
+            assert "along a cosine Prodigy trained further than it on both" in guide
+            assert ends[model, "cosine"] < min(ends[model, "auto"].values())
+    assert "On the narrow VGG Prodigy alone ended lower than `AdamHD`, in both losses." in guide
+    assert ends["vgg", "none"] < min(ends["vgg", "auto"].values())
 
 
 @pytest.mark.parametrize(

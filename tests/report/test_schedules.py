@@ -14,6 +14,7 @@ from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 RATES = (0.1, 0.001)
 # training losses from these alpha_0; validation losses are twice as high
 BOTH = ("auto", "cosine")
+MADE = dict(device="a processor (2 cores)", data="MNIST")
 LOSSES = {"none": (0.2, 0.9), "cosine": (0.1, 0.8), 1e-4: (0.3, 0.31), "auto": (0.22, 0.215), BOTH: (0.12, 0.25)}
 
 
@@ -26,8 +27,7 @@ def record(family, way, rate, loss, seed=0):
     rows = [[0, 0, 2.3, rate, 2.3, 0.1], [1, 469, loss, rate, 2 * loss, 0.9]]
     epochs = pd.DataFrame(rows, columns=EPOCH_COLUMNS)
     outcome = "finished" if loss < float("inf") else "diverged"
-    made = dict(device="a processor (2 cores)", data="MNIST")
-    return Record(spec, outcome, 469, epochs, pd.DataFrame(columns=TRACE_COLUMNS), made)
+    return Record(spec, outcome, 469, epochs, pd.DataFrame(columns=TRACE_COLUMNS), MADE)
 
 
 @pytest.fixture
@@ -125,6 +125,63 @@ def test_what_counts_as_near_is_near_the_lowest_of_the_family(records):
     alike = [replace(r, epochs=r.epochs.assign(train_loss=0.2)) if r.spec.rule == "auto" else r for r in records]
     note = schedules.table({"logistic regression": alike}).note
     assert "With the automatic β SGD-HD from α₀ = 10⁻¹ and 10⁻³ ends at the same losses" in note
+
+
+def with_prodigy(records, ends, found=2e-3):
+    """Return the records beside those of Prodigy: training losses by d_0, of a cosine a tenth less."""
+    beside = []
+    for first, loss in ends.items():
+        for decay, factor in (("none", 1.0), ("cosine", 0.9)):
+            spec = RunSpec(model="logreg", method="prodigy", alpha0=first, decay=decay, epochs=1)
+            rows = [[0, 0, 2.3, first, 2.3, 0.1], [1, 469, factor * loss, max(first, found), 2 * factor * loss, 0.9]]
+            epochs = pd.DataFrame(rows, columns=EPOCH_COLUMNS)
+            beside.append(Record(spec, "finished", 469, epochs, pd.DataFrame(columns=TRACE_COLUMNS), MADE))
+    return records + beside
+
+
+def test_prodigy_from_its_own_start_stands_beside_what_adam_reaches(records):
+    models = {"logistic regression": with_prodigy(records, {1e-6: 0.15, 1e-3: 0.16, 1e-1: 0.7})}
+    table = schedules.beside_prodigy(models).data.set_index("learning rate")
+    assert table["training loss"].to_dict() == {
+        "Adam, fixed α, best α₀": "0.200",
+        "Adam, cosine, best α₀": "0.100",
+        "Adam-HD, automatic β, best α₀": "0.215",
+        "Adam-HD, automatic β, worst α₀": "0.220",
+        "Prodigy, d₀ = 10⁻⁶": "0.150",
+        "Prodigy, cosine, d₀ = 10⁻⁶": "0.135",
+    }
+    assert table["validation loss"].tolist() == ["0.400", "0.200", "0.430", "0.440", "0.300", "0.270"]
+    assert schedules.estimates(models) == (
+        "- Logistic regression: from d₀ = 10⁻⁶ its α came to 0.00200 in the last epoch; the best fixed one is 10⁻¹. "
+        "From d₀ = 10⁻¹ it stayed where it began."
+    )
+    assert schedules.prodigy_in_short(models) == (
+        "Of these 2 losses Prodigy alone ends above all that Adam-HD reaches with the automatic β, from whatever α₀, "
+        "in none, and below all in 2; along a cosine in none and 2."
+    )
+    between = {"one": with_prodigy(records, {1e-6: 0.2345})}  # a cosine's is a tenth lower, and below 0.215
+    assert schedules.prodigy_in_short(between).endswith("in 2, and below all in none; along a cosine in none and 2.")
+    assert schedules.beside_prodigy({"one": records}).data.empty and schedules.estimates({"one": records}) == ""
+
+
+def test_prodigy_is_of_adams_family_in_tables_and_figures(records):
+    runs = with_prodigy(records, {1e-6: 0.15, 1e-3: 0.09})
+    table = schedules.table({"logistic regression": runs}).data.set_index(["family", "learning rate"])
+    assert table.loc[("Adam", "Prodigy"), ["training loss, best α₀", "worst α₀", "near"]].tolist() == [
+        "0.0900", "0.150", "0 of 2"]  # fmt: skip
+    assert table.loc[("Adam", "Prodigy, cosine"), "near"] == "1 of 2" and ("SGD", "Prodigy") not in table.index
+    figure = schedules.figure(runs, "schedules").draw(LIGHT)
+    sgd, adam, *below = figure.axes
+    assert [axis.get_xlabel() for axis in below] == [
+        "initial learning rate α₀",
+        "initial learning rate α₀, Prodigy's d₀",
+    ]
+    lines = {line.get_label(): line for line in adam.lines}
+    assert lines["Prodigy"].get_xdata().tolist() == [1e-6, 1e-3]
+    assert lines["Prodigy"].get_ydata().tolist() == pytest.approx([0.15, 0.09])
+    assert lines["Prodigy, cosine"].get_ydata().tolist() == pytest.approx([0.135, 0.081])
+    assert not any("Prodigy" in line.get_label() for line in sgd.lines)
+    plt.close("all")
 
 
 def test_a_divergence_is_told_and_drawn(records):

@@ -382,7 +382,16 @@ def test_an_automatic_beta_is_set_beside_the_baseline_and_the_experiments_beta()
     first = said.splitlines()[0]
     assert "from α₀ = 10⁻¹ and 10⁻⁵ (one seed): training loss 0.500 to 0.600, accuracy 80.0 %." in first
     assert "SGD from there: training loss 1.50" in first and "from 10⁻³ alone (one seed): training loss 0.800" in first
-    assert "Of 6 runs with an automatic β, none diverged." in said
+    assert "Of 6 runs with an automatic β, none diverged." in said and "Prodigy" not in said
+    beside = [
+        record("prodigy", loss, alpha0=1e-6, decay=decay, seed=seed)
+        for decay, loss in (("none", 1.2), ("cosine", 1.1))
+        for seed in range(2)
+    ]
+    assert vgg.automatic(found + beside, fixed) == said.replace(
+        "\n\nOf", "\n- Prodigy (2 seeds): training loss 1.20, accuracy 80.0 %; along a cosine: training loss 1.10, "
+        "accuracy 80.0 %.\n\nOf"
+    )  # fmt: skip
     lost = [replace(r, outcome="diverged") if r.spec.rule == "auto" else r for r in found]
     assert "all diverged" in vgg.automatic(lost, fixed) and "6 diverged." in vgg.automatic(lost, fixed)
 
