@@ -161,6 +161,8 @@ def test_prodigy_from_its_own_start_stands_beside_what_adam_reaches(records):
     )
     between = {"one": with_prodigy(records, {1e-6: 0.2345})}  # a cosine's is a tenth lower, and below 0.215
     assert schedules.prodigy_in_short(between).endswith("in 2, and below all in none; along a cosine in none and 2.")
+    within = {"one": with_prodigy(records, {1e-6: 0.2175})}
+    assert "in none, and below all in none; along" in schedules.prodigy_in_short(within)
     assert schedules.beside_prodigy({"one": records}).data.empty and schedules.estimates({"one": records}) == ""
 
 
