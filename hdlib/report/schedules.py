@@ -226,9 +226,7 @@ def beside_prodigy(models: Mapping[str, Sequence[Record]]) -> Table:
         models: records by a model's name.
     """
     rows = []
-    for model, family, data in _settings(models):
-        if PRODIGY not in _ways(data):
-            continue
+    for model, family, data in _settings(models, PRODIGY):
         fixed, cosine, automatic, *ours = (
             {quantity: _of(data, family, way, quantity) for quantity in LOSSES}
             for way in ("fixed", "cosine", AUTOMATIC, PRODIGY, PRODIGY_COSINE)
@@ -258,8 +256,8 @@ def prodigy_in_short(models: Mapping[str, Sequence[Record]]) -> str:
     told = []
     for way in (PRODIGY, PRODIGY_COSINE):
         above, below = [], []
-        for _, family, data in _settings(models):
-            for quantity in LOSSES if way in _ways(data) else ():
+        for _, family, data in _settings(models, way):
+            for quantity in LOSSES:
                 end = _of(data, family, way, quantity)[_smallest_start(data)]
                 automatic = _of(data, family, AUTOMATIC, quantity)
                 above.append(end > automatic.max())
@@ -280,9 +278,7 @@ def estimates(models: Mapping[str, Sequence[Record]]) -> str:
         models: records by a model's name.
     """
     lines = []
-    for model, family, data in _settings(models):
-        if PRODIGY not in _ways(data):
-            continue
+    for model, family, data in _settings(models, PRODIGY):
         runs = [r for r in models[model] if _way(r) == PRODIGY]
         ends = pd.DataFrame([(r.spec.alpha0, r.epochs["alpha"].iloc[-1]) for r in runs], columns=["first", "last"])
         first = _smallest_start(data)
@@ -306,11 +302,16 @@ def _ways(data: pd.DataFrame) -> list[str]:
     return [way for way in WAYS if (data["way"] == way).any()]
 
 
-def _settings(models: Mapping[str, Sequence[Record]]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield each model's name with each family and the rows of `ends` that are the family's."""
+def _settings(
+    models: Mapping[str, Sequence[Record]], way: str | None = None
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield each model's name with each family, or those run in a way, and the rows of `ends` that are the family's."""
     for model, records in models.items():
         data = ends(records)
-        yield from ((model, family, data[data["family"] == family]) for family in FAMILIES)
+        for family in FAMILIES:
+            own = data[data["family"] == family]
+            if way is None or way in _ways(own):
+                yield model, family, own
 
 
 def _way(record: Record) -> str:
