@@ -53,20 +53,22 @@ def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
     The caption is told what lines, bands and crosses are.
     """
     data = ends(records)
+    families = _families(data)
 
     def draw(theme: Theme) -> plt.Figure:
-        figure, axes = plt.subplots(2, len(FAMILIES), figsize=(9, 6.4), sharex=True, sharey="row")
+        width = 9 if len(families) > 1 else 6
+        figure, axes = plt.subplots(2, len(families), figsize=(width, 6.4), sharex=True, sharey="row", squeeze=False)
         for row, quantity in zip(axes, LOSSES, strict=True):
-            for axis, family in zip(row, FAMILIES, strict=True):
+            for axis, family in zip(row, families, strict=True):
                 own = data[(data["family"] == family) & (data["quantity"] == quantity)]
                 for way in _ways(own):
                     _line(axis, own[(own["way"] == way)], way, _style(theme, family, way))
                 axis.set(xscale="log")
                 log_y(axis)
             row[0].set_ylabel(QUANTITIES[quantity])
-        for axis, family in zip(axes[0], FAMILIES, strict=True):
+        for axis, family in zip(axes[0], families, strict=True):
             axis.set_title(LABELS[family])
-        for axis, family in zip(axes[1], FAMILIES, strict=True):
+        for axis, family in zip(axes[1], families, strict=True):
             prodigy = PRODIGY in _ways(data[data["family"] == family])
             axis.set_xlabel("initial learning rate α₀" + (", Prodigy's d₀" if prodigy else ""))
             axis.legend(*axis.get_legend_handles_labels(), loc="best")
@@ -115,7 +117,7 @@ def _coinciding(records: Sequence[Record]) -> str:
 def sentences(records: Sequence[Record]) -> str:
     """Say for each family how an adapting learning rate ends beside the best cosine and the best fixed one."""
     data, lines = ends(records), []
-    for family in FAMILIES:
+    for family in _families(data):
         own = {way: _of(data, family, way, "train_loss") for way in _ways(data)}
         best = {way: power_of_ten(own[way].idxmin()) for way in ("fixed", "cosine")}
         automatic, same, both = own[AUTOMATIC], own["cosine"], own[TOGETHER]
@@ -123,8 +125,8 @@ def sentences(records: Sequence[Record]) -> str:
             f"- {LABELS[family]}, training loss: {significant(same.min())} with the best cosine, from α₀ = "
             f"{best['cosine']}; {significant(own['fixed'].min())} with the best fixed α, {best['fixed']}; "
             f"{_range(automatic)} from all α₀ with the automatic β, which is below the cosine from the same α₀ in "
-            f"{(automatic < same).sum()} of {len(same)} cases; {_range(both)} from all α₀ with both; "
-            f"{_range(own[GIVEN])} with the given β."
+            f"{(automatic < same).sum()} of {len(same)} cases; {_range(both)} from all α₀ with both"
+            + (f"; {_range(own[GIVEN])} with the given β." if GIVEN in own else ".")
             + (" A cosine from a larger α₀ than was tried may end lower." if same.idxmin() == same.index.max() else "")
         )
     return "\n".join(lines)
@@ -297,6 +299,11 @@ def _smallest_start(data: pd.DataFrame) -> float:
     return data.loc[data["way"] == PRODIGY, "alpha0"].min()
 
 
+def _families(data: pd.DataFrame) -> list[str]:
+    """Return those of FAMILIES that rows of `ends` are of."""
+    return [family for family in FAMILIES if (data["family"] == family).any()]
+
+
 def _ways(data: pd.DataFrame) -> list[str]:
     """Return those of WAYS that rows of `ends` are of."""
     return [way for way in WAYS if (data["way"] == way).any()]
@@ -308,7 +315,7 @@ def _settings(
     """Yield each model's name with each family, or those run in a way, and the rows of `ends` that are the family's."""
     for model, records in models.items():
         data = ends(records)
-        for family in FAMILIES:
+        for family in _families(data):
             own = data[data["family"] == family]
             if way is None or way in _ways(own):
                 yield model, family, own

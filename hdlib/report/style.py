@@ -39,7 +39,7 @@ LABELS = {
     "adam_hd": "Adam-HD",
     "prodigy": "Prodigy",
 }
-MODELS = {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG"}
+MODELS = {"logreg": "logistic regression", "mlp": "the perceptron", "vgg": "VGG", "vit": "the vision transformer"}
 QUANTITIES = {
     "train_loss": "training loss",
     "valid_loss": "validation loss",

@@ -23,10 +23,12 @@ BASELINE = {"sgd_hd": "sgd", "sgdn_hd": "sgdn", "adam_hd": "adam"}
 PAPER_FIELDS = frozenset(("task", "model", "method", "alpha0", "beta", "rule", "decay", "epochs", "seed"))
 RECORDING_FIELDS = frozenset(("early", "validate_every"))
 VGG_FIELDS = ("variant", "norm_start", "width_factor", "train_images")
+IMAGE_MODELS = ("vgg", "vit")  # which see images with their height and width, and are trained on CIFAR-10
 
 # Fields that only some runs have, by which field and values: of others they would make one run two, with two keys.
 ONLY_OF = {
     **dict.fromkeys(VGG_FIELDS, ("model", ("vgg",))),
+    "train_images": ("model", IMAGE_MODELS),
     **dict.fromkeys(("width", "depth"), ("model", ("mlp",))),
     "input_scale": ("model", ("logreg", "mlp")),
     "momentum": ("method", ("sgdn", "sgdn_hd")),
@@ -54,7 +56,7 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Literal["mnist", "digits", "cifar10"] = Field("mnist", description="data set")
-    model: Literal["logreg", "mlp", "vgg"] = Field("logreg", description="model")
+    model: Literal["logreg", "mlp", "vgg", "vit"] = Field("logreg", description="model")
     width: int = Field(1000, ge=1, description="units of a hidden layer of the MLP")
     depth: int = Field(2, ge=1, description="hidden layers of the MLP")
     method: Method = Field(description="optimiser")
@@ -158,9 +160,10 @@ class RunSpec(BaseModel):
         control.check_start(self.alpha0, "alpha0")
         if self.target_of != "minibatch" and self.target_loss is None:
             raise ValueError(f"target_of is {self.target_of!r} but there is no target_loss: give one.")
-        if (self.model == "vgg") != (self.task == "cifar10"):
+        if (self.model in IMAGE_MODELS) != (self.task == "cifar10"):
             raise ValueError(
-                f"model is {self.model!r} with task {self.task!r}: vgg goes with cifar10, and only with it."
+                f"model is {self.model!r} with task {self.task!r}: {' and '.join(IMAGE_MODELS)} go with cifar10, and "
+                "only with it."
             )
         examples = self.train_images or SIZES[self.task][0]
         if self.batch_size > examples:
@@ -169,8 +172,9 @@ class RunSpec(BaseModel):
             raise ValueError(
                 f"norm_start is {self.norm_start!r} but variant 'paper' has no batch normalisation: leave it out."
             )
-        if self.model != "vgg" and self.precision in ("tf32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r} but the model is {self.model}: it is for vgg.")
+        if self.model not in IMAGE_MODELS and self.precision in ("tf32", "bf16"):
+            those = " and ".join(IMAGE_MODELS)
+            raise ValueError(f"precision is {self.precision!r} but the model is {self.model}: it is for {those}.")
         for name, (kind, those) in ONLY_OF.items():
             value, has = getattr(self, name), getattr(self, kind)
             if has not in those and value != type(self).model_fields[name].default:

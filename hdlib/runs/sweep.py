@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from hdlib.runs.checkpoint import Checkpoints
 from hdlib.runs.record import Record
-from hdlib.runs.spec import RunSpec, SpecError
+from hdlib.runs.spec import IMAGE_MODELS, RunSpec, SpecError
 from hdlib.runs.stack import bytes_per_run, can_compile, layer_sizes, stack_key, stackable, train_stack
 from hdlib.runs.store import Store
 from hdlib.runs.train import require_precision, train_each
@@ -37,8 +37,8 @@ CACHE_BYTES = 50_000_000  # of a stack on a CPU, whatever memory is free
 COMPILE_FROM = {"cpu": 4e9, "cuda": 1e12}  # weights that a process moves in all, from which compiling pays
 BESIDE = 3  # runs of VGG side by side on a GPU: more gain little, and are all unfinished where they are stopped
 BESIDE_KEY = ("task", "model", "variant", "width_factor", "train_images", "batch_size", "precision", "epochs")
-VGG_BYTES = 3e9  # that a run of VGG takes on a GPU, with minibatches of 128
-VGG_PRODUCTS = 3.1e8  # of weights and activations, in an image's way through VGG-16
+IMAGE_BYTES = 3e9  # that a run of VGG takes on a GPU, with minibatches of 128; a vision transformer takes less
+PRODUCTS = {"vgg": 3.1e8, "vit": 2.4e6}  # of weights and activations, in an image's way through the network
 PROCESSES_FROM = 4e8  # weights that are moved in all, from which starting processes pays
 TERMINAL = "HDLIB_TERMINAL"  # environment variable: where kernels tell their progress, or empty for nowhere
 TELL_EVERY = 60.0  # seconds between lines of progress, where there is no terminal for a bar
@@ -473,14 +473,14 @@ def _iterations(spec: RunSpec) -> int:
 
 def _bytes(spec: RunSpec) -> int:
     """Return about how much memory a run takes beside others."""
-    if spec.model == "vgg":
-        return round(VGG_BYTES * spec.batch_size / 128)
+    if spec.model in IMAGE_MODELS:
+        return round(IMAGE_BYTES * spec.batch_size / 128)
     return bytes_per_run(spec, *SIZES[spec.task][1:])
 
 
 def _work(spec: RunSpec) -> int:
-    """Return how many weights a run moves in all its iterations; a VGG's count wherever in an image they are used."""
-    if spec.model == "vgg":
-        return round(_iterations(spec) * VGG_PRODUCTS * spec.width_factor**2)
+    """Return how many weights a run moves in all its iterations; on images they count wherever they are used."""
+    if spec.model in IMAGE_MODELS:
+        return round(_iterations(spec) * PRODUCTS[spec.model] * spec.width_factor**2)
     _, features, classes = SIZES[spec.task]
     return _iterations(spec) * sum(out * fan_in for out, fan_in in layer_sizes(spec, features, classes))

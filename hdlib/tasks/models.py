@@ -21,16 +21,18 @@ def build_model(
     norm_start: str = "ones",
     dtype=torch.float32,
 ) -> nn.Module:
-    """Return logistic regression (one linear layer), an MLP of `depth` hidden ReLU layers of `width` units, or VGG-16.
+    """Return logistic regression (one linear layer), an MLP of `depth` hidden ReLU layers of `width` units, VGG or ViT.
 
     Weights are torch's default for linear layers (uniform in +-1/sqrt(fan in)), drawn on the CPU in float32, so
-    that one seed gives one start on every device and in every precision; see `vgg16` for VGG's. Input: [batch,
-    features], or images, [batch, 3, 32, 32]; output: logits, [batch, classes].
+    that one seed gives one start on every device and in every precision; see `vgg16` and `vision_transformer` for
+    theirs. Input: [batch, features], or images, [batch, 3, 32, 32]; output: logits, [batch, classes].
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if model == "vgg":
             return vgg16(classes, variant, width_factor, norm_start).to(dtype)
+        if model == "vit":
+            return vision_transformer(classes).to(dtype)
         sizes = [features, *([width] * depth if model == "mlp" else []), classes]
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise(sizes):
@@ -84,6 +86,20 @@ def vgg16(classes: int, variant: str = "authors", width_factor: float = 1.0, nor
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 nn.init.uniform_(layer.weight)
     return model.to(memory_format=torch.channels_last)
+
+
+def vision_transformer(classes: int) -> nn.Module:
+    """Return a small vision transformer (Dosovitskiy et al., ICLR 2021) for images of 32 x 32 pixels.
+
+    It sees 16 patches of 8 x 8 pixels and has 4 layers of 64 units with 4 heads and perceptrons of 128 units: some
+    148,000 parameters. The rest, and how its weights start, is torchvision's: layer normalisation before each part,
+    GELU, learnt positions, no dropout, and an output layer that starts at zero.
+    """
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(
+        image_size=32, patch_size=8, num_layers=4, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=classes
+    )
 
 
 def _with_dropout(layers: nn.Sequential) -> nn.Sequential:

@@ -82,6 +82,8 @@ def test_values_that_contradict_one_another_are_refused(fields):
         (dict(task="digits", batch_size=1501), "batch_size is 1501 but a run trains on 1500 examples: take no more."),
         (dict(momentum=0.5), "momentum is 0.5 but the method is sgd_hd: it is for sgdn and sgdn_hd."),
         (dict(model="mlp", variant="paper"), "variant is 'paper' but the model is mlp: it is for vgg."),
+        (dict(model="vit", task="cifar10", width_factor=2), "width_factor is 2.0 but the model is vit: it is for vgg."),
+        (dict(train_images=1000), "train_images is 1000 but the model is logreg: it is for vgg and vit."),
         (dict(model="vgg", task="cifar10", depth=3), "depth is 3 but the model is vgg: it is for mlp."),
         (dict(model="vgg", task="cifar10", input_scale=2), "input_scale is 2.0 but the model is vgg: it is for logreg "
          "and mlp."),
@@ -179,7 +181,7 @@ def test_an_automatic_beta_is_asked_for_as_of_the_optimisers():
 
 
 def test_a_minibatch_is_no_larger_than_the_part_of_the_images_that_a_run_has():
-    fields = dict(task="cifar10", model="vgg", method="sgd", alpha0=0.1, epochs=1, train_images=100)
+    fields = dict(task="cifar10", model="vit", method="sgd", alpha0=0.1, epochs=1, train_images=100)
     with pytest.raises(SpecError, match=r"batch_size is 128 but a run trains on 100 examples: take no more\."):
         RunSpec(**fields)
     assert RunSpec(**fields, batch_size=100).steps_per_epoch(100) == 1

@@ -1,4 +1,4 @@
-"""A VGG learns from images, the same on every repetition, and goes on from where it was stopped."""
+"""A network for images learns, the same on every repetition, and goes on from where it was stopped."""
 
 import hashlib
 import os
@@ -33,6 +33,14 @@ def test_a_narrow_vgg_learns_coloured_images(tiny_vgg):
     assert len(record.trace) == 48 and len(record.epochs) == 13
     assert record.provenance["data"].startswith("CIFAR-10, image folder")
     assert record.provenance["epoch_seconds"] > 0
+
+
+def test_a_vision_transformer_learns_them_and_repeats_itself_exactly(tiny_vgg):
+    spec = tiny_vgg.with_(model="vit", width_factor=1.0, epochs=4, beta="auto", rule="auto")
+    record = train(spec)
+    assert record.epochs["train_loss"].iloc[-1] < 0.75 * record.epochs["train_loss"].iloc[0]
+    assert record.epochs["alpha"].iloc[-1] != spec.alpha0
+    same(record, train(spec))
 
 
 @pytest.mark.parametrize("variant", ["authors", "paper", "blog"])

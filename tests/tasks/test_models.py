@@ -1,4 +1,4 @@
-"""VGG-16 in all its variants is what the paper's text, the authors' code and the blog post describe."""
+"""The models are what the paper's text, the authors' code and the blog post describe, and a vision transformer."""
 
 import pytest
 import torch
@@ -94,7 +94,20 @@ def test_a_perceptron_has_its_hidden_layers_and_logistic_regression_has_none():
         assert [m.in_features for m in layers(model, nn.Linear)] == [12, *[6] * depth]
 
 
-@pytest.mark.parametrize(("name", "fields"), [("logreg", {}), ("mlp", dict(width=6)), ("vgg", dict(width_factor=0.01))])
+def test_a_vision_transformer_sees_patches_in_their_places():
+    model = build_model("vit", 3072, 10, seed=0)
+    assert 147_000 < sum(p.numel() for p in model.parameters()) < 149_000
+    assert [len(layers(model, kind)) for kind in (nn.MultiheadAttention, nn.LayerNorm, nn.Dropout)] == [4, 9, 13]
+    assert {layer.p for layer in layers(model, nn.Dropout)} == {0}
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert (model(images) == 0).all() and model(images).shape == (2, 10)  # its output layer starts at zero
+    nn.init.normal_(layers(model, nn.Linear)[-1].weight)
+    assert not torch.allclose(model(images), model(images.roll(8, dims=3)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"), [("logreg", {}), ("mlp", dict(width=6)), ("vgg", dict(width_factor=0.01)), ("vit", {})]
+)
 def test_one_seed_gives_one_start_in_every_precision_and_leaves_the_callers_numbers_alone(name, fields):
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -104,4 +117,4 @@ def test_one_seed_gives_one_start_in_every_precision_and_leaves_the_callers_numb
     assert torch.equal(torch.rand(3), expected)
     for a, b in zip(single.parameters(), double.parameters(), strict=True):
         assert a.dtype == torch.float32 and b.dtype == torch.float64 and torch.equal(a.double(), b)
-    assert not torch.equal(next(single.parameters()), next(other.parameters()))
+    assert not all(map(torch.equal, single.parameters(), other.parameters()))
