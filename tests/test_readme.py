@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from hdlib.report import readme
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,6 +22,14 @@ def test_the_readmes_training_loop_runs():
     assert 0 < alpha < 10 and alpha != 0.01  # it has moved, and stays sensible: the data are noise
     body = code.split("import SGDHD\n")[1].strip()
     assert len(body.splitlines()) <= 10
+
+
+def test_the_readmes_figure_is_drawn_from_the_records():
+    shown, drawn = (ROOT / readme.PLACE).read_text(), readme.drawn(ROOT / "results")
+    number = re.compile(r"-?\d+\.\d+")
+    assert number.sub("", shown) == number.sub("", drawn)
+    ours, theirs = (np.array(number.findall(svg), dtype=float) for svg in (shown, drawn))
+    np.testing.assert_allclose(ours, theirs, atol=0.02)
 
 
 def test_the_sweep_from_python_runs(tmp_path):
