@@ -105,7 +105,7 @@ JOBS = [
         dict(model="mlp", epochs=50, seeds=5, sgd_beta=1e-5, adam_beta=1e-7), TINY_MNIST, least=180),
     Job("online-tuning-automatic", "online_tuning",
         dict(model="mlp", epochs=50, seeds=5, sgd_beta="auto", adam_beta="auto"), TINY_MNIST, least=180),
-    Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5), TINY_MNIST, least=180),
+    Job("tuning", "tuning", dict(model="mlp", epochs=100, seeds=5, cosine_seeds=3), TINY_MNIST, least=180),
     Job("divergence", "divergence", {}, TINY_DIVERGENCE),
     Job("critical-beta", "critical_beta", dict(points=25), TINY_CRITICAL),
     Job("figure-4-mlp", "grid_search", dict(model="mlp", cap=46_900, seeds=5, other_seeds=0), TINY_GRID),

@@ -41,6 +41,17 @@ def test_every_job_has_parameters_that_its_notebook_knows(queue):
             pages.accepted(source, job.parameters | job.tiny)
 
 
+def test_the_perceptrons_jobs_are_those_of_its_pages(queue):
+    from hdlib.report import pages
+
+    told = {page.name: page.parameters for page in pages.read_pages(ROOT)}
+    names = {f"online-tuning-{which}": f"online-tuning-mlp-{which}" for which in ("paper", "report", "implied")}
+    names |= {"online-tuning-automatic": "online-tuning-mlp-automatic", "tuning": "tuning-mlp"}
+    jobs = {job.name: job.parameters for job in queue.JOBS}
+    for job, page in names.items():
+        assert {"title": told[page]["title"]} | jobs[job] == told[page]
+
+
 def test_a_rehearsal_trains_packs_and_resumes(queue, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         queue,

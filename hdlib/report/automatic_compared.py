@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from hdlib.report import frames, guards
 from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, power_of_ten, scientific
-from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
+from hdlib.runs import BASELINE, RECORDING_FIELDS, Record
 from hdlib.runs.experiments import PAPER_RATES
 
 HD = tuple(BASELINE)
@@ -197,7 +197,7 @@ def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         spec = record.spec
-        same = spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | {"width"} and spec.decay == "none"
+        same = spec.as_in_the_paper("width") and spec.decay == "none"
         base = BASELINE.get(spec.method, spec.method)
         if same and spec.task == task and spec.alpha0 in PAPER_RATES and (spec.method not in HD or spec.rule == "auto"):
             width = spec.width if spec.model == "mlp" else 0
@@ -243,11 +243,10 @@ def _counted(
     single = guards.best_single_beta(cells).set_index("method")["beta"]
     found = {}
     for method in HD:
-        own = auto[auto["method"] == method]
+        own, stayed = frames.shared_seeds(auto[auto["method"] == method], base[base["method"] == BASELINE[method]])
         if own.empty:
             continue
-        ours = own.groupby("alpha0")["loss"].median()
-        fixed = base[base["method"] == BASELINE[method]].groupby("alpha0")["loss"].median()
+        ours, fixed = (runs.groupby("alpha0")["loss"].median() for runs in (own, stayed))
         losses = cells[cells["method"] == method].pivot(index="alpha0", columns="beta", values="loss").loc[ours.index]
         found[method] = dict(
             runs=len(own),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, scientific
 from hdlib.runs import BASELINE, RunSpec
-from hdlib.runs.critical import GROWTHS, PREDICTORS
+from hdlib.runs.critical import ALPHA0, GROWTHS, PREDICTORS
 
 CLEARLY = 0.1  # share of the runs by which a prediction has to be better
 SCALED = {column: f"{PREDICTORS[column]}, times a constant" for column in ("at_start", "largest")}
@@ -133,8 +133,8 @@ def prediction_lead(measured: pd.DataFrame) -> str:
     chosen = "One model was" if len(names) == 1 else f"{len(names)} models were"
     return (
         f"{chosen} chosen before the critical β was looked at: {'; '.join(names)}. For {methods} "
-        f"from α₀ = 0.001, {measured['iterations'].max()} iterations, that makes {len(measured)} critical β, one for "
-        f"each seed{missing}."
+        f"from α₀ = {ALPHA0:g}, {measured['iterations'].max()} iterations, that makes {len(measured)} critical β, one "
+        f"for each seed{missing}."
     )
 
 

@@ -229,8 +229,9 @@ def summary(adam: pd.DataFrame, sgd: pd.DataFrame, parameters: int, measured: pd
         text += f" Their measured limits are only {rounded(other / limit)} times apart, since SGD's κ grows on the way."
     if 0 < limit < np.inf:
         text += (
-            f" From α₀ = 0.001 training with Adam-HD fails there, within {measured['iterations'].max()} iterations, "
-            f"above a β of about {scientific(limit)}; [the phase diagram](#where-the-phase-diagram) shows other α₀."
+            f" From α₀ = {ALPHA0:g} training with Adam-HD fails there, within {measured['iterations'].max()} "
+            f"iterations, above a β of about {scientific(limit)}; [the phase diagram](#where-the-phase-diagram) shows "
+            "other α₀."
         )
     return text
 

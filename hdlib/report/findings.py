@@ -369,8 +369,8 @@ def tuning_overview(records: Sequence[Record]) -> dict[str, str]:
     found = {"runs": f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}, {_seeds(finals)}"}
     for method, base in BASELINE.items():
         for decay, name in (("none", base), ("inv_sqrt", f"{base}_decayed"), ("cosine", f"{base}_cosine")):
-            theirs = finals[(finals["method"] == base) & (finals["decay"] == decay)]
-            ours = finals[(finals["method"] == method) & finals["seed"].isin(theirs["seed"])]
+            fixed = finals[(finals["method"] == base) & (finals["decay"] == decay)]
+            ours, theirs = frames.shared_seeds(finals[finals["method"] == method], fixed)
             if len(ours):
                 for column, key in (("train_loss", name), ("valid_loss", f"{name}_valid")):
                     found[key] = " → ".join(_loss(runs[column].mean()) for runs in (theirs, ours))

@@ -64,6 +64,11 @@ def outcomes(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def shared_seeds(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return of two tables with a `seed` the rows whose seeds both have, so that what is compared met the same data."""
+    return ours[ours["seed"].isin(theirs["seed"])], theirs[theirs["seed"].isin(ours["seed"])]
+
+
 def across_seeds(frame: pd.DataFrame, x: str, values: Sequence[str]) -> pd.DataFrame:
     """Return median, lowest and highest value over seeds, long: a row per configuration, x and quantity."""
     keys = [column for column in SPEC_COLUMNS if column != "seed"]

@@ -27,7 +27,6 @@ from hdlib.runs import BASELINE, Record, steps_per_epoch
 CELL = ["method", "decay", "alpha0", "beta"]
 PAPERS_BASELINE = {"sgd_hd": ("sgd", "none"), "sgdn_hd": ("sgdn", "none"), "adam_hd": ("adam", "inv_sqrt")}
 PLAIN_BASELINE = {method: (baseline, "none") for method, baseline in BASELINE.items()}
-PAPERS_CAP = 468_750  # iterations after which the paper gave a run up
 MARKS = {"above": "▲", "below": "▼"}
 CRITERIA = {
     "minibatch": "one minibatch",
@@ -71,9 +70,9 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def printed(records: Sequence[Record]) -> bool:
-    """Say whether the paper prints numbers for these runs: it does for logistic regression and a minibatch's 0.29."""
+    """Say whether the paper prints numbers for these runs: it does for logistic regression and a minibatch's loss."""
     spec = records[0].spec
-    return (spec.task, spec.model, spec.target_of, spec.target_loss) == ("mnist", "logreg", "minibatch", 0.29)
+    return (spec.task, spec.model, spec.target_of, spec.target_loss) == ("mnist", "logreg", "minibatch", paper.TARGET)
 
 
 def opening(records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -> str:
@@ -84,7 +83,7 @@ def opening(records: Sequence[Record], others: Mapping[str, Sequence[Record]]) -
     """
     spec, seeds, cap = records[0].spec, counted(frames.seeds(records)[1], "seed"), _cap(records)
     if not printed(records):
-        told = "The paper prints numbers for a minibatch's loss of 0.29 on MNIST, and none for these runs."
+        told = f"The paper prints numbers for a minibatch's loss of {paper.TARGET} on MNIST, and none for these runs."
         if spec.model == "mlp":
             told = (
                 "The paper says that what its Figure 4 finds for logistic regression holds for other models, too, and "
@@ -263,7 +262,7 @@ def beside_the_paper(records: Sequence[Record]) -> str:
         )
     alone = table[np.isfinite(table["paper"]) != np.isfinite(table["median"])]
     if len(alone):
-        bound = (cap / alone["paper"]).where(np.isfinite(alone["paper"]), PAPERS_CAP / alone["median"]).max()
+        bound = (cap / alone["paper"]).where(np.isfinite(alone["paper"]), paper.CAP / alone["median"]).max()
         which = "one of the two" if len(close) else "the paper's number or ours"
         text += f" In {len(alone)} cell{'s' if len(alone) > 1 else ''} only {which} "
         text += f"is finite; the largest factor there is more than {_down(bound)}." if bound > 1 else "is finite."
@@ -636,7 +635,7 @@ def full_table(records: Sequence[Record]) -> Table:
             if lost:
                 shown["seeds that diverged"] = f"{row.lost} of {row.seeds}"
         if printed(records):
-            shown["paper"] = "" if np.isnan(row.paper) else _count(row.paper, PAPERS_CAP)
+            shown["paper"] = "" if np.isnan(row.paper) else _count(row.paper, paper.CAP)
             shown["paper's place"] = _place(row, cap)
         rows.append(shown)
     return Table(pd.DataFrame(rows), frames.note(records))
@@ -761,8 +760,8 @@ def _place(row, cap: int) -> str:
     if row.paper < row.low and (row.paper <= cap or not given_up):
         return "below"
     if row.paper > row.high:
-        return "above" if row.high <= PAPERS_CAP else "not decided"
-    neither = np.isinf(row.paper) and cap >= PAPERS_CAP
+        return "above" if row.high <= paper.CAP else "not decided"
+    neither = np.isinf(row.paper) and cap >= paper.CAP
     return "not decided" if np.isinf(row.low) and given_up and not neither else "within"
 
 

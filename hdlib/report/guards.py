@@ -13,7 +13,7 @@ from hdlib.optim.control import BETAS
 from hdlib.report import frames
 from hdlib.report.performance import read
 from hdlib.report.style import LABELS, LARGE, Figure, Table, Theme, between, counted, power_of_ten, scientific
-from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
+from hdlib.runs import BASELINE, Record
 from hdlib.runs.experiments import BETAS_TRIED, GUARDS, PAPER_RATES
 
 HD = tuple(BASELINE)
@@ -228,7 +228,7 @@ def settings(comparisons: Comparisons, recorded: Sequence[Record] = ()) -> str:
     missing = f"; the paper's β, {default:g}, was not tried" if default not in betas else ""
     rates: dict[tuple, set[float]] = {}
     for spec in (r.spec for r in recorded if r.spec.rule == MULTIPLICATIVE and r.spec.epochs > 1):
-        if spec.beta == default and spec.changed <= PAPER_FIELDS | RECORDING_FIELDS:
+        if spec.beta == default and spec.as_in_the_paper():
             rates.setdefault((spec.model, spec.epochs, spec.method), set()).add(spec.alpha0)
     if missing and rates:
         missing += f" here: [online tuning](online-tuning) has it, from {counted(max(map(len, rates.values())), 'α₀')} "

@@ -11,16 +11,11 @@ import pandas as pd
 from hdlib.optim.control import OPTIONS, Control
 from hdlib.report import frames, paper, vgg
 from hdlib.report.style import Table, counted, fraction
-from hdlib.runs import BASELINE, PAPER_FIELDS, RECORDING_FIELDS, Record
+from hdlib.runs import BASELINE, Record
 from hdlib.runs.experiments import GUARDS, PAPER_RATES
 
 TUNING_EPOCHS = paper.tuning_epochs("mlp")
 SEEDS = 3  # from which on an interval says something
-
-
-def on_gpu(records: Sequence[Record]) -> bool:
-    """Say whether any run was made on a GPU."""
-    return any(not record.provenance["device"].endswith("cores)") for record in records)
 
 
 def sentences(records: Sequence[Record]) -> str:
@@ -30,12 +25,13 @@ def sentences(records: Sequence[Record]) -> str:
         records: all that there are.
     """
     mlp = _paper_mlp(records)
+    papers = [r for r in mlp if r.spec.as_in_the_paper()]
     return "\n".join(
         f"- {said}"
         for said in (
             *_vgg(_vgg_runs(records)),
-            *_online_tuning([r for r in mlp if _of_the_paper(r)]),
-            *_tuning([r for r in mlp if _of_the_paper(r)]),
+            *_online_tuning(papers),
+            *_tuning(papers),
             *_grid_search([r for r in mlp if r.spec.target_loss is not None]),
             guards(records),
             *_on_gpu(records),
@@ -63,9 +59,10 @@ def vgg_scales(records: Sequence[Record]) -> Table:
 
 
 def _on_gpu(records: Sequence[Record]) -> list[str]:
-    if on_gpu([record for record in records if "stack" in record.provenance]):
+    trained = [record for record in records if record.on_gpu]
+    if any("stack" in record.provenance for record in trained):
         return []
-    what = "Anything but VGG" if on_gpu(records) else "Anything"
+    what = "Anything but VGG" if trained else "Anything"
     return [f"{what} on a GPU: every record says its device."]
 
 
@@ -133,12 +130,6 @@ def guards(records: Sequence[Record]) -> str:
 
 def _paper_mlp(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if (r.spec.task, r.spec.model, r.spec.width, r.spec.depth) == ("mnist", "mlp", 1000, 2)]
-
-
-def _of_the_paper(record: Record) -> bool:
-    """Say whether a run differs from the defaults only in what the paper's own runs differ in."""
-    spec = record.spec
-    return spec.max_iterations is None and spec.decay != "cosine" and spec.changed <= PAPER_FIELDS | RECORDING_FIELDS
 
 
 def _options(guard: dict[str, Any]) -> tuple:

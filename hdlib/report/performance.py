@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from hdlib.report import paper
 from hdlib.report.style import LABELS, Figure, Table, Theme, fraction, several, significant
 from hdlib.runs import Record
 from hdlib.runs.history import CHUNK
@@ -150,7 +151,7 @@ def figure4(store: str) -> str:
     f = r["figure4"]
     minutes = f["seconds"] / 60
     text = (
-        f"{f['seeds']} seeds of the whole grid search, 132 runs each with a cap of 468,750 iterations, "
+        f"{f['seeds']} seeds of the whole grid search, 132 runs each with a cap of {paper.CAP:,} iterations, "
         f"{f['model_iterations'] / 1e6:.1f} million model-iterations in all, took {significant(minutes, 2)} minutes "
         f"from nothing on {r['processes']} cores"
     )
@@ -177,7 +178,7 @@ def on_gpu(records: Sequence[Record], store: str) -> str:
     told = []
     runs = [r for r in records if r.spec.model == "mlp" and (r.spec.width, r.spec.depth) == (1000, 2)]
     measured = read(store, "stacked_training")
-    for device in sorted({r.provenance["device"] for r in runs if not r.provenance["device"].endswith("cores)")}):
+    for device in sorted({r.provenance["device"] for r in runs if r.on_gpu}):
         own = [r for r in runs if r.provenance["device"] == device]
         rate = sum(r.iterations for r in own) / sum(r.provenance["seconds"] for r in own)
         times = ""

@@ -58,7 +58,7 @@ def sentences(rings: pd.DataFrame) -> str:
     step = (rings["rings"] / rings["before"]).max()
     if not np.isfinite(step):
         return "On these grids no β at which α turns negative has a smaller one before it."
-    lines = [f"From the α₀ nearest to 0.001; one step of the grid is a factor of {scientific(step)}.", ""]
+    lines = [f"From the α₀ nearest to {ALPHA0:g}; one step of the grid is a factor of {scientific(step)}.", ""]
     for method, own in rings.groupby("method", sort=False):
         found = own.dropna(subset="rings").set_index("model")
         over, beyond = found["rings"] / found["limit"], found["critical"] / found["rings"]

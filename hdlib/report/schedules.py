@@ -340,7 +340,7 @@ def _of(data: pd.DataFrame, family: str, way: str, quantity: str) -> pd.Series:
 
 
 def _range(losses: pd.Series) -> str:
-    low, high = significant(losses.min()), _loss(losses.max())
+    low, high = _loss(losses.min()), _loss(losses.max())
     return low if low == high else f"{low} to {high}"
 
 

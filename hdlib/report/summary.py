@@ -25,8 +25,8 @@ def online_tuning(records: Sequence[Record], model: str, epochs: int) -> list[Re
         for r in records
         if (r.spec.task, r.spec.model, r.spec.epochs) == ("mnist", model, epochs)
         and r.spec.alpha0 in PAPER_RATES
-        and r.spec.changed <= PAPER_FIELDS
-        and r.spec.decay != "cosine"  # which the paper has not
+        and r.spec.as_in_the_paper()
+        and not r.spec.changed & RECORDING_FIELDS  # or a run that was recorded twice would count twice
     ]
 
 
@@ -140,8 +140,9 @@ def _figure_4(records: Sequence[Record], model: str) -> list[Record]:
     own = [
         r
         for r in records
-        if (r.spec.task, r.spec.model, r.spec.target_of, r.spec.target_loss) == ("mnist", model, "minibatch", 0.29)
-        and r.spec.changed <= PAPER_FIELDS | RECORDING_FIELDS | ARRIVAL_FIELDS
+        if (r.spec.task, r.spec.model, r.spec.target_of, r.spec.target_loss)
+        == ("mnist", model, "minibatch", paper.TARGET)
+        and r.spec.as_in_the_paper(*ARRIVAL_FIELDS)
         and (r.spec.rule, r.spec.alpha0 in PAPER_RATES, r.spec.beta in betas) == ("additive", True, True)
     ]
     cap = max((r.spec.max_iterations or 0 for r in own), default=0)
@@ -195,11 +196,9 @@ def _ends(
     records: Sequence[Record], method: str, beta: float | str, column: str = "train_loss"
 ) -> tuple[pd.Series, pd.Series]:
     """Return mean final losses by alpha_0, with HD and without, over the seeds that both have."""
-    runs = _runs(records, method, beta)
-    seeds = {r.spec.seed for r in runs}
-    fixed = [r for r in records if (r.spec.method, r.spec.decay) == (BASELINE[method], "none") and r.spec.seed in seeds]
-    ended, stayed = (frames.finals(own).groupby("alpha0")[column].mean() for own in (runs, fixed))
-    return ended, stayed
+    fixed = [r for r in records if (r.spec.method, r.spec.decay) == (BASELINE[method], "none")]
+    ours, theirs = frames.shared_seeds(*(frames.finals(own) for own in (_runs(records, method, beta), fixed)))
+    return ours.groupby("alpha0")[column].mean(), theirs.groupby("alpha0")[column].mean()
 
 
 def _apart(records: Sequence[Record], betas: dict[str, float]) -> str:

@@ -194,7 +194,7 @@ def times(records: Sequence[Record]) -> Table:
         key: np.median([r.provenance["epoch_seconds"] for r in group if "epoch_seconds" in r.provenance] or [np.nan])
         for key, group in groups.items()
     }
-    gpu = not any(record.provenance["device"].endswith("cores)") for record in records)
+    gpu = all(record.on_gpu for record in records)
     together = {record.provenance.get("together", 1) for record in records}
     apart = gpu and together == {1}
     rows = []

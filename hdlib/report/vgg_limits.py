@@ -18,7 +18,7 @@ from hdlib.report.style import (
     several,
 )
 from hdlib.runs import Record
-from hdlib.runs.critical import PREDICTORS
+from hdlib.runs.critical import ALPHA0, PREDICTORS
 
 
 def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -> Table:
@@ -46,8 +46,8 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
         )
     return Table(
         pd.DataFrame(rows),
-        f"From α₀ = 0.001, {iterations} iterations; critical β from the lowest to the highest seed, predictions in "
-        "medians over seeds; where κ is negative in the first step, it predicts nothing. A run fails if it "
+        f"From α₀ = {ALPHA0:g}, {iterations} iterations; critical β from the lowest to the highest seed, predictions "
+        "in medians over seeds; where κ is negative in the first step, it predicts nothing. A run fails if it "
         "diverges, or if its loss at the end is a fifth above that of the first minibatch. The "
         "curvatures on the way, from which the page on the critical β predicts better, were not measured here.",
     )

@@ -17,6 +17,7 @@ from hdlib.runs.store import Store
 from hdlib.runs.sweep import grid, sweep
 
 ALPHA0 = 1e-3  # of every run whose critical beta is asked for
+RISEN = 1.2  # times the first loss, above which a run that ends has failed; pages say "a fifth above" in words
 PREDICTORS = {
     "at_start": "2 / κ at the first step",
     "largest": "2 / largest κ on the way",
@@ -64,12 +65,12 @@ def vgg_boundaries(factors: Sequence[float], seeds: int, **fields: Any) -> dict[
 
 
 def failed(record: Record) -> bool:
-    """Say whether training failed: a number was not finite, or the loss ended 20 % above that of the first minibatch.
+    """Say whether training failed: a number was not finite, or the loss ended more than a fifth above the first.
 
     The end is the last tenth of the traced iterations. A run that learns nothing has not failed.
     """
     losses = record.trace["loss"].to_numpy()
-    return record.outcome == "diverged" or not losses[-max(1, len(losses) // 10) :].mean() <= 1.2 * losses[0]
+    return record.outcome == "diverged" or not losses[-max(1, len(losses) // 10) :].mean() <= RISEN * losses[0]
 
 
 def critical_betas(
@@ -198,7 +199,7 @@ def with_growth(measured: pd.DataFrame) -> pd.DataFrame:
     for (model, method), own in measured.groupby(["model", "method"]):
         others = measured[(measured["method"] == method) & (measured["model"] != model)]
         off = {f: np.log(others["critical"] / others[f]).abs().median() for f in GROWTHS}
-        factor = min(GROWTHS, key=lambda f: (off[f] if off[f] == off[f] else 0.0, f))
+        factor = min(GROWTHS, key=lambda f: (off[f] if off[f] == off[f] else np.inf, f))
         measured.loc[own.index, "growth"] = own[factor]
         measured.loc[own.index, "factor"] = factor
     return measured.drop(columns=list(GROWTHS))

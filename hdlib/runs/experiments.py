@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hdlib.runs.probe import decades
-from hdlib.runs.spec import METHODS, PAPER_FIELDS, RunSpec, SpecError
+from hdlib.runs.spec import METHODS, RunSpec, SpecError
 from hdlib.runs.sweep import grid, steps_per_epoch
 from hdlib.runs.train import model_of
 from hdlib.tasks.data import SIZES
@@ -185,8 +185,8 @@ def mlp_candidates(epochs: int, **fields: Any) -> list[RunSpec]:
 
 def is_online_tuning(spec: RunSpec, task: str) -> bool:
     """Say whether a recorded run is one whose learning rates the paper's Figure 2 shows too."""
-    shown = spec.method in ("sgd_hd", "adam_hd", "adam") and spec.decay != "cosine" and spec.alpha0 in PAPER_RATES
-    return shown and spec.epochs >= 3 and spec.task == task and spec.changed <= (PAPER_FIELDS | {"early"}) - {"rule"}
+    shown = spec.method in ("sgd_hd", "adam_hd", "adam") and spec.rule == "additive" and spec.alpha0 in PAPER_RATES
+    return shown and spec.as_in_the_paper() and spec.validate_every == 1 and spec.epochs >= 3 and spec.task == task
 
 
 def parameter_count(spec: RunSpec) -> int:

@@ -22,9 +22,10 @@ from hdlib.runs.spec import RunSpec
 EPOCH_COLUMNS = ("epoch", "iteration", "train_loss", "alpha", "valid_loss", "valid_accuracy")
 SOURCES = ("optim", "tasks", "runs")  # folders of the package whose files decide a run
 TRACE_COLUMNS = ("iteration", "loss", "alpha", "hypergrad")
+CORES = " cores)"  # ends what provenance calls a processor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
     """One run's history with its outcome and provenance.
 
@@ -62,6 +63,11 @@ class Record:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         self.__dict__[name] = histories[name]()
         return self.__dict__[name]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it was trained on a GPU: only a processor's name ends with its number of cores."""
+        return not self.provenance["device"].endswith(CORES)
 
     @cached_property
     def final_loss(self) -> float:
@@ -148,7 +154,7 @@ def device_name(device: str) -> str:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+    return f"{model or platform.processor() or platform.machine()} ({os.cpu_count()}{CORES}"
 
 
 # What was imported is what trains: the files may be edited, or another commit checked out, before a long run ends.

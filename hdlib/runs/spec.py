@@ -194,6 +194,16 @@ class RunSpec(BaseModel):
         """The names of the fields that do not have their default value."""
         return frozenset(self.model_dump(exclude_defaults=True))
 
+    def as_in_the_paper(self, *besides: str) -> bool:
+        """Say whether the run has a method, a schedule and a model of the paper, and all else as its runs have it.
+
+        Args:
+            besides: fields that may differ, beside those in which the paper's runs do and RECORDING_FIELDS.
+        """
+        may_differ = PAPER_FIELDS | RECORDING_FIELDS | {*besides}
+        of_the_paper = self.method in METHODS and self.decay != "cosine" and self.model != "vit"
+        return of_the_paper and self.changed <= may_differ
+
     @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for the spec: equal specs, equal keys."""

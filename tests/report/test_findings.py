@@ -259,6 +259,9 @@ def test_the_overview_of_tuning_has_what_the_baseline_and_hypergradients_end_at(
         "adam_decayed": "0.600 → 0.200",
         "adam_decayed_valid": "0.700 → 0.300",
     }
+    runs[1] = ended(0.8, 1e-3, method="adam", seed=1)
+    fewer = [r for r in runs if r.spec.seed == 1 or r.spec.method != "adam_hd"]
+    assert findings.tuning_overview(fewer)["adam"] == "0.800 → 0.300"  # of the seed that both have
     along = ended(0.15, 1e-3, method="adam", decay="cosine")
     assert findings.tuning_overview([*runs, along])["adam_cosine"] == "0.150 → 0.100"
 

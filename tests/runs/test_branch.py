@@ -12,7 +12,7 @@ from hdlib.runs.branch import WAYS, branches, recorded_branches
 SPEC = RunSpec(
     task="digits", model="mlp", width=12, method="sgdn_hd", alpha0=0.02, beta=1e-3, epochs=6, batch_size=256, early=1000
 )
-STEPS = 6  # of an epoch of 1,437 images
+STEPS = 6  # of an epoch of 1,500 images
 
 
 @pytest.fixture(scope="module")
