@@ -147,6 +147,29 @@ def on_vgg(records: Sequence[Record]) -> str:
     Args:
         records: of any runs, such as all that there are.
     """
+    ends = vgg_ends(records)
+    if ends.empty:
+        return ""
+    rates = " or ".join(map(str, sorted(ends["rates"].unique())))
+    return (
+        f"On [a narrow VGG](vgg-variants), with {counted(ends['seed'].nunique(), 'seed')}, it ends below the best of "
+        f"{rates} fixed rates in {told_of(ends)}."
+    )
+
+
+def told_of(ends: pd.DataFrame) -> str:
+    """Return "12 of 27 runs" of rows of `vgg_ends`."""
+    return f"{(ends['loss'] < ends['best']).sum() or 'none'} of {counted(len(ends), 'run')}"
+
+
+def vgg_ends(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the runs of VGG with the automatic beta: `method`, `seed`, final training `loss`, and what fixed rates do.
+
+    That is the `best` final loss of the fixed `rates`, so many, with which its baseline ran with the same seed.
+
+    Args:
+        records: of any runs, such as all that there are.
+    """
     apart = {"method", "alpha0", "beta", "rule"} | RECORDING_FIELDS
     fixed: dict[tuple, dict[float, float]] = {}
     ours = []
@@ -156,23 +179,14 @@ def on_vgg(records: Sequence[Record]) -> str:
         automatic = spec.rule == "auto" and spec.overshoot is None and spec.max_lr is None
         if automatic or spec.method not in HD:
             rest = spec.model_dump(exclude=apart)
-            key, loss = (
-                (BASELINE.get(spec.method, spec.method), *rest.items()),
-                frames.finals([record])["train_loss"][0],
-            )
+            key = (BASELINE.get(spec.method, spec.method), *rest.items())
+            loss = frames.finals([record])["train_loss"][0]
             if automatic:
-                ours.append((key, loss, spec.seed))
+                ours.append((key, spec.method, spec.seed, loss))
             else:
                 fixed.setdefault(key, {})[spec.alpha0] = loss
-    ours = [run for run in ours if run[0] in fixed]
-    if not ours:
-        return ""
-    lower = sum(loss < min(fixed[key].values()) for key, loss, _ in ours) or "none"
-    rates = " or ".join(map(str, sorted({len(fixed[key]) for key, _, _ in ours})))
-    return (
-        f"On [a narrow VGG](vgg-variants), with {counted(len({seed for *_, seed in ours}), 'seed')}, it ends below the "
-        f"best of {rates} fixed rates in {lower} of {counted(len(ours), 'run')}."
-    )
+    rows = [(*run, min(fixed[key].values()), len(fixed[key])) for key, *run in ours if key in fixed]
+    return pd.DataFrame(rows, columns=["method", "seed", "loss", "best", "rates"])
 
 
 def _coinciding(comparisons: Sequence[Compared]) -> str:

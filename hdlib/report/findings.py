@@ -84,10 +84,10 @@ def _repairs(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str) -> str:
         text = f"Almost: from every α₀ {ends} at most {above} that of the best fixed {name}"
     else:
         text = f"Yes: from every α₀ {ends} no higher than that of the best fixed {name}"
-    return f"**{text}.**{_validation(baseline, adapted, hd, name)}"
+    return f"**{text}.**{_validation(baseline, adapted, name)}"
 
 
-def _validation(baseline: pd.DataFrame, adapted: pd.DataFrame, hd: str, name: str) -> str:
+def _validation(baseline: pd.DataFrame, adapted: pd.DataFrame, name: str) -> str:
     """Say where the validation losses end, beside the lowest one of a fixed rate."""
     ours, theirs = (f.groupby("alpha0")["valid_loss"].mean() for f in (adapted, baseline))
     ratios = ours[np.isfinite(ours)] / theirs.min()

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from scipy import stats
@@ -787,8 +787,7 @@ def _times(own: pd.DataFrame, cap: int) -> str:
 
 def _ink(ground: tuple) -> str:
     """Return black or white, whichever stands out more from a colour: the contrast is at least 4.5."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(ground)]
-    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+    luminance = sns.utils.relative_luminance(ground)
     return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
 
 

@@ -291,9 +291,9 @@ def _worst_over_best(
 
 def _on_vgg(records: Sequence[Record]) -> str:
     """Say in how many runs of VGG the automatic rule ends below the best fixed rate, and in how many with Adam-HD."""
-    adam = [r for r in records if r.spec.method in ("adam", "adam_hd")]
-    every, own = automatic_compared.on_vgg(records), automatic_compared.on_vgg(adam)
-    return f"{every.removesuffix('.')}, with Adam-HD in {own.rpartition(' in ')[2]}" if own else every
+    ends, told = automatic_compared.vgg_ends(records), automatic_compared.on_vgg(records)
+    own = ends[ends["method"] == "adam_hd"]
+    return f"{told.removesuffix('.')}, with Adam-HD in {automatic_compared.told_of(own)}." if len(own) else told
 
 
 def _rates(records: Sequence[Record]) -> str:
