@@ -200,6 +200,8 @@ def together(models: Mapping[str, Sequence[Record]]) -> str:
 def together_table(models: Mapping[str, Sequence[Record]]) -> Table:
     """Return, for each model and family, the losses with both over those of each alone, and how far alpha falls alone.
 
+    How far it falls is left out where not every epoch is recorded.
+
     Args:
         models: records by a model's name.
     """
@@ -211,14 +213,19 @@ def together_table(models: Mapping[str, Sequence[Record]]) -> Table:
                 ratio = _of(data, family, TOGETHER, quantity) / _of(data, family, way, quantity)
                 row[f"{QUANTITIES[quantity]}, over {other}"] = _range(ratio)
         alone = [r for r in models[model] if (r.spec.method, _way(r)) == (f"{family}_hd", AUTOMATIC)]
-        fall = [r.epochs["alpha"].iloc[-1] / r.epochs["alpha"].iloc[1:].max() for r in alone]
-        row["α at the end, automatic β alone"] = f"{significant(100 * float(np.median(fall)), 2)} %"
+        fall = [
+            r.epochs["alpha"].iloc[-1] / r.epochs["alpha"].iloc[1:].max() for r in alone if r.spec.validate_every == 1
+        ]
+        if fall:
+            row["α at the end, automatic β alone"] = f"{significant(100 * float(np.median(fall)), 2)} %"
         rows.append(row)
-    return Table(
-        pd.DataFrame(rows),
+    note = (
         "Losses with both over those with one alone, from the same α₀: from the least to the most over α₀, of means "
-        "over seeds. α at the end: the mean of the last epoch over the largest mean of an epoch, median over all runs.",
+        "over seeds."
     )
+    if any("α at the end, automatic β alone" in row for row in rows):
+        note += " α at the end: the mean of the last epoch over the largest mean of an epoch, median over all runs."
+    return Table(pd.DataFrame(rows), note)
 
 
 def beside_prodigy(models: Mapping[str, Sequence[Record]]) -> Table:

@@ -1,14 +1,17 @@
 """The networks that may have been the paper's are compared with it by their runs' first epochs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from hdlib.report import vgg, vgg_network
+from hdlib.report import pages, paper, vgg, vgg_network
 from hdlib.report.parameters import ParameterError
-from hdlib.runs import BASELINE, Record, RunSpec
+from hdlib.runs import BASELINE, METHODS, Record, RunSpec, Store
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
+
+ROOT = Path(__file__).parents[2]
 
 
 def begun(method, train, valid=2.0, outcome="finished", **fields):
@@ -110,3 +113,53 @@ def test_a_network_with_fewer_seeds_than_another_is_not_said_to_have_as_many():
     assert "2 methods, one seed each" in vgg.scale(AUTHORS)
     assert "up to 2 seeds each" in vgg.scale(AUTHORS + more)
     assert "3 runs, up to 2 seeds, " in vgg_network.beside(AUTHORS + more, "train_loss").note
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """The records that the page shows, with the parameters it has."""
+    parameters = {name: known.value for name, known in pages.parameters_of(ROOT / "notebooks/vgg_network.md").items()}
+    common = {name: parameters[name] for name in ("task", "width_factor", "batch_size", "precision")}
+    betas = {method: paper.tuned_beta(method, "vgg") for method in BASELINE}
+    asked = vgg_network.asked(parameters["experiments"], betas, model="vgg", alpha0=paper.TUNED_FROM, **common)
+    records = Store(ROOT / "results").get(asked)
+    assert len(records) == len(asked) == 39
+    return records
+
+
+def test_what_the_page_says_of_the_networks_follows_from_the_records(shown):
+    """The section "What it says" is prose: these are its statements, in its order."""
+    of = {}
+    for quantity in ("train_loss", "valid_loss"):
+        after = vgg_network.losses(shown, quantity).query("epoch == 1")
+        of[quantity] = after.groupby(["network", "method"])["loss"].agg(["min", "mean", "max"])
+    train, valid = of["train_loss"], of["valid_loss"]
+    figure, theirs = vgg.SOURCES["paper"], vgg.SOURCES["authors"]
+    ones, uniform, blog = "the authors' code", "the authors' code (uniform start)", "the blog post (uniform start)"
+
+    def off(losses, network, source, method):
+        return abs(losses.loc[(network, method), "mean"] - losses.loc[(source, method), "mean"])
+
+    assert {m for m in METHODS if off(train, uniform, theirs, m) > off(train, ones, theirs, m)} == {"adam_hd"}
+    faster = {m for m in METHODS if train.loc[(ones, m), "max"] < train.loc[(theirs, m), "min"]}
+    assert faster == {"sgd_hd", "sgdn", "sgdn_hd"}
+    assert valid.loc[(theirs, "adam_hd"), "mean"] < valid.xs("adam_hd", level="method").drop(theirs)["min"].min()
+    above = vgg_network.guessing(shown)
+    assert "authors" not in above and "text" not in above
+    assert f"{blog}: SGD-HD, SGDN and SGDN-HD" in above and f"{figure}: SGD-HD, SGDN and SGDN-HD" in above
+    assert train.loc[(blog, "sgd"), "min"] < train.loc[(figure, "sgd"), "mean"] < train.loc[(blog, "sgd"), "max"]
+    assert off(train, uniform, theirs, "sgd") < 0.002 < 0.02 < off(train, uniform, figure, "sgd")
+    assert {m for m in METHODS if off(train, uniform, figure, m) < off(train, blog, figure, m)} == {"sgd_hd", "adam"}
+    told = [m for m in METHODS if (figure, m) in valid.index]
+    assert len(told) == 5
+    for method in told:
+        low, high = valid.loc[(blog, method), ["min", "max"]]
+        assert not low <= valid.loc[(figure, method), "mean"] <= high
+    nearer = [
+        m for m in told if 2 * off(valid, blog, figure, m) < min(off(valid, n, figure, m) for n in (ones, uniform))
+    ]
+    assert nearer == ["sgd_hd", "sgdn", "sgdn_hd", "adam_hd"]
+    for method in ("sgd_hd", "sgdn", "sgdn_hd"):
+        low, high = valid.loc[(blog, method), ["min", "max"]]
+        others = valid.loc[[(ones, method), (uniform, method)]]
+        assert low - others["max"].max() > max(high - low, (others["max"] - others["min"]).max())
