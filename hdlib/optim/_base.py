@@ -33,6 +33,8 @@ from hdlib.optim._part import PLAIN, Part, State, channels_last, mesh_of, plain
 from hdlib.optim._sums import over_meshes, sum_up, total
 from hdlib.optim.control import KEYS, Control, Guards
 
+MEASURED = ("hypergrad", "slope")  # what a group remembers of the last step; nobody gives it
+FOREIGN = ("betas", "decoupled_weight_decay", "nesterov")  # what another optimiser's groups have, and is asked for here
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 StepT = TypeVar("StepT", bound=Callable[..., Any])
 LossT = TypeVar("LossT")
@@ -60,6 +62,8 @@ def check_number(name: str, value: Any, high: float = math.inf) -> None:
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element, not of shape {tuple(value.shape)}.")
+        if value.requires_grad and name not in ("lr", "hypergrad_lr"):
+            raise ValueError(f"{name} requires a gradient, which a step does not give it: take its detach().")
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         auto = ' or "auto"' if name == "hypergrad_lr" else ""
@@ -113,7 +117,7 @@ class HypergradientOptimizer(Optimizer):
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], given: Guards) -> None:
         names = {key: name for name, key in KEYS.items()}  # an optimiser may be made with another one's defaults
-        guards = {names.get(key, key): value for key, value in given.items() if key not in ("hypergrad", "slope")}
+        guards = {names.get(key, key): v for key, v in given.items() if key not in MEASURED or isinstance(v, str)}
         unknown = ", ".join(sorted(set(guards) - set(control.OPTIONS)))
         if unknown:
             known = ", ".join(name for name in control.OPTIONS if name != "rule")
@@ -126,7 +130,7 @@ class HypergradientOptimizer(Optimizer):
         resolved = self._resolved(defaults)
         self._check(resolved)
         self._check_start(resolved)
-        super().__init__(params, {**defaults, "hypergrad": 0.0, "slope": 0.0})
+        super().__init__(params, {**defaults, **dict.fromkeys(MEASURED, 0.0)})
 
     def _resolved(self, group: Group) -> Group:
         """Return the group's values with the rule and the beta that the two leave to each other."""
@@ -145,6 +149,11 @@ class HypergradientOptimizer(Optimizer):
                     f"hypergrad_lr is None with rule={rule!r}, which has no default: give a number whose product with "
                     "h is about 0.01."
                 )
+            if group["scaling"] != "none":
+                raise ValueError(
+                    f"hypergrad_lr is None with scaling={group['scaling']!r}, which has no default: give a number that "
+                    "lr may change by in a step, such as a hundredth of it."
+                )
         return {**group, "rule": rule, "hypergrad_lr": beta}
 
     def _check(self, group: Group) -> None:
@@ -152,7 +161,7 @@ class HypergradientOptimizer(Optimizer):
         Control(*[group[key] for key in KEYS.values()])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        check_factor(group)
+        check_factor({**group, "hypergrad_lr": float(group["hypergrad_lr"])})
         if group["fused"] and group["foreach"]:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if group["fused"] and group["differentiable"]:
@@ -179,6 +188,11 @@ class HypergradientOptimizer(Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group is a {type(param_group).__name__}: give a dict, such as {{'params': [...]}}.")
         group = dict(param_group)  # what is learnt does not go into the caller's, who may use it again
+        if text := next((name for name in MEASURED if isinstance(group.get(name), str)), None):
+            raise ValueError(
+                f"{text} is {group[text]!r}: a group has it for what is measured; did you mean hypergrad_lr?"
+            )
+        self._drop_foreign(group)
         inherits = self._take_over(group)
         super().add_param_group(group)
         param_group["params"] = group["params"]  # as torch: an iterator is at its end now
@@ -223,10 +237,16 @@ class HypergradientOptimizer(Optimizer):
         for i, group in enumerate(self.param_groups):
             own = before[i] if i < len(before) else {}
             for name, value in self.defaults.items():
-                group.setdefault(name, value if name in ("hypergrad", "slope") else own.get(name, value))
+                group.setdefault(name, value if name in MEASURED else own.get(name, value))
             self._resolve_auto(group)
+            self._drop_foreign(group)
             group |= self._resolved(group)
             place_alpha(group)
+
+    def _drop_foreign(self, group: Group) -> None:
+        """Remove what only a group of another optimiser has, and would be taken here for this one's."""
+        for name in set(FOREIGN) - self.defaults.keys():
+            group.pop(name, None)
 
     def learning_rates(self) -> list[float]:
         """Return alpha of every group as floats.
@@ -289,7 +309,11 @@ class HypergradientOptimizer(Optimizer):
             group |= self._resolved(group)
         elif isinstance(beta, bool) or not isinstance(beta, (int, float, Tensor)):
             check_number("hypergrad_lr", beta)
-            group["hypergrad_lr"] = float(beta)  # NumPy's single precision would round alpha
+            group["hypergrad_lr"] = float(beta)  # single precision would round alpha, NumPy's and torch's
+        elif isinstance(beta, Tensor) and not (
+            beta.requires_grad or beta.device.type != "cpu" or torch.compiler.is_compiling()
+        ):
+            group["hypergrad_lr"] = float(beta)
         check_factor(group)  # "auto" leaves a beta of 1 to the rule that is written in its place
         alpha, slope = group["lr"], group["slope"]
         if not isinstance(alpha, (float, Tensor)) or (isinstance(alpha, Tensor) and alpha.numel() != 1):

@@ -40,9 +40,9 @@ def library() -> ctypes.CDLL | None:
         # openmp=simd still vectorises the loops where the compiler has no threads
         for openmp in ("-fopenmp", "-fopenmp-simd"):
             path = _cached([*compiler.split(), *FLAGS, openmp])
-            if path is not None:
+            if isinstance(path, Path):
                 return ctypes.CDLL(str(path))
-        reason = "it fails"
+        reason = path
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home, a full disk, one that hangs
         reason = str(error)
     warnings.warn(
@@ -75,8 +75,8 @@ def gpu(device: torch.device) -> Any:
     return kernels
 
 
-def _cached(command: list[str]) -> Path | None:
-    """Return the library that the command makes, from the cache or new, or None if it fails."""
+def _cached(command: list[str]) -> Path | str:
+    """Return the library that the command makes, from the cache or new, or the last that it says where it fails."""
     source = SOURCE.read_bytes()
     key = hashlib.sha256(source + "\0".join([*command, platform.machine(), _cpu(), torch.__version__]).encode())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdlib"
@@ -87,9 +87,11 @@ def _cached(command: list[str]) -> Path | None:
     # several processes may compile at the same time: each writes its own file and moves it into place whole
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / path.name
-        done = subprocess.run([*command, str(SOURCE), "-o", str(made)], capture_output=True, timeout=120, check=False)
+        done = subprocess.run(
+            [*command, str(SOURCE), "-o", str(made)], capture_output=True, text=True, timeout=120, check=False
+        )
         if done.returncode != 0 or not made.exists():
-            return None
+            return next(iter(done.stderr.strip().splitlines()[-1:]), "it fails")
         made.replace(path)
     return path
 

@@ -100,16 +100,19 @@ def adam_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["before"])  # type: ignore[untyped-decorator]
-def corrections_kernel(steps, floors, scales, before, eps, LOG_1: tl.constexpr, LOG_2: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Write `rules.adam_corrections` of one tensor; LOG_1 and LOG_2 are the logarithms of Adam's betas."""
+def corrections_kernel(steps, floors, scales, before, eps, log_1: tl.float64, log_2: tl.float64):  # type: ignore[no-untyped-def]
+    """Write `rules.adam_corrections` of one tensor from the logarithms of Adam's betas.
+
+    These are no constants, since some schedulers change a beta at every step, and each would be compiled for.
+    """
     program = tl.program_id(0)
     step = steps[0]
     for j in tl.static_range(1, len(steps)):
         step = tl.where(program == j, steps[j], step)
     t = tl.load(step).to(tl.float64)
-    root = tl.sqrt(1 - tl.exp(t * tl.full((), LOG_2, tl.float64)))
+    root = tl.sqrt(1 - tl.exp(t * log_2))
     tl.store(floors + before + program, (eps * root).to(tl.float32))
-    tl.store(scales + before + program, (root / (1 - tl.exp(t * tl.full((), LOG_1, tl.float64)))).to(tl.float32))
+    tl.store(scales + before + program, (root / (1 - tl.exp(t * log_1))).to(tl.float32))
 
 
 def sgd_observe(

@@ -60,7 +60,8 @@ class AdamHD(HypergradientOptimizer):
         foreach: compute all tensors at a time. Default: on accelerators.
         capturable: keep alpha and the step on the device even where that is not the default, and allow CUDA graphs to
             capture a step.
-        differentiable: let autograd go through the step, alpha included. `group["lr"]` is then part of the graph.
+        differentiable: let autograd go through the step, alpha included. `group["lr"]` and what else the group
+            measures are then part of the graph: detach them to cut it, or save a `state_dict` to a file to load it.
         fused: the fastest way. On the CPU it compiles two kernels when it is first used, where there is a C++
             compiler; without one, on accelerators and with `hypergrad_lr=0` it uses torch's fused kernels where it
             can. On a GPU kernels in Triton, where torch comes with it, do what hypergradients add, each for up to 32

@@ -67,7 +67,8 @@ class Control:
                 "multiplicative"  a_t = a_{t-1} (1 - beta h_t / (|g_t| |D_{t-1}|))
                 "log"             log a_t = log a_{t-1} - beta h_t
                 "curvature"       a_t = a_{t-1} - (beta / kappa) h_t, kappa from successive hypergradients:
-                                  the sums of alpha (h - s) and alpha^2, fading by 0.9 a step, divided
+                                  the sums of gamma (h - s) and gamma^2, fading by 0.9 a step, divided, with the
+                                  size of the step that was taken, gamma = a without a `final_lr`
                 "auto"            log a_t = log a_{t-1} + beta x_t / sqrt(10 + x_1^2 + ... + x_t^2),
                                   x_t = w_t (clip(r_t, -1, 1) + overshoot / (1 + t / 300)),
                                   w_t = min(1, 1000 max(p_t, -f_t) / F_t); and after a step that lost more than
@@ -87,7 +88,8 @@ class Control:
             first alpha is at most ``0.3 |theta_0| / |D_1|`` (`first_alpha`), unless theta_0 is zero.
         min_lr: lower bound of alpha.
         max_lr: upper bound of alpha, above 0.
-        max_change: bound on ``|alpha_t - alpha_{t-1}| / |alpha_{t-1}|``; below 1 alpha keeps its sign.
+        max_change: bound on ``|alpha_t - alpha_{t-1}| / |alpha_{t-1}|``. Below 1 alpha keeps its sign; from 1 on it
+            can come to 0, and has no room to leave it again.
         scaling: divide h by a running size of it: "adagrad", sqrt of the sum of h^2, or "adam", its moving
             averages with 0.9 and 0.999. beta then has the unit of alpha.
         skip_nonfinite: where h is not a finite number keep alpha ("alpha"), or leave alpha and the parameters as
@@ -95,7 +97,8 @@ class Control:
             share one alpha. A sum of squares that overflows is not finite either, in float32 that of gradients of
             about 1e19.
         overshoot: how far the slope after a step may point uphill, as a fraction of the slope before it, before
-            alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``. 0 is the paper's greedy choice. None is 0;
+            alpha shrinks: h_t is replaced by ``h_t - overshoot |s_{t-1}|``, with the rule "multiplicative" by no more
+            than ``|g_t| |D_{t-1}|``, so that its bound holds. 0 is the paper's greedy choice. None is 0;
             with the rule "auto", where it fades, it is 0.3 at first, and the optimisers make less of it with momentum
             (`default_overshoot`).
         final_lr: alpha_inf, the learning rate to end with: the parameters move by gamma_t D_t with
@@ -333,15 +336,20 @@ def _propose(
     if control.rule == "curvature":
         size = abs(h) + downhill  # zero where the gradients were, which tells nothing
         measured = (size > 0) & (size < math.inf)
-        rise: Any = CURVATURE_MEMORY * state["curvature_rise"] + _where(measured, alpha * (h - slope), 0.0)
-        run: Any = CURVATURE_MEMORY * state["curvature_run"] + _where(measured, alpha * alpha, 0.0)
+        taken: Any = alpha if control.final_lr is None else state["step_size"]
+        rise: Any = CURVATURE_MEMORY * state["curvature_rise"] + _where(measured, taken * (h - slope), 0.0)
+        run: Any = CURVATURE_MEMORY * state["curvature_run"] + _where(measured, taken * taken, 0.0)
         state["curvature_rise"], state["curvature_run"] = rise, run
         return alpha - beta * target * run / (abs(rise) + (rise == 0))
     target = _scaled(target, control, state)
     if control.rule == "log":
         return alpha * _exp(-beta * target)
     if control.rule == "multiplicative":
-        return rules.next_alpha(alpha, target, beta, "multiplicative", grad_sq**0.5, direction_sq**0.5)
+        grad_norm, direction_norm = _root(grad_sq), _root(direction_sq)
+        if control.tolerance > 0:  # of the last step's slope, which may have been far larger than this one's can be
+            largest = grad_norm * direction_norm
+            target = _clip(target, -largest, largest)
+        return rules.next_alpha(alpha, target, beta, "multiplicative", grad_norm, direction_norm)
     return rules.next_alpha(alpha, target, beta)
 
 

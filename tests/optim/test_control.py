@@ -516,6 +516,10 @@ def test_a_wrong_option_is_refused_in_one_sentence(options, name):
 def test_a_misspelt_guard_and_a_zero_that_cannot_grow_are_refused():
     with pytest.raises(TypeError, match="no argument max_lrr"):
         make("adam", tensors(), max_lrr=1.0)
+    with pytest.raises(TypeError, match="no argument hypergrad:"):
+        make("adam", tensors(), hypergrad="auto")
+    with pytest.raises(ValueError, match=r"hypergrad is 'auto': .* did you mean hypergrad_lr\?"):
+        SGDHD([{"params": tensors(), "hypergrad": "auto"}], lr=0.01)
     with pytest.raises(ValueError, match="lr is 0"):
         make("adam", tensors(), lr=0.0, hypergrad_lr="auto")
 
@@ -565,3 +569,24 @@ def test_the_slope_that_is_remembered_is_that_of_the_last_steps_start(name, l2):
     [alpha] = train(optimizer, params, 1, start=4)
     g = torch.cat([p.grad.reshape(-1) for p in params]) + l2 * before
     assert optimizer.param_groups[0]["slope"] == pytest.approx(float(g @ (flat(params) - before)) / alpha, rel=1e-6)
+
+
+@pytest.mark.parametrize("second", [1e-3, 0.0])
+def test_the_multiplicative_rule_keeps_its_bound_with_a_tolerance_too(second):
+    """The tolerated slope is the last step's: beside a far smaller gradient it would move alpha by any factor."""
+    p = torch.zeros(1, requires_grad=True)
+    optimizer = SGDHD([p], lr=1e-2, rule="multiplicative", hypergrad_lr=0.02, overshoot=0.3)
+    for g in (1e3, second):
+        p.grad = torch.full((1,), g)
+        optimizer.step()
+    assert optimizer.learning_rates() == [pytest.approx(1e-2 * (1.02 if second else 1.0))]
+
+
+def test_the_curvature_is_measured_along_the_step_that_was_taken():
+    """On a parabola it is exact, also where the step passes over to another learning rate than alpha."""
+    options, slope, kappa, alpha = Control(rule="curvature", final_lr=0.03, transition=3.0), -2.0, 50.0, 0.001
+    state = control.initial_state(options)
+    for _ in range(5):
+        gamma, state = step_size(alpha, options, state)
+        alpha, state = next_alpha(alpha, slope + kappa * gamma, 0.5, options, state, slope=slope)
+        assert state["curvature_rise"] / state["curvature_run"] == pytest.approx(kappa)

@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hdlib
 from hdlib import SGDHD, AdamHD, AdamWHD
+from hdlib.optim._base import FOREIGN
+from hdlib.optim._group import options_of
 
 NATIVE = {SGDHD: torch.optim.SGD, AdamHD: torch.optim.Adam}
 
@@ -299,6 +302,30 @@ class TestCheckpoints:
         assert [{name: group[name] for name in own} for group in optimizer.param_groups] == before
         assert optimizer.learning_rates() == [0.02, 0.02]
         assert [group["slope"] for group in optimizer.param_groups] == [0.0, 0.0]  # of steps that were not these
+
+    @pytest.mark.parametrize(
+        ("native", "cls"),
+        [
+            (partial(torch.optim.AdamW, weight_decay=0.3), SGDHD),
+            (torch.optim.RAdam, SGDHD),
+            (partial(torch.optim.SGD, momentum=0.9, nesterov=True), AdamHD),
+        ],
+    )
+    def test_what_only_another_optimisers_groups_have_does_not_count(self, native, cls):
+        params, others = tensors(), tensors()
+        theirs = native(params, lr=0.02)
+        train(theirs, params, 3)
+        optimizer = cls(others, lr=0.02, weight_decay=theirs.param_groups[0]["weight_decay"], hypergrad_lr="auto")
+        fresh = options_of(optimizer.param_groups[0])
+        optimizer.load_state_dict(theirs.state_dict())
+        (group,) = optimizer.param_groups
+        assert options_of(group) == fresh  # the tolerated overshoot depends on how the direction averages
+        assert not set(FOREIGN) & (group.keys() - optimizer.defaults.keys())
+        before = flat(others).clone()
+        train(optimizer, others, 1)
+        if cls is SGDHD:
+            g = torch.cat([p.grad.reshape(-1) for p in others]) + group["weight_decay"] * before
+            assert group["slope"] == pytest.approx(-float(g @ g), rel=1e-9)
 
     @pytest.mark.parametrize("name", METHODS)
     def test_torchs_checkpoint_of_complex_parameters_is_taken_up_too(self, name):

@@ -157,6 +157,24 @@ class TestSchedules:
             kept.append(optimizer.learning_rates() != [native.param_groups[0]["lr"]])
         assert kept == [t not in (0, 4) for t in range(8)]  # nothing is learnt before the second step
 
+    def test_a_sequence_that_goes_on_with_factors_keeps_what_was_learnt(self):
+        def sequence(optimizer):
+            parts = [
+                lr_scheduler.ExponentialLR(optimizer, 0.9),
+                lr_scheduler.MultiplicativeLR(optimizer, lambda t: 0.8),
+            ]
+            return lr_scheduler.SequentialLR(optimizer, parts, [5])
+
+        params = tensors()
+        optimizer, native = SGDHD(params, lr=0.05, hypergrad_lr=1e-3), torch.optim.SGD(tensors(), lr=0.05)
+        schedule, fixed = sequence(optimizer), sequence(native)
+        for t in range(8):
+            (learnt,), before = train(optimizer, params, 1, start=t), native.param_groups[0]["lr"]
+            native.step()
+            self.advance(schedule, fixed)
+            assert optimizer.learning_rates() == [pytest.approx(learnt * native.param_groups[0]["lr"] / before)]
+        assert "unless what follows there is a\n`MultiplicativeLR`" in GUIDE.read_text()
+
     def test_the_guide_says_of_every_scheduler_what_it_does_to_alpha(self):
         rows = re.findall(r"^\| ([^|]*α[^|]*) \|([^|]*)\|$", GUIDE.read_text(), re.M)
         places = {what: set(re.findall(r"`(\w*(?:LR|Scheduler|Plateau|Restarts))`", names)) for what, names in rows}

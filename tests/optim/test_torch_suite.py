@@ -240,6 +240,7 @@ class TestDifferentiable:
             {"hypergrad_lr": 1e-3},
             {"hypergrad_lr": 1e-3, "overshoot": 0.1, "weight_decay": 0.1},
             {"hypergrad_lr": 0.1, "rule": "curvature"},
+            {"hypergrad_lr": 0.02, "rule": "multiplicative"},
             {"hypergrad_lr": "auto"},
             {"hypergrad_lr": "auto", "weight_decay": 0.1},
         ],
@@ -254,6 +255,18 @@ class TestDifferentiable:
         for _ in range(3):
             now = moving.clone()  # the step changes `moving` in place, as torch's differentiable steps do
             moving.grad = torch.autograd.grad(((now - 2) ** 2).sum(), now, create_graph=True)[0]
+            optimizer.step()
+        (gradient,) = torch.autograd.grad(((moving - 2) ** 2).sum(), lr)
+        assert gradient < 0
+
+    @pytest.mark.parametrize("cls", [SGDHD, AdamHD])
+    def test_a_gradient_of_zero_leaves_that_of_the_learning_rate_finite(self, cls):
+        lr = torch.tensor(0.01, requires_grad=True)
+        moving = torch.zeros(3, requires_grad=True).clone()
+        optimizer = cls([moving], lr=lr, differentiable=True, rule="multiplicative")
+        for factor in (1.0, 0.0, 1.0):
+            now = moving.clone()
+            moving.grad = torch.autograd.grad(factor * ((now - 2) ** 2).sum(), now, create_graph=True)[0]
             optimizer.step()
         (gradient,) = torch.autograd.grad(((moving - 2) ** 2).sum(), lr)
         assert gradient < 0

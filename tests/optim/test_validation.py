@@ -35,6 +35,10 @@ BAD = [
     (SGDHD, {"hypergrad_lr": "auto", "rule": "additive"}, "hypergrad_lr is 'auto' with rule='additive'"),
     (SGDHD, {"hypergrad_lr": "auto", "rule": "log"}, "hypergrad_lr is 'auto' with rule='log'"),
     (SGDHD, {"rule": "log"}, "hypergrad_lr is None with rule='log'"),
+    (SGDHD, {"scaling": "adagrad"}, "hypergrad_lr is None with scaling='adagrad'"),
+    (SGDHD, {"rule": "multiplicative", "hypergrad_lr": torch.tensor(5.0)}, "hypergrad_lr is 5.0"),
+    (SGDHD, {"weight_decay": torch.tensor(0.1, requires_grad=True)}, "weight_decay requires a gradient"),
+    (AdamHD, {"betas": (torch.tensor(0.9, requires_grad=True), 0.999)}, "betas[0] requires a gradient"),
     (SGDHD, {"rule": "geometric"}, "rule is 'geometric'"),
     (SGDHD, {"rule": ["auto"]}, "rule is ['auto']"),
     (SGDHD, {"lr": 0.5, "max_lr": 0.1}, "lr is 0.5, outside of max_lr=0.1"),
@@ -178,6 +182,15 @@ class TestValuesWrittenIntoAGroup:
         group |= {"rule": "additive", "hypergrad_lr": 1e-3}
         train(optimizer, params, 3, start=3)
         assert options_of(group) == Control()
+
+    def test_a_beta_in_single_precision_does_not_round_alpha(self):
+        given, written = (make("sgd", tensors(), lr=1e-3, hypergrad_lr=beta) for beta in (torch.tensor(1e-12), 1.0))
+        written.param_groups[0]["hypergrad_lr"] = torch.tensor(1e-12)
+        for optimizer in (given, written):
+            train(optimizer, optimizer.param_groups[0]["params"], 1)
+            [alpha] = train(optimizer, optimizer.param_groups[0]["params"], 1, start=1)
+            (group,) = optimizer.param_groups
+            assert alpha == 1e-3 - group["hypergrad_lr"] * group["hypergrad"] != 1e-3
 
     @pytest.mark.parametrize("rule", ["additive", "curvature", "auto"])
     def test_a_learning_rate_stays_a_tensor_where_it_was_one(self, rule):
