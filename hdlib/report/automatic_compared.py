@@ -200,8 +200,8 @@ def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
     """Return the automatic beta's worst start on each model after each number of epochs.
 
     Args:
-        records: of any runs, such as all that there are; those with the automatic rule as it is and those without
-            hypergradients count, over whole epochs and from the paper's initial learning rates.
+        records: of any runs, such as all that there are; those with the automatic rule as it is from the paper's
+            initial learning rates count, and those without hypergradients, over whole epochs.
         task: of which the runs are taken.
 
     Returns:
@@ -213,7 +213,8 @@ def worst_starts(records: Sequence[Record], task: str) -> pd.DataFrame:
         spec = record.spec
         same = spec.as_in_the_paper("width") and spec.decay == "none"
         base = BASELINE.get(spec.method, spec.method)
-        if same and spec.task == task and spec.alpha0 in PAPER_RATES and (spec.method not in HD or spec.rule == "auto"):
+        counts = spec.method not in HD or (spec.rule == "auto" and spec.alpha0 in PAPER_RATES)
+        if same and spec.task == task and counts:
             width = spec.width if spec.model == "mlp" else 0
             groups.setdefault((spec.model, width, spec.epochs, base), []).append(record)
     rows = []

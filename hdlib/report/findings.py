@@ -118,7 +118,8 @@ def _compare(baseline: pd.DataFrame, adapted: pd.DataFrame, family: str, decay: 
         named = (f"{power_of_ten(rate)} ({' against '.join(_apart(ours[rate], theirs[rate]))})" for rate in worse)
         text += f"; not from {', '.join(named)}"
     best = theirs.idxmin()
-    text += f". The best {name}, α₀ = {power_of_ten(best)}, reaches {_loss(theirs[best])}"
+    edge = ", the largest that was tried," if len(rates) > 1 and best == max(rates) else ""
+    text += f". The best {name}, α₀ = {power_of_ten(best)}{edge or ','} reaches {_loss(theirs[best])}"
     ratios = ours[np.isfinite(ours)] / theirs[best]
     text += f": {hd} ends {relative(ratios.min(), ratios.max())} that." if len(ratios) else "."
     if len(lost):
