@@ -114,7 +114,7 @@ class Store:
             raise self._unwritable(error) from error
 
     def _write(self, name: str, table: pa.Table) -> Path:
-        content = _parquet(table)
+        content = parquet(table)
         path = self.folder / f"{name}-{_checksum(content)}.parquet"
         write_whole(path, content)
         return path
@@ -236,10 +236,14 @@ def _table(records: list[Record]) -> pa.Table:
     return pa.table(columns)
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet(table: pa.Table, checksums: bool = False) -> bytes:
+    """Return a table as the bytes of a small parquet file, its pages with checksums or not."""
     # a float's bytes apart from one another, and no dictionary of floats that hardly recur, make half the size
-    floats = [f"{column.name}.list.element" for column in table.schema if pa.types.is_list(column.type)]
-    floats = [path for path in floats if path.split(".")[1] not in INTEGERS]
+    floats = [
+        f"{name}.list.element" if pa.types.is_list(kind) else name
+        for name, kind in zip(table.schema.names, table.schema.types, strict=True)
+        if pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind)
+    ]
     texts = [column.name for column in table.schema if pa.types.is_string(column.type)]
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -249,6 +253,7 @@ def _parquet(table: pa.Table) -> bytes:
         compression_level=19,
         use_dictionary=texts,
         use_byte_stream_split=floats,
+        write_page_checksum=checksums,
     )
     return sink.getvalue().to_pybytes()
 

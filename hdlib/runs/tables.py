@@ -16,7 +16,7 @@ import torch
 
 from hdlib.runs.files import write_whole
 from hdlib.runs.record import provenance
-from hdlib.runs.store import Store
+from hdlib.runs.store import Store, parquet
 from hdlib.tasks import load_data
 
 
@@ -59,9 +59,7 @@ def measured(
     )
     kept = pa.Table.from_pandas(table, preserve_index=False)
     kept = kept.replace_schema_metadata(kept.schema.metadata | {b"made": json.dumps(made)})
-    sink = pa.BufferOutputStream()
-    pq.write_table(kept, sink, write_page_checksum=True)
-    content = sink.getvalue().to_pybytes()
+    content = parquet(kept, checksums=True)
     try:
         write_whole(path, content)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -128,7 +129,9 @@ def test_a_damaged_probe_is_named_and_measured_again(tmp_path, damage):
         pd.DataFrame({"loss": [0.0]}).to_parquet(path)
         content = path.read_bytes()
     else:
-        content[60] ^= 1
+        column = pq.read_metadata(path).row_group(0).column(0)
+        begin = column.dictionary_page_offset or column.data_page_offset
+        content[begin + column.total_compressed_size - 1] ^= 1  # its last number
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=rf"{path.name} is damaged .* it is measured again"):
         assert probe.recorded(SPECS[:1], 3, tmp_path).equals(first)
