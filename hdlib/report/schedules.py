@@ -274,9 +274,9 @@ def prodigy_in_short(models: Mapping[str, Sequence[Record]]) -> str:
         told.append((sum(above) or "none", sum(below) or "none"))
     (alone_above, alone_below), (along_above, along_below) = told
     return (
-        f"Of these {len(above)} losses Prodigy alone ends above all that Adam-HD reaches with the automatic β, from "
-        f"whatever α₀, in {alone_above}, and below all in {alone_below}; along a cosine in {along_above} and "
-        f"{along_below}."
+        f"Of these {len(above)} losses Prodigy alone ends above Adam-HD with the automatic β from every α₀ in "
+        f"{alone_above}, and below it from every α₀ in {alone_below}; along a cosine above in {along_above} and below "
+        f"in {along_below}."
     )
 
 

@@ -156,13 +156,15 @@ def test_prodigy_from_its_own_start_stands_beside_what_adam_reaches(records):
         "From d₀ = 10⁻¹ it stayed where it began."
     )
     assert schedules.prodigy_in_short(models) == (
-        "Of these 2 losses Prodigy alone ends above all that Adam-HD reaches with the automatic β, from whatever α₀, "
-        "in none, and below all in 2; along a cosine in none and 2."
+        "Of these 2 losses Prodigy alone ends above Adam-HD with the automatic β from every α₀ in none, and below it "
+        "from every α₀ in 2; along a cosine above in none and below in 2."
     )
     between = {"one": with_prodigy(records, {1e-6: 0.2345})}  # a cosine's is a tenth lower, and below 0.215
-    assert schedules.prodigy_in_short(between).endswith("in 2, and below all in none; along a cosine in none and 2.")
+    assert schedules.prodigy_in_short(between).endswith(
+        "in 2, and below it from every α₀ in none; along a cosine above in none and below in 2."
+    )
     within = {"one": with_prodigy(records, {1e-6: 0.2175})}
-    assert "in none, and below all in none; along" in schedules.prodigy_in_short(within)
+    assert "in none, and below it from every α₀ in none; along" in schedules.prodigy_in_short(within)
     assert schedules.beside_prodigy({"one": records}).data.empty and schedules.estimates({"one": records}) == ""
 
 
@@ -184,6 +186,20 @@ def test_prodigy_is_of_adams_family_in_tables_and_figures(records):
     assert lines["Prodigy, cosine"].get_ydata().tolist() == pytest.approx([0.135, 0.081])
     assert not any("Prodigy" in line.get_label() for line in sgd.lines)
     plt.close("all")
+
+
+def test_one_family_alone_without_a_given_beta_has_a_figure_and_sentences(records):
+    runs = [r for r in records if r.spec.method.startswith("adam") and r.spec.rule != "additive"]
+    runs += [r for r in records if r.spec.method == "adam"]
+    [said] = schedules.sentences(runs).splitlines()
+    assert said.startswith("- Adam, training loss: ") and " from all α₀ with both. " in said and "given" not in said
+    above, below = schedules.figure(runs, "one family").draw(LIGHT).axes
+    assert above.get_title() == "Adam" and below.get_xlabel() == "initial learning rate α₀"
+    plt.close("all")
+    few = [replace(r, spec=r.spec.with_(validate_every=2)) for r in runs]
+    table = schedules.together_table({"one": few})
+    assert not any("at the end" in column for column in table.data) and "at the end" not in table.note
+    assert "α at the end, automatic β alone" in schedules.together_table({"one": runs}).data
 
 
 def test_a_divergence_is_told_and_drawn(records):
