@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import math
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -131,7 +131,7 @@ class RunSpec(BaseModel):
     @classmethod
     def _numbers_not_text(cls, fields: Any) -> Any:
         for name, value in fields.items():
-            if isinstance(value, str) and cls.model_fields.get(name) and not _is_text(cls, name):
+            if isinstance(value, str) and name in _numbers():
                 raise ValueError(f"{name} is the string {value!r}: give a number, without quotes.")
         return fields
 
@@ -177,7 +177,7 @@ class RunSpec(BaseModel):
             raise ValueError(f"precision is {self.precision!r} but the model is {self.model}: it is for {those}.")
         for name, (kind, those) in ONLY_OF.items():
             value, has = getattr(self, name), getattr(self, kind)
-            if has not in those and value != type(self).model_fields[name].default:
+            if has not in those and value != _defaults()[name]:
                 raise ValueError(f"{name} is {value!r} but the {kind} is {has}: it is for {' and '.join(those)}.")
         return self
 
@@ -242,9 +242,16 @@ class RunSpec(BaseModel):
 _control = lru_cache(maxsize=1024)(Control)  # few differ, of the thousands of runs in a store
 
 
-def _is_text(cls: type[BaseModel], name: str) -> bool:
-    annotation = cls.model_fields[name].annotation
-    return any(isinstance(option, str) for option in get_args(annotation))
+@cache  # pydantic looks fields up anew each time, and a store has thousands of runs
+def _defaults() -> dict[str, Any]:
+    return {name: field.default for name, field in RunSpec.model_fields.items()}
+
+
+@cache
+def _numbers() -> frozenset[str]:
+    """Return the names of the fields that take no text."""
+    options = {name: get_args(field.annotation) for name, field in RunSpec.model_fields.items()}
+    return frozenset(name for name, those in options.items() if not any(isinstance(one, str) for one in those))
 
 
 def _sentence(error: ValidationError) -> str:
