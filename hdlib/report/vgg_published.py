@@ -312,7 +312,8 @@ def variant(records: Sequence[Record]) -> str:
     """Say which network the published runs trained, and, of the whole experiment, how far ours ends from theirs."""
     where = "at full size" if vgg.whole(records) else "at this scale"
     text = (
-        "Which network the published runs trained: [two different ones, it seems](vgg-network). "
+        "Which network the published runs trained: [the authors' that of their code; of the paper's figure it is not "
+        "known](vgg-network). "
         f"{_speaks_for(records, where)}"
     ).strip()
     if not vgg.complete(records):
