@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ from hdlib.optim.control import (
     AUTO_WORTH,
 )
 from hdlib.report import frames
-from hdlib.report.style import LABELS, MODELS, Figure, Table, Theme, between, counted, power_of_ten
+from hdlib.report.style import LABELS, MODELS, Figure, Table, Theme, between, counted, power_of_ten, several
 from hdlib.runs import BASELINE, Record, RunSpec
 from hdlib.runs.experiments import VARIED
 
@@ -163,6 +164,11 @@ def noiseless_sentence(groups: Mapping[str, Sequence[Record]]) -> str:
         accuracy = frames.finals(records)["valid_accuracy"]
         return f"{(accuracy < HALF).sum() or 'none'} of {len(accuracy)}"
 
+    own = {m: [r for r in groups["automatic"] if r.spec.method == m] for m in BASELINE}
+    ruined = {m: (frames.finals(runs)["valid_accuracy"] < HALF).any() for m, runs in own.items() if runs}
+    which = [f"{lost(own[m])} with {LABELS[m]}" for m, any_lost in ruined.items() if any_lost]
+    others = [m for m, any_lost in ruined.items() if not any_lost]
+    which += [f"none with {several(others, LABELS.get)}"] if which and others else []
     bounded = [record for records in groups.values() for record in records if record.spec.max_lr is not None]
     bounds: dict[float, list[str]] = {}
     for spec in (record.spec for record in bounded):
@@ -170,8 +176,8 @@ def noiseless_sentence(groups: Mapping[str, Sequence[Record]]) -> str:
         names += [LABELS[spec.method]] if LABELS[spec.method] not in names else []
     told = " and ".join(f"{bound:g} for {' and '.join(names)}" for bound, names in bounds.items())
     return (
-        f"Of the runs with the automatic β {lost(groups['automatic'])} end at an accuracy below {100 * HALF:.0f} %; "
-        f"with an upper bound on α, {told}, {lost(bounded)}."
+        f"Of the runs with the automatic β {lost(groups['automatic'])} end at an accuracy below {100 * HALF:.0f} %"
+        f"{f' ({several(which)})' if which else ''}; with an upper bound on α, {told}, {lost(bounded)}."
     )
 
 
@@ -193,8 +199,14 @@ def factorisations(ends: Mapping[tuple[str, float], Sequence[float]]) -> Table:
             }
         )
     seeds = counted(len(next(iter(ends.values()))), "seed")
+    alike = [
+        f"{method} from {power_of_ten(one)} and {power_of_ten(other)}"
+        for (method, one), (same, other) in itertools.combinations(ends, 2)
+        if method == same and min(ends[method, one]) < 1 and list(ends[method, one]) == list(ends[method, other])
+    ]
+    told = f" The runs of {several(alike)} are the same: their first step is limited." if alike else ""
     return Table(
         pd.DataFrame(rows),
         f"{seeds.capitalize()}; automatic β, no bound on α. A run is lost whose loss is not below that of its start; "
-        "the last column is of the others.",
+        f"the last column is of the others.{told}",
     )

@@ -30,6 +30,7 @@ def sentences(records: Sequence[Record]) -> str:
         f"- {said}"
         for said in (
             *_vgg(_vgg_runs(records)),
+            *_whole_vgg(_vgg_runs(records)),
             *_online_tuning(papers),
             *_tuning(papers),
             *_grid_search([r for r in mlp if r.spec.target_loss is not None]),
@@ -79,6 +80,16 @@ def _vgg(records: Sequence[Record]) -> list[str]:
     return [f"{text} What was run is narrower, shorter, or on fewer images." if records else text]
 
 
+def _whole_vgg(records: Sequence[Record]) -> list[str]:
+    """Say what of the book's own questions was not asked of the whole network."""
+    whole, told = [r.spec for r in vgg.whole(records)], []
+    if not any(spec.variant == "blog" and spec.epochs >= vgg.EPOCHS for spec in whole):
+        told.append(f"[The blog post's network](vgg-network) on CIFAR-10 at its full size for {vgg.EPOCHS} epochs.")
+    if not any(spec.rule == "auto" for spec in whole):
+        told.append("The automatic β on VGG at its full size.")
+    return told
+
+
 def _online_tuning(records: Sequence[Record]) -> list[str]:
     longest = max((r.spec.epochs for r in records if r.spec.alpha0 == min(PAPER_RATES)), default=0)
     if longest >= paper.ONLINE_EPOCHS:
@@ -124,7 +135,7 @@ def guards(records: Sequence[Record]) -> str:
         if iterations > least or seeds > fewest
     ]
     run = (["the automatic β"] if any(r.spec.rule == "auto" for r in mlp) else []) + further
-    exceptions = f" Further went {'; '.join(run)}." if run else ""
+    exceptions = f" Run for longer or with more seeds: {'; '.join(run)}." if run else ""
     return f"Guards on the paper's perceptron{beyond}.{exceptions}"
 
 

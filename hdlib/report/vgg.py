@@ -288,7 +288,7 @@ def precisions(records: Sequence[Record], known: Sequence[Record]) -> Table | No
     note = (
         "Distance of the means: between the mean training losses of the two precisions, in the epoch in which it is "
         "largest. Range over seeds: between the highest and the lowest training loss in float32, in the epoch in which "
-        "it is widest. "
+        "it is widest. Within the spread is a weak test: it sets means of a few seeds beside the range of single runs. "
     )
     return Table(pd.DataFrame(rows), note + frames.note(compared)) if rows else None
 

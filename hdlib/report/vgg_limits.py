@@ -41,14 +41,15 @@ def critical(measured: pd.DataFrame, betas: dict[str, float], iterations: int) -
                 f"critical β of {iterations} iterations": _from_to(ends) if known else critical_beta(runs),
                 "β of the experiment": scientific(betas[method]),
                 "critical over that": _from_to(ends / betas[method], rounded) if known else "",
-                PREDICTORS["at_start"]: f"{scientific(runs['at_start'].median())}{_of_seeds(runs['at_start'])}",
+                PREDICTORS["at_start"]: _predicted(runs["at_start"]),
             }
         )
     return Table(
         pd.DataFrame(rows),
         f"From α₀ = {ALPHA0:g}, {iterations} iterations; critical β from the lowest to the highest seed, predictions "
         "in medians over seeds; where κ is negative in the first step, it predicts nothing. A run fails if it "
-        "diverges, or if its loss at the end is a fifth above that of the first minibatch. The "
+        "diverges, or if its loss at the end, the mean over the last tenth of the iterations, is more than a fifth "
+        "above that of the first minibatch. The "
         "curvatures on the way, from which the page on the critical β predicts better, were not measured here.",
     )
 
@@ -121,9 +122,12 @@ def _from_to(values: pd.Series, told: Callable[[float], str] = scientific) -> st
     return low if low == high else f"{low} to {high}"
 
 
-def _of_seeds(values: pd.Series) -> str:
-    """Say of how many seeds numbers are known, where not of all."""
-    return "" if values.notna().all() else f" ({values.count()} of {len(values)} seeds)"
+def _predicted(values: pd.Series) -> str:
+    """Return the median of what is known, with the number of seeds of which it is, where that is not all."""
+    if values.isna().all():
+        return "none"
+    seeds = "" if values.notna().all() else f" ({values.count()} of {len(values)} seeds)"
+    return f"{scientific(values.median())}{seeds}"
 
 
 def _network(model: str) -> str:

@@ -231,8 +231,8 @@ def _same(records: Sequence[Record]) -> dict[str, tuple[int, int, int]]:
 def _compared(records: Sequence[Record], published: pd.DataFrame) -> dict[tuple[str, str, str], dict]:
     """Return, for each ordering that our runs have, which method is `lower` in published runs, and `higher`.
 
-    Whether our means have them the `same` way, and `everywhere`, in every seed; how many `seeds` there are, and the
-    method that `adapts`.
+    Whether our means have them the `same` way, and `everywhere`, in every seed, or the other way round in every seed,
+    `reversed`; how many `seeds` there are, and the method that `adapts`.
     """
     found = {}
     for quantity, first, second in ORDERINGS:
@@ -246,6 +246,7 @@ def _compared(records: Sequence[Record], published: pd.DataFrame) -> dict[tuple[
                 higher=higher,
                 same=(a < b) == theirs,
                 everywhere=all((x < y) == theirs for x, y in pairs),
+                reversed=not any((x < y) == theirs for x, y in pairs),
                 seeds=len(pairs),
                 adapts=first if first in BASELINE else second,
             )
@@ -253,22 +254,27 @@ def _compared(records: Sequence[Record], published: pd.DataFrame) -> dict[tuple[
 
 
 def _orderings(records: Sequence[Record], published: pd.DataFrame) -> str:
-    """Say how many orderings of published runs ours have, which not, and of which methods they are undecided."""
+    """Say how many orderings of published runs ours have, which not, and which are undecided."""
     still, compared = _still(records), _compared(records, published)
     counts = {method: sum(row["adapts"] == method for row in compared.values()) for method in BASELINE}
     decided = {key: row for key, row in compared.items() if row["adapts"] not in still}
     told = []
     if decided:
-        lost = [(row["adapts"], quantity) for (quantity, *_), row in decided.items() if not row["same"]]
+        other = {key: row for key, row in decided.items() if not row["same"]}
+        lost, unclear = (
+            [(row["adapts"], quantity) for (quantity, *_), row in other.items() if row["reversed"] == in_every_seed]
+            for in_every_seed in (True, False)
+        )
         of = several([LABELS[BASELINE[method]] for method, n in counts.items() if n and method not in still])
         everywhere = sum(row["everywhere"] for row in decided.values() if row["same"])
         several_seeds = max(row["seeds"] for row in decided.values()) > 1
         told.append(
-            f"{f'{len(decided) - len(lost)} of' if lost else 'all'} {len(decided)} orderings"
+            f"{f'{len(decided) - len(other)} of' if other else 'all'} {len(decided)} orderings"
             f"{f' of {of}' if still else ''} are the same"
             f"{f' in the means over seeds, {everywhere} of them in every seed' if several_seeds else ''}"
         )
         told += [f"not the same: {_differ(lost)}"] if lost else []
+        told += [f"not decided: {_differ(unclear)}"] if unclear else []
     told += [
         f"the {counts[method]} of {LABELS[method]} are undecided, since its α is at most "
         f"{significant(100 * moved, 2)} % from α₀ in the last epoch"
@@ -312,7 +318,8 @@ def variant(records: Sequence[Record]) -> str:
     """Say which network the published runs trained, and, of the whole experiment, how far ours ends from theirs."""
     where = "at full size" if vgg.whole(records) else "at this scale"
     text = (
-        "Which network the published runs trained: [two different ones, it seems](vgg-network). "
+        "Which network the published runs trained: [the authors' that of their code; of the paper's figure it is not "
+        "known](vgg-network). "
         f"{_speaks_for(records, where)}"
     ).strip()
     if not vgg.complete(records):
@@ -411,10 +418,11 @@ def _guessing(records: Sequence[Record]) -> list[str]:
         losses = [r.epochs["train_loss"].iloc[-1] for r in group if r.outcome != "diverged"]
         still = [loss for loss in losses if loss > GUESSING * np.log(CLASSES)]
         if still:
+            little = f"; its orderings against {LABELS[BASELINE[method]]} say little" if method in BASELINE else ""
             told.append(
                 f"{LABELS[method]} hardly learnt anything in {vgg.which_runs(still, group)}: "
                 f"{several(still, significant)}, where guessing has a training loss of ln {CLASSES} = "
-                f"{significant(np.log(CLASSES))}."
+                f"{significant(np.log(CLASSES))}{little}."
             )
     return told
 

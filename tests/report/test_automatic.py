@@ -32,7 +32,8 @@ def test_what_is_lost_without_noise_is_counted_with_and_without_a_bound():
     assert table.loc["SGD-HD, automatic", "largest α"] == "0.0500 to 0.900"
     assert "SGD, α = 10⁻¹" in table.index and "accuracy below 50 %" in automatic.noiseless(groups).note
     said = automatic.noiseless_sentence(groups)
-    assert "automatic β 3 of 6 end" in said and said.endswith("with an upper bound on α, 1 for SGD-HD, none of 2.")
+    assert "automatic β 3 of 6 end" in said and "below 50 % (1 of 2 with SGD-HD, 1 of 2 with SGDN-HD and 1 of" in said
+    assert said.endswith("with an upper bound on α, 1 for SGD-HD, none of 2.")
 
 
 def test_each_run_without_noise_is_a_line_in_the_panels_of_its_method():
@@ -107,4 +108,7 @@ def test_a_factorisation_is_lost_where_its_loss_is_not_below_the_first():
         ["SGD-HD", "10⁻²", "1 of 3", "0.250 to 0.500"],
         ["Adam-HD", "10²", "3 of 3", ""],
     ]
-    assert table.note.startswith("3 seeds; ")
+    assert table.note.startswith("3 seeds; ") and "are the same" not in table.note
+    ends = {("Adam-HD", 1e-2): [0.5, 0.3], ("Adam-HD", 1.0): [0.5, 0.2], ("Adam-HD", 100.0): [0.5, 0.2]}
+    said = "The runs of Adam-HD from 10⁰ and 10² are the same: their first step is limited."
+    assert said in automatic.factorisations(ends).note

@@ -2,15 +2,17 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from hdlib.report import findings
+from hdlib.report import findings, paper
 from hdlib.report.style import Noted
 from hdlib.runs import Record, RunSpec
 
+ROOT = Path(__file__).parents[2]
 MADE = dict(
     device="a processor", data="made up", torch="2.15.0", commit="abc", seconds=60.0, date="2026-01-02T03:04:05"
 )
@@ -185,6 +187,18 @@ def test_the_papers_losses_are_told_over_ours(monkeypatch):
     rows.append(("mlp", "adam", 0.1, "train_loss", 1, 0.2, "additive"))  # which decays, where ours does too
     assert "\n- Adam, α/√t: training losses 2.00 times ours.\n" in findings.beside_paper(adams)
     assert findings.beside_paper([run([2, 1], [0.1] * 2, method="sgd", alpha0=0.1, task="digits")]) == ""
+
+
+def test_how_far_apart_the_papers_own_curves_end_is_what_the_book_says():
+    said = re.sub(r"\s+", " ", (ROOT / "book" / "online-tuning.md").read_text())
+    curves = paper.figure2().query("quantity == 'train_loss' and rule == 'additive' and epoch == @paper.ONLINE_EPOCHS")
+    ends = curves.groupby(["model", "method"])["value"].agg(["min", "max", "count"])
+    assert (ends.loc[(slice(None), ["sgd_hd", "adam_hd"]), "count"] == 6).all()
+    apart = ends["max"] / ends["min"]
+    assert "end within 8 % of one another" in said
+    assert 1.07 < max(apart["logreg", "sgd_hd"], apart["logreg", "adam_hd"]) < 1.08
+    assert f"SGD-HD end a factor of {apart['mlp', 'sgd_hd']:.0f} apart" in said
+    assert f"those of Adam-HD a factor of {round(apart['mlp', 'adam_hd'], -3):,.0f}." in said
 
 
 def test_what_the_paper_shows_twice_is_told_from_both_figures_at_one_epoch():

@@ -27,6 +27,10 @@ def vgg(**fields):
     return [record(task="cifar10", model="vgg", method=method, alpha0=1e-3, beta=0.0, **fields) for method in METHODS]
 
 
+def automatic(**fields):
+    return [record(task="cifar10", model="vgg", method="sgd_hd", alpha0=1e-3, beta="auto", epochs=20, **fields)]
+
+
 @pytest.mark.parametrize(
     ("some", "line", "all_of_it"),
     [
@@ -40,6 +44,16 @@ def vgg(**fields):
             [run for seed in (0, 1) for run in vgg(epochs=200, seed=seed)],
             "VGG on CIFAR-10 at its full size with more than 2 seeds.",
             vgg(epochs=200, seed=2),
+        ),
+        (
+            [*vgg(epochs=200), *vgg(epochs=1, variant="blog"), *vgg(epochs=200, variant="blog", width_factor=0.125)],
+            "[The blog post's network](vgg-network) on CIFAR-10 at its full size for 200 epochs.",
+            vgg(epochs=200, variant="blog"),
+        ),
+        (
+            [*vgg(epochs=200), *automatic(width_factor=0.125)],
+            "The automatic β on VGG at its full size.",
+            automatic(),
         ),
         ([record(**SMALL)], "50 epochs: here it has 10 epochs.", [record(**SMALL | dict(epochs=50))]),
         (
@@ -119,7 +133,7 @@ def test_guards_that_went_further_than_the_others_are_named():
         record(iterations=100, **common, beta=0.02, rule="multiplicative"),
     ]
     start = "Guards on the paper's perceptron beyond 100 iterations or with more than one seed. "
-    start += "Further went the automatic β"
+    start += "Run for longer or with more seeds: the automatic β"
     assert missing.guards(runs + others) == f"{start}."
     further = [
         record(iterations=900, **common, beta=0.02, rule="multiplicative"),
@@ -132,5 +146,7 @@ def test_guards_that_went_further_than_the_others_are_named():
     )
     assert f"- {said}" in missing.sentences(runs + others + further).splitlines()
     bounded = "the guard *bounds 0 and 0.1* up to 100 iterations with one seed"
-    assert missing.guards(runs[:1]) == f"Guards on the paper's perceptron. Further went {bounded}."
+    assert (
+        missing.guards(runs[:1]) == f"Guards on the paper's perceptron. Run for longer or with more seeds: {bounded}."
+    )
     assert missing.guards(others[:1]) == "Guards on the paper's perceptron."

@@ -1,5 +1,6 @@
 """The networks that may have been the paper's are compared with it by their runs' first epochs."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,7 +148,18 @@ def test_what_the_page_says_of_the_networks_follows_from_the_records(shown):
     above = vgg_network.guessing(shown)
     assert "authors" not in above and "text" not in above
     assert f"{blog}: SGD-HD, SGDN and SGDN-HD" in above and f"{figure}: SGD-HD, SGDN and SGDN-HD" in above
-    assert train.loc[(blog, "sgd"), "min"] < train.loc[(figure, "sgd"), "mean"] < train.loc[(blog, "sgd"), "max"]
+    page = re.sub(r"\s+", " ", (ROOT / "notebooks/vgg_network.md").read_text())
+    began = vgg_network.losses(shown, "train_loss").query("epoch == 0 and method == 'sgd'").groupby("network")["loss"]
+    starts, low, high = began.agg(["min", "max"]), *train.loc[(blog, "sgd"), ["min", "max"]]
+    assert low < train.loc[(figure, "sgd"), "mean"] < high < starts.loc[blog, "min"]
+    assert starts.loc[figure, "max"] < train.loc[(figure, "sgd"), "mean"]
+    assert (
+        f"loss of SGD is {starts.loc[figure, 'min']:.3f} at the start and "
+        f"{train.loc[(figure, 'sgd'), 'mean']:.3f} in the first epoch" in page
+    )
+    start = starts.loc[blog].map("{:.3f}".format).unique().tolist()
+    assert [f"as high, {low:.3f} to {high:.3f}, but comes down from {value};" in page for value in start] == [True]
+    assert max(train.loc[(name, "sgd"), "max"] for name in (ones, uniform)) < low
     assert off(train, uniform, theirs, "sgd") < 0.002 < 0.02 < off(train, uniform, figure, "sgd")
     assert {m for m in METHODS if off(train, uniform, figure, m) < off(train, blog, figure, m)} == {"sgd_hd", "adam"}
     told = [m for m in METHODS if (figure, m) in valid.index]
