@@ -76,6 +76,20 @@ def test_the_percentage_is_no_larger_than_it_must_be(guide, records):
     assert percent == math.ceil(100 * worst)
 
 
+def test_how_good_auto_was_on_a_transformer(guide, records):
+    common = dict(model="vit", decay="none", epochs=10, train_images=10_000)
+    losses = last_losses(records, "train_loss", **common)
+    fixed = {alpha0: loss for (name, _, alpha0), loss in losses.items() if name == "adam"}
+    ours = automatic_ends(losses, "adam_hd")
+    assert fixed.keys() == ours.keys() == {1e-1, 1e-2, 1e-3, 1e-4, 1e-5}
+    best = min(fixed, key=fixed.get)
+    others = [loss for alpha0, loss in fixed.items() if alpha0 != best]
+    told = (f"{min(them) / fixed[best]:.2f} to {max(them) / fixed[best]:.2f} times" for them in (ours.values(), others))
+    assert "ended at {} the training loss of the best of these as a fixed one".format(next(told)) in guide
+    assert f"from the others a fixed one ended at {next(told)} it." in guide
+    assert not any(r.outcome == "diverged" for r in records if r.spec.model == "vit")
+
+
 def test_how_long_the_longest_runs_were(guide, records):
     longest = max(record.iterations for record in records if record.spec.rule == "auto")
     whole = max(r.iterations for r in records if r.spec.model == "vgg" and r.spec.width_factor == 1)
