@@ -534,7 +534,7 @@ CLAIMS = (
     Claim(
         "The multiplicative rule usually adapts faster.",
         f"{PAPER}, Section 2.1",
-        "first epoch's training loss, β = 0.02 multiplicative over Figure 2's additive, below 1 from each α₀ but the "
+        "first epoch's training loss, β′ = 0.02 multiplicative over Figure 2's additive, below 1 from each α₀ but the "
         "best fixed one",
         faster_when_multiplicative,
     ),

@@ -144,9 +144,12 @@ def _where_alpha_goes(records: Sequence[Record], best: float) -> str:
         fell = (smaller <= FALLS * top[smaller.index]).all()
         ends = f"falls to {_alphas(smaller)} by the last epoch" if fell else f"is {_alphas(smaller)} in the last epoch"
         told.append(f"from smaller α₀, α peaks at {_alphas(top[smaller.index])} and {ends}")
-    for start, there in ((power_of_ten(best), last[last.index == best]), ("larger α₀", last[last.index > best])):
+    starts = {power_of_ten(best): last[last.index == best], "larger α₀": last[last.index > best]}
+    if all(map(len, starts.values())) and len(set(map(_alphas, starts.values()))) == 1:
+        starts = {" and ".join(starts): last[last.index >= best]}
+    for start, there in starts.items():
         if len(there):
-            still = "still " if len(smaller) and there.min() > STILL * smaller.max() else ""
+            still = "still " if "larger" not in start and len(smaller) and there.min() > STILL * smaller.max() else ""
             told.append(
                 f"from {start} it {still}is {_alphas(there)}" if told else f"from {start}, α is {_alphas(there)}"
             )
@@ -308,7 +311,8 @@ def multiplicative(records: Sequence[Record]) -> str:
         same = other.loc[np.isclose(other["alpha0"], start), "train_loss"].mean()
         lines.append(
             f"{label(method, 'none', 'multiplicative')} from α₀ = {power_of_ten(start)} ends at a training loss of "
-            f"{_loss(end)}, where {LABELS[method]} with the β of this page ends at {_loss(same)} from there, and the "
+            f"{_loss(end)}, where {LABELS[method]} with the β of this page "
+            f"{f'ends at {_loss(same)}' if np.isfinite(same) else 'diverges'} from there, and the "
             f"best fixed {LABELS[base]} at {_loss(best)}"
         )
     return f"{'; '.join(lines)} (means over seeds)." if lines else ""
@@ -341,16 +345,22 @@ def final_table(records: Sequence[Record]) -> Table:
 
 
 def tuning(records: Sequence[Record]) -> str:
-    """Say for each hypergradient method whether it got further than its baseline from the same alpha_0."""
+    """Say for each hypergradient method whether it got further than its baseline from the same alpha_0.
+
+    Losses are over the seeds that both have.
+    """
     finals = frames.finals(records)
     lines = []
     for method, baseline in BASELINE.items():
-        ours = finals[finals["method"] == method]
+        own = finals[finals["method"] == method]
         for decay in ("inv_sqrt", "cosine", "none"):
-            theirs = finals[(finals["method"] == baseline) & (finals["decay"] == decay)]
+            fixed = finals[(finals["method"] == baseline) & (finals["decay"] == decay)]
+            ours, theirs = frames.shared_seeds(own, fixed)
             if theirs.empty or (baseline != "adam" and decay != "none"):
                 continue
             name = label(baseline, decay)
+            if len(ours) < len(own):
+                name += f" (the {'one' if len(ours) == 1 else len(ours)} of {len(own)} seeds that both have)"
             verdicts = [
                 f"{kind} loss {spread(ours[column])} against {spread(theirs[column])}, {_verdict(ours, theirs, column)}"
                 for kind, column in (("training", "train_loss"), ("validation", "valid_loss"))

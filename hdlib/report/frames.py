@@ -120,7 +120,7 @@ def note(records: Sequence[Record]) -> str:
 
 def spread_note(records: Sequence[Record]) -> str:
     """Return the sentence that explains what `style.spread` returns, where there are several seeds."""
-    return " ± is half the range over seeds, a wide one is given whole." if seeds(records)[1] > 1 else ""
+    return " ± is half the range over seeds; where it is wide, its two ends are given." if seeds(records)[1] > 1 else ""
 
 
 def sources(records: Sequence[Record]) -> list[str]:

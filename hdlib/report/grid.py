@@ -27,6 +27,7 @@ from hdlib.runs import BASELINE, Record, steps_per_epoch
 CELL = ["method", "decay", "alpha0", "beta"]
 PAPERS_BASELINE = {"sgd_hd": ("sgd", "none"), "sgdn_hd": ("sgdn", "none"), "adam_hd": ("adam", "inv_sqrt")}
 PLAIN_BASELINE = {method: (baseline, "none") for method, baseline in BASELINE.items()}
+ALIKE = 1.05  # factor within which the medians of two neighbouring cells are nearly the same
 MARKS = {"above": "▲", "below": "▼"}
 CRITERIA = {
     "minibatch": "one minibatch",
@@ -245,6 +246,14 @@ def beside_the_paper(records: Sequence[Record]) -> str:
         f"The paper prints {len(table)} numbers, each from one run. **{count['within']} of them {ours}**, "
         f"{count['below']} below and {count['above']} above ({', '.join(parts)})."
     )
+    own = table[table["method"].isin(BASELINE)].sort_values("alpha0")
+    beside = own["median"] / own.groupby(["method", "beta"])["median"].shift(-1)
+    alike = int(beside.between(1 / ALIKE, ALIKE).sum())
+    if alike:
+        text += (
+            f" They are not as many independent checks: in {alike} of the {len(own)} cells of hypergradient methods "
+            f"our median is within a factor of {ALIKE:g} of that from the next larger α₀ with the same β."
+        )
     if seeds > 2 and printed(records):
         least, most = own_within(records)
         text += f" Each of our seeds lies between the other {seeds - 1} in {least} to {most} of these cells"

@@ -104,7 +104,8 @@ def story(branches: pd.DataFrame, record: Record) -> str:
         )
     else:
         text = f"At iteration {at['iteration']:,.0f} of {who} "
-    text += f"h = {significant(at['hypergrad'])}, the largest of these epochs, takes α to {significant(at['alpha'])}. "
+    text += f"h = {significant(at['hypergrad'])}, the largest in size of these epochs, takes α to "
+    text += f"{significant(at['alpha'])}. "
     after = rows.loc[top + 1 :, "hypergrad"].abs()
     if len(after):
         text += (
@@ -124,7 +125,7 @@ def ways(branches: pd.DataFrame, record: Record) -> Table:
         ended = int(loss.index[-1])
         rows.append(
             {
-                f"from epoch {jump} on": way,
+                f"from epoch {jump} on": _named(way),
                 "lowest α": significant(own["alpha"].min()),
                 "highest α": significant(own["alpha"].max()),
                 f"training loss, epoch {jump}": significant(loss[jump]),
@@ -163,7 +164,7 @@ def ways_sentence(branches: pd.DataFrame, record: Record) -> str:
     lost = [way for way in ends if way not in kept]
 
     def told(some: list[str]) -> str:
-        return "; ".join(some) if some else "none"
+        return "; ".join(map(_named, some)) if some else "none"
 
     return (
         f"In the last of these epochs the training loss is at most {FACTOR:g} times that of epoch {jump - 1} with: "
@@ -186,7 +187,7 @@ def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "")
                 own = data[data["way"] == way]
                 style = dict(color=colors[(i - 1) % len(colors)], lw=1.5, linestyle=DASHES[(i - 1) % len(DASHES)])
                 style = style if i else dict(color=theme.text, lw=2.0)
-                axis.plot(own["iteration"], own[column], label=way, zorder=3 - i / 10, **style)
+                axis.plot(own["iteration"], own[column], label=_named(way), zorder=3 - i / 10, **style)
             axis.set(xlabel="iteration", ylabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -201,6 +202,11 @@ def figure(branches: pd.DataFrame, record: Record, name: str, caption: str = "")
         f"in {len(names) - 1} other ways. {story(branches, record)} {ways_sentence(branches, record)}"
     )
     return Figure(draw, name, alt, data, note(branches, record), caption)
+
+
+def _named(way: str) -> str:
+    """Return what a way is called: the β of the multiplicative rule is the paper's β′."""
+    return way.replace("multiplicative, β =", "multiplicative, β′ =")
 
 
 def _losses(record: Record) -> pd.Series:

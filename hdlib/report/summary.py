@@ -122,10 +122,12 @@ def _tuned(records: Sequence[Record]) -> list[str]:
         else ""
     )
     if cosine:
-        ends = frames.finals(cosine)[["train_loss", "valid_loss"]].mean()
+        both = frames.shared_seeds(frames.finals(adapted), frames.finals(cosine))
+        same, ends = (runs[["train_loss", "valid_loss"]].mean().map(significant) for runs in both)
+        fewer = f"; with these Adam-HD ends at {' and '.join(same)}" if len(both[0]) < len(adapted) else ""
         falls += (
-            f" An Adam whose learning rate follows a cosine to zero ends at {significant(ends['train_loss'])} and "
-            f"{significant(ends['valid_loss'])} ({counted(len(cosine), 'seed')})."
+            f" An Adam whose learning rate follows a cosine to zero ends at {' and '.join(ends)} "
+            f"({counted(len(both[1]), 'seed')}{fewer})."
         )
     return [
         f"**{'Reproduced' if lower else 'Only in part'}.** With a β that was tuned, as in the paper's Figure 3, [the "

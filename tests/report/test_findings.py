@@ -45,6 +45,15 @@ def test_the_page_says_where_alpha_goes_beside_the_best_fixed_rate(online):
     fixed = run([2, 0.5], [1e-2] * 2, method="sgd", alpha0=1e-2)
     told = findings.online_tuning([*online, fixed, near], "sgd").split("\n\n")[-1]  # 0.0200 is 0.0203 in two digits
     assert "α peaks at 0.020 and is 0.0040 to 0.020 in the last epoch; from 10⁻¹ it still is 0.096 then" in told
+    more = [run([2, 0.5], [rate] * 2, method="sgd", alpha0=rate) for rate in (0.5, 1)]
+    larger = [
+        run([2, 0.3, 0.1], [rate, 0.1, end], method="sgd_hd", beta=1e-5, alpha0=rate)
+        for rate, end in ((0.5, 0.0962), (1, 0.05))
+    ]
+    told = findings.online_tuning([*online, more[0], larger[0]], "sgd")
+    assert "; from 10⁻¹ and larger α₀ it is 0.096 then (" in told
+    told = findings.online_tuning([*online, *more, *larger], "sgd")
+    assert "; from 10⁻¹ it still is 0.096 then; from larger α₀ it is 0.050 to 0.096 then (" in told
     below = run([2, 0.3, 0.01], [0.1, 0.1, 0.0050], method="sgd_hd", beta=1e-5, alpha0=0.1)
     assert "; from 10⁻¹ it is 0.0050 then (" in findings.online_tuning([*online[:-1], below], "sgd")
 
@@ -230,6 +239,8 @@ def test_the_multiplicative_rule_is_told_beside_the_other_one_and_the_best_fixed
         "ends at 0.0100 from there, and the best fixed SGD at 0.0100 (means over seeds)."
     )
     assert findings.multiplicative(online) == ""
+    lost = [replace(r, outcome="diverged") if r.spec.method == "sgd_hd" else r for r in online]
+    assert "SGD-HD with the β of this page diverges from there, and the best" in findings.multiplicative([*lost, grown])
 
 
 def test_the_overview_names_the_best_decayed_adam(online):
@@ -283,7 +294,10 @@ def test_the_overview_of_tuning_has_what_the_baseline_and_hypergradients_end_at(
 def test_seeds_that_the_baseline_lacks_are_not_counted_as_lost():
     ours = [ended(0.1, 1e-3, method="sgd_hd", beta=1e-3, seed=seed) for seed in range(3)]
     said = findings.tuning([ended(0.2, 1e-3, method="sgd"), *ours])
+    assert said.startswith("- SGD-HD against SGD (the one of 3 seeds that both have): training loss 0.100 against")
     assert "against 0.200, lower with the one seed" in said
+    ours[2] = ended(0.9, 1e-3, method="sgd_hd", beta=1e-3, seed=2)
+    assert findings.tuning([ended(0.2, 1e-3, method="sgd"), *ours]) == said
 
 
 def test_our_losses_and_the_published_ones_stand_in_their_own_columns(monkeypatch):

@@ -186,9 +186,8 @@ def test_when_runs_of_vgg_were_lost(guide, records, width_factor, method, senten
     ]
     lost = [record for record in relapse.relapsed(runs) if record.spec.method == method]
     limits = re.sub(r"\s+", " ", (ROOT / "notebooks" / "critical_beta.md").read_text())
-    assert [sentence.format(relapse.began(r)) in guide and sentence.format(relapse.began(r)) in limits for r in lost] == [
-        True
-    ]
+    told = [sentence.format(relapse.began(record)) for record in lost]
+    assert [(said in guide, said in limits) for said in told] == [(True, True)]
 
 
 def test_a_lower_bound_brings_a_run_of_vgg_back(guide, records):

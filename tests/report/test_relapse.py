@@ -83,7 +83,7 @@ def test_the_story_goes_from_the_harmful_step_over_negative_rates_to_the_large_o
     said = relapse.story(branches, RUN)
     assert "At iteration 14 of SGDN-HD with seed 0, after a step with α = 0.0200" in said
     assert "the minibatch loss is 2.60, 0.800 one step earlier, and h = 119. That takes α to −0.100" in said
-    assert "after 2 it is 38.0. There h = −479, the largest of these epochs, takes α to 0.400." in said
+    assert "after 2 it is 38.0. There h = −479, the largest in size of these epochs, takes α to 0.400." in said
     assert (
         "|h| is 0.020 in the median, so that a step changes α by 2.0 × 10⁻⁵, and in the last epoch α still is" in said
     )

@@ -43,7 +43,8 @@ def test_the_summary_says_what_holds_what_does_not_what_is_new_and_what_was_not_
     assert "Adam-HD ends at a training loss of 0.000829 (Adam: 0.00714) and a validation loss of 0.0500" in tuned
     assert "(Adam: 0.0721), both lower in every seed (100 epochs, 5 seeds)" in tuned
     assert "a learning rate that falls, to about 0 in the last epoch." in tuned
-    assert "follows a cosine to zero ends at 0.000857 and 0.0507 (3 seeds)." in tuned
+    assert "follows a cosine to zero ends at 0.000857 and 0.0507 (3 seeds; with these Adam-HD ends at" in tuned
+    assert "ends at 0.000828 and 0.0502)." in tuned
     assert "Of the 126 numbers" in grid and "104 lie within the range of our 10 seeds." in grid
     assert "in none of its 36 cells there, and on the perceptron in 27 of 36 (3 seeds, at most 469 iterations)." in grid
     assert "all 30 runs diverge, within 7 iterations" in failed
