@@ -85,7 +85,7 @@ def test_how_good_auto_was_on_a_transformer(guide, records):
     best = min(fixed, key=fixed.get)
     others = [loss for alpha0, loss in fixed.items() if alpha0 != best]
     told = (f"{min(them) / fixed[best]:.2f} to {max(them) / fixed[best]:.2f} times" for them in (ours.values(), others))
-    assert "ended at {} the training loss of the best of these as a fixed one".format(next(told)) in guide
+    assert f"ended at {next(told)} the training loss of the best of these as a fixed one" in guide
     assert f"from the others a fixed one ended at {next(told)} it." in guide
     assert not any(r.outcome == "diverged" for r in records if r.spec.model == "vit")
 
