@@ -71,7 +71,10 @@ def figure(records: Sequence[Record], name: str, caption: str = "") -> Figure:
         for axis, family in zip(axes[1], families, strict=True):
             prodigy = PRODIGY in _ways(data[data["family"] == family])
             axis.set_xlabel("initial learning rate α₀" + (", Prodigy's d₀" if prodigy else ""))
-            axis.legend(*axis.get_legend_handles_labels(), loc="best")
+            if len(families) > 1:
+                axis.legend(*axis.get_legend_handles_labels(), loc="best")
+        if len(families) == 1:  # in so narrow a figure the lines leave no room for it
+            figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 
     caption = f"{caption} Lines are means over seeds, bands reach from the lowest to the highest."
@@ -159,8 +162,9 @@ def overall(models: Mapping[str, Sequence[Record]]) -> str:
         f"From the same α₀ the automatic β ends at a lower training loss than the cosine in {sum(near + far)} of "
         f"{len(near + far)} cases: in {sum(near)} of {len(near)} where α₀ is the cosine's best or within a decade of "
         f"it, and in {sum(far)} of {len(far)} where it is further away. With the best of {len(cosine)} α₀ for each, "
-        f"the cosine's is lower in {len(better)} of {len(ahead)}"
+        f"the cosine's is {'lower' if len(better) or len(ahead) > 1 else 'no lower'}"
     )
+    text += f" in {len(better)} of {len(ahead)}" if len(ahead) > 1 else ""
     text += f", by a factor of {_range(better)}" if len(better) else ""
     text += f"; not for {' and '.join(other)}." if other and len(better) else "."
     if 2 * sum(far) > len(far) and 2 * len(better) > len(ahead):

@@ -193,7 +193,10 @@ def test_one_family_alone_without_a_given_beta_has_a_figure_and_sentences(record
     runs += [r for r in records if r.spec.method == "adam"]
     [said] = schedules.sentences(runs).splitlines()
     assert said.startswith("- Adam, training loss: ") and " from all α₀ with both. " in said and "given" not in said
-    above, below = schedules.figure(runs, "one family").draw(LIGHT).axes
+    assert "the cosine's is lower, by a factor of 2.15." in schedules.overall({"one": runs})
+    drawn = schedules.figure(runs, "one family").draw(LIGHT)
+    above, below = drawn.axes
+    assert [text.get_text() for text in drawn.legends[0].texts] == schedules._ways(schedules.ends(runs))
     assert above.get_title() == "Adam" and below.get_xlabel() == "initial learning rate α₀"
     plt.close("all")
     few = [replace(r, spec=r.spec.with_(validate_every=2)) for r in runs]
