@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hdlib.optim.control import Control
 from hdlib.runs import RunSpec, grid, train
 from hdlib.runs.stack import EVALUATE, Stack, bytes_per_run, cross_entropy, per_run, train_stack, update
-from hdlib.runs.sweep import VGG_BYTES, plan
+from hdlib.runs.sweep import IMAGE_BYTES, plan
 from hdlib.runs.train import minibatches
 from hdlib.tasks import build_model, load_data
 
@@ -401,10 +401,10 @@ class TestPlan:
         stacks = plan([*alike, *others], "cuda", memory=10**12)
         assert sorted(map(len, stacks)) == [1, 1, 1, 1, 3, 3]
         assert {spec.key for stack in stacks if len(stack) == 3 for spec in stack} == {spec.key for spec in alike}
-        assert {len(stack) for stack in plan(alike, "cuda", memory=int(2.5 * VGG_BYTES))} == {2}
+        assert {len(stack) for stack in plan(alike, "cuda", memory=int(2.5 * IMAGE_BYTES))} == {2}
         assert {len(stack) for stack in plan(alike, "cpu", jobs=2, memory=10**12)} == {1}
         large = [spec.with_(batch_size=256) for spec in alike]
-        assert {len(stack) for stack in plan(large, "cuda", memory=int(2.5 * VGG_BYTES))} == {1}
+        assert {len(stack) for stack in plan(large, "cuda", memory=int(2.5 * IMAGE_BYTES))} == {1}
 
     def test_a_narrow_vgg_is_less_work_than_a_wide_one_by_the_square_of_its_width(self):
         same = dict(task="cifar10", model="vgg", method="sgd", alpha0=1e-3)

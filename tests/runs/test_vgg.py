@@ -118,8 +118,8 @@ def test_bf16_is_the_precision_of_the_training_and_of_the_evaluation(tiny_vgg):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        (dict(task="mnist"), "vgg goes with cifar10"),
-        (dict(model="mlp"), "vgg goes with cifar10"),
+        (dict(task="mnist"), "vgg and vit go with cifar10"),
+        (dict(model="mlp"), "vgg and vit go with cifar10"),
         (dict(width_factor=0), "width_factor is 0"),
         (dict(train_images=0), "train_images is 0"),
         (dict(variant="vgg19"), "variant is 'vgg19'"),
