@@ -122,7 +122,8 @@ def load_figures(page):
     """Load the figures that a reader would have to scroll to, and wait for them."""
     page.evaluate("() => { for (const image of document.images) image.loading = 'eager' }")
     page.wait_for_function(
-        "() => [...document.images].filter(i => i.offsetWidth > 0).every(i => i.complete && i.naturalWidth > 0)"
+        "() => [...document.images].filter(i => i.offsetWidth > 0).every(i => i.complete && i.naturalWidth > 0)",
+        timeout=120_000,  # milliseconds: a busy machine is slow, and that is no fault of a page
     )
 
 
