@@ -34,7 +34,7 @@ from hdlib.optim._sums import over_meshes, sum_up, total
 from hdlib.optim.control import KEYS, Control, Guards
 
 MEASURED = ("hypergrad", "slope")  # what a group remembers of the last step; nobody gives it
-FOREIGN = ("betas", "decoupled_weight_decay", "nesterov")  # what another optimiser's groups have, and is asked for here
+FOREIGN = ("betas", "decoupled_weight_decay", "nesterov")  # settings that decide here, where another's group has them
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 StepT = TypeVar("StepT", bound=Callable[..., Any])
 LossT = TypeVar("LossT")
@@ -76,7 +76,9 @@ def check_number(name: str, value: Any, high: float = math.inf) -> None:
 def check_factor(group: Group) -> None:
     """Refuse a beta with which the multiplicative rule could change alpha's sign."""
     beta = group["hypergrad_lr"]
-    if group["rule"] == "multiplicative" and not isinstance(beta, Tensor) and beta >= 1:
+    if isinstance(beta, Tensor) and (beta.device.type != "cpu" or torch.compiler.is_compiling()):
+        return  # to look would wait for the device, or break the graph
+    if group["rule"] == "multiplicative" and beta >= 1:
         raise ValueError(
             f"hypergrad_lr is {beta}: the multiplicative rule needs a value below 1, beyond which alpha can change its "
             "sign."
@@ -161,7 +163,7 @@ class HypergradientOptimizer(Optimizer):
         Control(*[group[key] for key in KEYS.values()])
         check_number("hypergrad_lr", group["hypergrad_lr"])
         check_number("weight_decay", group["weight_decay"])
-        check_factor({**group, "hypergrad_lr": float(group["hypergrad_lr"])})
+        check_factor(group)
         if group["fused"] and group["foreach"]:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if group["fused"] and group["differentiable"]:

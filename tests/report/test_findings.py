@@ -74,6 +74,13 @@ def rates():
     return found
 
 
+def test_a_best_rate_at_the_edge_of_those_that_were_tried_is_told(rates):
+    said = findings.online_tuning([r for r in rates if r.spec.alpha0 < 0.1], "sgd")
+    assert "The best SGD, α₀ = 10⁻², the largest that was tried, reaches 0.100:" in said
+    alone = findings.online_tuning([r for r in rates if r.spec.alpha0 == 0.01], "sgd")
+    assert "The best SGD, α₀ = 10⁻², reaches 0.100:" in alone
+
+
 def test_who_ends_lower_from_which_rate_is_told_with_what_diverged(rates):
     verdict, compared, course = findings.online_tuning(rates, "sgd").split("\n\n")
     assert compared == (

@@ -13,7 +13,7 @@ from hdlib import SGDHD, AdamHD
 from hdlib.optim import control
 from hdlib.report import automatic, automatic_compared, recipe, relapse
 from hdlib.report.performance import read
-from hdlib.runs import Store, branch, experiments
+from hdlib.runs import RunSpec, Store, branch, experiments
 from hdlib.runs.critical import boundaries, measured_boundaries
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +88,32 @@ def test_how_good_auto_was_on_a_transformer(guide, records):
     assert f"ended at {next(told)} the training loss of the best of these as a fixed one" in guide
     assert f"from the others a fixed one ended at {next(told)} it." in guide
     assert not any(r.outcome == "diverged" for r in records if r.spec.model == "vit")
+
+
+def test_which_fixed_rate_is_best_beyond_the_papers_six(records):
+    """The page on guards says that SGD on a perceptron fares best with a rate that is not among them."""
+    best = {}
+    for spec, width in ((dict(model="logreg"), 1000), (dict(model="mlp"), 100), (dict(model="mlp"), 1000)):
+        for method in ("sgd", "sgdn", "adam"):
+            fields = dict(task="mnist", epochs=2, decay="none", width=width, method=method) | spec
+            losses = last_losses(records, "train_loss", **fields)
+            best[spec["model"], width, method] = min(losses, key=losses.get)[2]
+    beyond = {run for run, rate in best.items() if rate not in experiments.PAPER_RATES}
+    assert beyond == {("mlp", 100, "sgd"), ("mlp", 1000, "sgd")} and best["mlp", 1000, "sgd"] == experiments.LARGER[0]
+
+
+def test_how_large_the_networks_are_on_which_auto_was_tried(guide):
+    common = dict(method="sgd", alpha0=0.1, epochs=1)
+    sizes = {
+        "(1.8 million parameters)": RunSpec(model="mlp", **common),
+        "[a narrow VGG](vgg-variants) (0.24 million)": RunSpec(
+            task="cifar10", model="vgg", width_factor=0.125, **common
+        ),
+        "[a small transformer](transformer) (0.15 million)": RunSpec(task="cifar10", model="vit", **common),
+    }
+    for told, spec in sizes.items():
+        millions = f"{experiments.parameter_count(spec) / 1e6:.2g}"
+        assert told in guide and f"({millions} million" in told
 
 
 def test_how_long_the_longest_runs_were(guide, records):
