@@ -15,7 +15,10 @@ from unittest.mock import Mock
 import gpu_queue
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 from typer.testing import CliRunner
 
 from hdlib.cli import app
@@ -91,22 +94,32 @@ TINY = {
 }
 
 
+def one_page(folder):
+    """Make a folder a project with one page, and return it."""
+    (folder / "book").mkdir()
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "note.md").write_text(NOTEBOOK)
+    (folder / "book" / "pages.yml").write_text("page: {notebook: note, parameters: {steps: 1e-0, name: tests}}")
+    return folder
+
+
 @pytest.fixture
 def project(tmp_path):
-    """A project with one page."""
-    (tmp_path / "book").mkdir()
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "note.md").write_text(NOTEBOOK)
-    (tmp_path / "book" / "pages.yml").write_text("page: {notebook: note, parameters: {steps: 1e-0, name: tests}}")
-    return tmp_path
+    return one_page(tmp_path)
 
 
-@pytest.fixture
-def executed(project):
-    """The same, executed."""
+@pytest.fixture(scope="module")
+def executed_once(tmp_path_factory):
+    project = one_page(tmp_path_factory.mktemp("executed"))
     [page] = pages.read_pages(project)
     pages.execute(page.source(project), page.output(project), page.parameters, project)
     return project
+
+
+@pytest.fixture
+def executed(executed_once, tmp_path):
+    """A project with one page that was executed, of the test's own."""
+    return shutil.copytree(executed_once, tmp_path, dirs_exist_ok=True)
 
 
 def edit(project, change):
@@ -640,15 +653,45 @@ def shown(path):
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"sgd_beta": "1e-4x"}, "sgd_beta is the string"),
         ({"sgd_beta": -1e-4}, r"beta is -0.0001: .* Here that is sgd_beta\.$"),
-        ({"task": "imagenet"}, "task is 'imagenet'"),
-        ({"seeds": 0}, "seeds is 0"),
         ({"device": "cuda"}, "no GPU"),
     ],
 )
 def test_a_notebook_refuses_bad_parameters_before_training(parameters, sentence, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    values = {"task": "digits", "epochs": 1, "seeds": 1, "store": str(tmp_path / "store")} | parameters
+    with pytest.raises(pages.PageError, match=sentence) as refused:
+        pages.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out.ipynb", values, ROOT)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "store").exists() or not list((tmp_path / "store").iterdir())
+
+
+@pytest.fixture
+def without_kernel(monkeypatch):
+    """Let notebooks run in this process, up to a cell that raises: for what they refuse, no kernel has to start."""
+
+    def execute(path, *_, **__):
+        shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        for i, cell in enumerate(cells):
+            error = shell.run_cell(cell.source, store_history=True).error_in_exec
+            if error:
+                raise PapermillExecutionError(i, i, cell.source, type(error).__name__, str(error), [])
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(pages.papermill, "execute_notebook", execute)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"sgd_beta": "1e-4x"}, "sgd_beta is the string"),
+        ({"task": "imagenet"}, "task is 'imagenet'"),
+        ({"seeds": 0}, "seeds is 0"),
+    ],
+)
+@pytest.mark.usefixtures("without_kernel")
+def test_tuning_refuses_what_is_no_run_before_training(parameters, sentence, tmp_path):
     values = {"task": "digits", "epochs": 1, "seeds": 1, "store": str(tmp_path / "store")} | parameters
     with pytest.raises(pages.PageError, match=sentence) as refused:
         pages.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out.ipynb", values, ROOT)
@@ -665,6 +708,7 @@ def test_a_notebook_refuses_bad_parameters_before_training(parameters, sentence,
         ({"alphas": []}, "alphas is []: give at least 1."),
     ],
 )
+@pytest.mark.usefixtures("without_kernel")
 def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, sentence, tmp_path):
     values = {"task": "digits", "cap": 9, "seeds": 1, "store": str(tmp_path / "store")} | parameters
     with pytest.raises(pages.PageError) as refused:
@@ -681,6 +725,7 @@ def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, senten
         ("vgg", "automatic_seeds", 0),
     ],
 )
+@pytest.mark.usefixtures("without_kernel")
 def test_counts_of_what_comes_late_on_a_page_are_refused_before_training(name, parameter, value, tmp_path):
     values = {parameter: value, "store": str(tmp_path / "store")}
     with pytest.raises(pages.PageError) as refused:
@@ -702,6 +747,7 @@ def test_counts_of_what_comes_late_on_a_page_are_refused_before_training(name, p
         ([["author", "ones", 1, 1, ["sgd"]]], "variant is 'author'"),
     ],
 )
+@pytest.mark.usefixtures("without_kernel")
 def test_experiments_that_cannot_be_are_refused_before_training(experiments, sentence, tmp_path):
     values = {"experiments": experiments, "store": str(tmp_path / "store")}
     with pytest.raises(pages.PageError) as refused:
@@ -711,6 +757,7 @@ def test_experiments_that_cannot_be_are_refused_before_training(experiments, sen
 
 
 @pytest.mark.parametrize(("steps", "sentence"), [(0, "steps is 0: it must be"), (2.5, "steps is 2.5: give a whole")])
+@pytest.mark.usefixtures("without_kernel")
 def test_the_check_of_the_method_refuses_what_is_no_step(steps, sentence, tmp_path):
     with pytest.raises(pages.PageError, match=sentence):
         pages.execute(ROOT / "notebooks" / "method.md", tmp_path / "out.ipynb", {"steps": steps}, ROOT)
@@ -725,6 +772,7 @@ def test_the_check_of_the_method_refuses_what_is_no_step(steps, sentence, tmp_pa
         ("variants", [], "variants is []: give at least 1."),
     ],
 )
+@pytest.mark.usefixtures("without_kernel")
 def test_runs_that_vgg_asks_for_late_are_refused_before_training(parameter, value, sentence, tmp_path):
     values = TINY["vgg.md"] | {parameter: value, "store": str(tmp_path / "store")}
     with pytest.raises(pages.PageError) as refused:

@@ -76,18 +76,18 @@ def measured_note(measured: pd.DataFrame) -> str:
     return (
         f"{len(measured)} critical β, {counted(each, 'seed')}, bisected with {runs['count']:,} runs of at most "
         f"{measured['iterations'].max():,} iterations, {' and '.join(runs['precision'])}, {', '.join(runs['device'])}. "
-        f"Curvatures: {_probed(measured.attrs['made'])}. Data: {'; '.join(runs['data'])}."
+        f"Curvatures: {_probed(measured.attrs['steps'])}. Data: {'; '.join(runs['data'])}."
     )
 
 
 def probe_note(table: pd.DataFrame, spec: RunSpec) -> str:
     """Return what made a table of `hdlib.runs.probe` that looks into one run."""
     made = table.attrs["made"]
-    return f"One run, seed {spec.seed}, {_probed([made])}. Data: {made['data']}."
+    return f"One run, seed {spec.seed}, {_probed([made['device']])}. Data: {made['data']}."
 
 
-def _probed(made: Sequence[dict]) -> str:
-    return f"single steps, float64, {', '.join(sorted({one['device'] for one in made}))}"
+def _probed(devices: Sequence[str]) -> str:
+    return f"single steps, float64, {', '.join(devices)}"
 
 
 def boundaries(measured: pd.DataFrame) -> Boundaries:

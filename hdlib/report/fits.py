@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from operator import attrgetter
 
 import numpy as np
@@ -27,11 +28,11 @@ def error(record: Record, curve: pd.DataFrame, epochs: int | None = None, column
         epochs: how many are compared at most.
         column: of the run's epochs, what is compared.
     """
-    ours = record.epochs.set_index("epoch")[column].loc[:epochs]
     theirs = curve.groupby("epoch")["value"].mean()
-    common = ours.index.intersection(theirs.index).drop(0, errors="ignore")
-    ratio = np.log((ours[common].abs() + 1e-9) / (theirs[common].abs() + 1e-9))
-    return float(np.exp(np.sqrt((ratio**2).mean()))), len(common)
+    numbers, ours = record.epochs["epoch"].to_numpy(), record.epochs[column].to_numpy()
+    common = (numbers > 0) & np.isin(numbers, theirs.index) & (numbers <= (np.inf if epochs is None else epochs))
+    ratio = np.log((np.abs(ours[common]) + 1e-9) / (np.abs(theirs.loc[numbers[common]].to_numpy()) + 1e-9))
+    return float(np.exp(np.sqrt((ratio**2).mean()))), len(ratio)
 
 
 def table(fitted: pd.DataFrame) -> Table:
@@ -74,15 +75,17 @@ def candidates(records: Sequence[Record], theirs: pd.DataFrame) -> pd.DataFrame:
         if record.outcome != "diverged":
             panel = panel_of(record.spec)
             lengths[panel] = min(record.spec.epochs, lengths.get(panel, record.spec.epochs))
+
+    @cache
+    def curves(model: str, method: str, alpha0: float, rule: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the paper's alphas and losses."""
+        same = (theirs["model"] == model) & (theirs["method"] == method) & (theirs["rule"] == rule)
+        own = theirs[same & np.isclose(theirs["alpha0"], alpha0)]
+        return own[own["quantity"] == "alpha"], own[own["quantity"] == "train_loss"]
+
     for record in records:
         spec = record.spec
-        own = theirs[
-            (theirs["model"] == spec.model)
-            & (theirs["method"] == spec.method)
-            & np.isclose(theirs["alpha0"], spec.alpha0)
-            & (theirs["rule"] == spec.rule)
-        ]
-        alphas, losses = (own[own["quantity"] == quantity] for quantity in ("alpha", "train_loss"))
+        alphas, losses = curves(*panel_of(spec), spec.alpha0, spec.rule)
         if record.outcome == "diverged":
             rows.append((*panel_of(spec), _candidate(spec), spec.alpha0, spec.seed, np.inf, 0, np.inf))
         elif len(alphas):

@@ -109,22 +109,27 @@ def by_cell(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -
     Columns beside these: `runs` and `diverged` ones; `loss`; `no_hd`, the loss of the fixed rate alpha_0; `over_best`,
     the loss over that of the best fixed rate; `plain`, that of the paper's rule from alpha_0 with its best beta.
     """
-    plain, base = frames.outcomes(guarded["plain"]), frames.outcomes(unguarded)
+    base = frames.outcomes(unguarded)
+    runs = pd.concat([frames.outcomes(records).assign(guard=name) for name, records in guarded.items()])
+    plain = runs[runs["guard"] == "plain"]
+    cells = runs.groupby(["guard", "method", "alpha0", "beta"], sort=False, as_index=False).agg(
+        runs=("loss", "size"), diverged=("diverged", "sum"), loss=("loss", "median")
+    )
+    seeds = cells["guard"].map(runs.groupby("guard")["seed"].agg(frozenset))
     found = []
-    for name, records in guarded.items():
-        runs = frames.outcomes(records)
-        cells = runs.groupby(["method", "alpha0", "beta"], sort=False, as_index=False).agg(
-            runs=("loss", "size"), diverged=("diverged", "sum"), loss=("loss", "median")
-        )
-        rates, rules = (frame[frame["seed"].isin(runs["seed"])] for frame in (base, plain))
+    for those, own in cells.groupby(seeds, sort=False):
+        rates, rules = (frame[frame["seed"].isin(those)] for frame in (base, plain))
         no_hd = rates.groupby(["method", "alpha0"])["loss"].median()
         best = rules.groupby(["method", "alpha0", "beta"])["loss"].median().groupby(["method", "alpha0"]).min()
-        fixed = cells["method"].map(BASELINE)
-        cells["no_hd"] = no_hd.loc[pd.MultiIndex.from_arrays([fixed, cells["alpha0"]])].to_numpy()
-        cells["over_best"] = cells["loss"] / fixed.map(no_hd.groupby("method").min())
-        cells["plain"] = best.loc[pd.MultiIndex.from_frame(cells[["method", "alpha0"]])].to_numpy()
-        found.append(cells.assign(guard=name))
-    return pd.concat(found, ignore_index=True)
+        fixed = own["method"].map(BASELINE)
+        found.append(
+            own.assign(
+                no_hd=no_hd.loc[pd.MultiIndex.from_arrays([fixed, own["alpha0"]])].to_numpy(),
+                over_best=own["loss"] / fixed.map(no_hd.groupby("method").min()),
+                plain=best.loc[pd.MultiIndex.from_frame(own[["method", "alpha0"]])].to_numpy(),
+            )
+        )
+    return pd.concat(found).sort_index()
 
 
 def table(guarded: dict[str, Sequence[Record]], unguarded: Sequence[Record]) -> Table:

@@ -35,6 +35,12 @@ from papermill.exceptions import PapermillExecutionError
 from hdlib.report.parameters import Parameter, assignments, refusal
 
 CELL_TIMEOUT = 24 * 3600  # seconds; a cell may train
+KERNEL = [
+    "--log-level=50",  # no word about the kernel's transport, or its end, on every page
+    # A page makes many objects and drops few, and at its end all go: to look for garbage took a fifth of its time.
+    "--IPKernelApp.exec_lines=__import__('gc').set_threshold(100_000)",
+    "--IPKernelApp.exec_lines=__import__('atexit').register(__import__('gc').freeze)",
+]
 UNWRITABLE = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -259,7 +265,7 @@ def _run(notebook: Path, name: str, root: Path, cell_timeout: float, parameters:
             execution_timeout=cell_timeout,
             progress_bar=False,
             log_output=False,
-            extra_arguments=["--log-level=50"],  # no word about the kernel's transport, or its end, on every page
+            extra_arguments=KERNEL,
         )
     except PapermillExecutionError as error:
         if is_told_in_a_sentence(error.ename):

@@ -95,6 +95,7 @@ def critical_betas(
         For each spec the largest beta that worked and the smallest that failed, next to each other, and all runs.
         Where none of those that were tried worked, the first is 0; where none failed, the second is infinite.
     """
+    store = store if isinstance(store, Store) else Store(store)  # one, which knows its files in each round
     brackets = [[low, high] for _ in specs]
     runs: list[list[Record]] = [[] for _ in specs]
     for _ in range(rounds):
@@ -115,8 +116,8 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
     Where no beta that was tried failed, `critical` is infinite, and where none worked, 0: it lies above `works` or
     below `fails`, the largest that worked and the smallest that failed, and was not measured.
     `learnt` is the share of its first loss that the run lost from which the curvatures on the way are taken. The
-    `attrs` say what made it: `runs`, the count, precision, devices and data of those that were bisected, and `made`, of
-    each table of single steps.
+    `attrs` say what made it: `runs`, the count, precision, devices and data of those that were bisected, and `steps`,
+    the devices of the single steps.
     """
     names, specs = zip(*((name, spec) for name, own in asked.items() for spec in own), strict=True)
     brackets = critical_betas(specs, store, **how)
@@ -128,13 +129,13 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
     frame = pd.DataFrame(rows).set_index("key").assign(**dict.fromkeys(("at_start", "largest", "learnt"), np.nan))
     frame[list(GROWTHS)] = np.nan
     folder = store.folder if isinstance(store, Store) else store
-    made = []
+    devices = set()
     for own in asked.values():
         for method in dict.fromkeys(spec.method for spec in own):
             asked_for = {safe(spec).key: spec.key for spec in own if spec.method == method}
             specs = [safe(spec) for spec in own if spec.method == method]
             looked_into = recorded(specs, steps_looked_into(specs[0]), folder)
-            made.append(looked_into.attrs["made"])
+            devices.add(looked_into.attrs["made"]["device"])
             for key, steps in looked_into.groupby("key"):
                 kappa = steps["kappa"].dropna()
                 if kappa.empty:  # a run that ended with its first step has no curvature along one
@@ -145,12 +146,12 @@ def measured_boundaries(asked: dict[str, list[RunSpec]], store: Store | str, **h
                 frame.loc[asked_for[key], "largest"] = 2 / kappa.max()
                 losses = steps["loss"].to_numpy()
                 frame.loc[asked_for[key], "learnt"] = 1 - losses[-10:].mean() / losses[0]
-                for factor in GROWTHS:
-                    frame.loc[asked_for[key], factor] = beta_of_growth(kappa.to_numpy(), factor)
+                frame.loc[asked_for[key], list(GROWTHS)] = betas_of_growth(kappa.to_numpy(), GROWTHS)
     frame = with_growth(frame.reset_index(drop=True))
     runs = [record for _, _, tried in brackets for record in tried]
-    frame.attrs = {"made": made, "runs": {"count": len(runs), "precision": sorted({r.spec.precision for r in runs})}}
-    frame.attrs["runs"] |= {name: sorted({r.provenance[name] for r in runs}) for name in ("device", "data")}
+    ran = {"count": len(runs), "precision": sorted({r.spec.precision for r in runs})}
+    ran |= {name: sorted({r.provenance[name] for r in runs}) for name in ("device", "data")}
+    frame.attrs = {"runs": ran, "steps": sorted(devices)}  # small: pandas copies them, deep, in whatever it does
     return frame
 
 
@@ -167,27 +168,27 @@ def steps_looked_into(spec: RunSpec) -> int:
 # -- predicted
 
 
-def beta_of_growth(kappa: np.ndarray, factor: float) -> float:
-    """Return the beta from which alpha's deviation from the bottom of the parabola grows by a factor on the way.
+def betas_of_growth(kappa: np.ndarray, factors: Sequence[float]) -> list[float]:
+    """Return the betas from which alpha's deviation from the bottom of the parabola grows by factors on the way.
 
     A step with the curvature kappa_t multiplies the deviation by ``1 - beta kappa_t``, so a stretch of steps by the
     product; the stretch on which it grows most counts.
 
     Args:
         kappa: curvatures met on the way [steps].
-        factor: growth that is asked for, above 1.
+        factors: growths that are asked for, above 1; one that no beta reaches has NaN.
     """
     betas = np.logspace(-12, 6, 1801)
     grown, most = np.zeros_like(betas), np.zeros_like(betas)
     for k in kappa:
         grown = np.maximum(grown, 0.0) + np.log(np.maximum(np.abs(1 - betas * k), 1e-12))
         most = np.maximum(most, grown)
-    beyond = most > np.log(factor)
-    return float(betas[np.argmax(beyond)]) if beyond.any() else float("nan")
+    beyond = [most > np.log(factor) for factor in factors]
+    return [float(betas[np.argmax(those)]) if those.any() else float("nan") for those in beyond]
 
 
 def with_growth(measured: pd.DataFrame) -> pd.DataFrame:
-    """Add `growth`, the prediction by `beta_of_growth`, and `factor`, the growth that it allows.
+    """Add `growth`, the prediction by `betas_of_growth`, and `factor`, the growth that it allows.
 
     The factor of a model is the one that suits the *other* models of the same method best: the model itself has no
     say in its prediction. Where there is no other, it is the smallest.

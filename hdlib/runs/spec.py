@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from functools import cache, cached_property, lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -127,6 +127,20 @@ class RunSpec(BaseModel):
         except ValidationError as error:
             raise SpecError(_sentence(error)) from None
 
+    @classmethod
+    def read(cls, text: str, key: str) -> Self:
+        """Return the spec that `canonical` wrote, validated, with its `key` computed only where the given may be wrong.
+
+        Raises:
+            SpecError: this version has no such run.
+        """
+        fields = json.loads(text)
+        spec = cls(**{"beta": 0.0} | fields)
+        defaults = _defaults()
+        if _key(text) == key and all(value != defaults[name] for name, value in fields.items()):
+            spec.__dict__["key"] = key  # to write thousands of specs again takes as long as to read them
+        return spec
+
     @model_validator(mode="before")
     @classmethod
     def _numbers_not_text(cls, fields: Any) -> Any:
@@ -207,7 +221,7 @@ class RunSpec(BaseModel):
     @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for the spec: equal specs, equal keys."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+        return _key(self.canonical())
 
     def canonical(self) -> str:
         """Return the spec as JSON with sorted names and without the fields that have their default value."""
@@ -237,6 +251,10 @@ class RunSpec(BaseModel):
     def with_(self, **changes: Any) -> RunSpec:
         """Return a copy with some fields changed, validated again."""
         return RunSpec(**(self.model_dump() | changes))
+
+
+def _key(canonical: str) -> str:
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 _control = lru_cache(maxsize=1024)(Control)  # few differ, of the thousands of runs in a store

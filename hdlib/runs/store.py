@@ -283,7 +283,7 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
     records, unknown = [], []
     for i, (key, text) in enumerate(zip(columns["key"].to_pylist(), columns["spec"].to_pylist(), strict=True)):
         try:
-            spec = _spec(text)
+            spec = _spec(text, key)
             if spec.key != key:
                 raise SpecError(f"the run's key is {spec.key} and not {key}.")
         except SpecError as error:
@@ -307,9 +307,9 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
 
 
 @cache
-def _spec(text: str) -> RunSpec:
+def _spec(text: str, key: str) -> RunSpec:
     """Return the spec that a record has, which is validated once a process however often its store is read."""
-    return RunSpec(**{"beta": 0.0} | json.loads(text))
+    return RunSpec.read(text, key)
 
 
 class _Frames:

@@ -51,7 +51,7 @@ def measured():
     frame = pd.DataFrame(rows, columns=["model", "method", "seed", "critical", *PREDICTORS])
     frame = frame.assign(learnt=0.1, factor=2.0, iterations=100)
     runs = dict(count=24, precision=["float32"], device=["a processor"], data=["made up"])
-    frame.attrs = {"made": [MADE], "runs": runs}
+    frame.attrs = {"steps": [MADE["device"]], "runs": runs}
     return frame
 
 

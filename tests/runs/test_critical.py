@@ -34,11 +34,12 @@ def test_a_critical_beta_beyond_those_that_were_tried_is_not_made_up(tmp_path):
 
 def test_a_deviation_grows_by_the_product_of_its_factors():
     kappa = np.array([1.0, 100.0, 1.0, 2.0, 1.0])
-    single = critical.beta_of_growth(kappa, 50.0)
+    single, never = critical.betas_of_growth(kappa, [50.0, np.inf])
     assert abs(1 - single * 100.0) == pytest.approx(50.0, rel=0.05)  # the later ones shrink it
-    series = critical.beta_of_growth(np.full(5, 10.0), 2.0**5)
+    assert np.isnan(never)
+    [series] = critical.betas_of_growth(np.full(5, 10.0), [2.0**5])
     assert abs(1 - series * 10.0) == pytest.approx(2.0, rel=0.05)
-    assert critical.beta_of_growth(kappa[:1], 1.001) == pytest.approx(2.0, rel=0.05)
+    assert critical.betas_of_growth(kappa[:1], [1.001]) == [pytest.approx(2.0, rel=0.05)]
 
 
 def test_a_models_growth_is_chosen_by_the_other_models():
@@ -68,7 +69,7 @@ def test_measured_critical_betas_say_what_made_them(tmp_path):
     assert measured["iterations"].to_list() == [8, 8]
     runs = measured.attrs["runs"]
     assert (runs["count"], runs["precision"]) == (4, ["float32"])
-    assert [made["data"] for made in measured.attrs["made"]] == runs["data"] * 2
+    assert measured.attrs["steps"] == runs["device"]
 
 
 def test_a_critical_beta_stands_beside_what_the_curvatures_of_its_cautious_run_predict(tmp_path):
@@ -93,7 +94,7 @@ def test_a_run_of_one_step_has_no_curvature_and_predicts_nothing(tmp_path):
 def test_a_first_curvature_that_is_negative_predicts_no_critical_beta(tmp_path, monkeypatch):
     def recorded(specs, *_):
         steps = pd.concat([pd.DataFrame({"loss": 1.0, "kappa": [np.nan, -1.0, 4.0], "key": s.key}) for s in specs])
-        steps.attrs["made"] = {}
+        steps.attrs["made"] = {"device": "a processor"}
         return steps
 
     monkeypatch.setattr(critical, "recorded", recorded)
