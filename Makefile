@@ -26,7 +26,6 @@ book: $(READY)  ## execute every notebook and build the site
 test: $(READY)  ## everything that must hold, the built book in a real browser included
 	bash tests/get_chromium.sh
 	$(BIN)/ruff check hdlib tests benchmarks
-	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 
 serve: $(READY)  ## open the built book on localhost

@@ -1,5 +1,6 @@
 """What all tests share: one thread a process, and specs that train in a moment."""
 
+import gc
 import os
 
 import numpy as np
@@ -11,6 +12,7 @@ from hdlib.runs import RunSpec
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of kernels and other processes, whose threads would wait for each other's cores
+gc.set_threshold(100_000)  # processes hold the book's records, among which there is no garbage to look for
 
 
 LONGEST = ("test_site.py", "test_pages.py")  # to begin with: a file is one process's, and the last one's would be alone
