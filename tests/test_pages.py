@@ -679,6 +679,7 @@ def without_kernel(monkeypatch):
                 raise PapermillExecutionError(i, i, cell.source, type(error).__name__, str(error), [])
 
     monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # a shell puts its own there
     monkeypatch.setattr(pages.papermill, "execute_notebook", execute)
 
 

@@ -37,7 +37,7 @@ from hdlib.report.parameters import Parameter, assignments, refusal
 CELL_TIMEOUT = 24 * 3600  # seconds; a cell may train
 KERNEL = [
     "--log-level=50",  # no word about the kernel's transport, or its end, on every page
-    # A page makes many objects and drops few, and at its end all go: to look for garbage took a fifth of its time.
+    # A page makes many objects and drops few, and at its end all go: looking for garbage took up to a fifth of it.
     "--IPKernelApp.exec_lines=__import__('gc').set_threshold(100_000)",
     "--IPKernelApp.exec_lines=__import__('atexit').register(__import__('gc').freeze)",
 ]
