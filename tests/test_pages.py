@@ -16,6 +16,7 @@ import gpu_queue
 import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 
 from hdlib.cli import app
 from hdlib.report import pages
+from hdlib.report.kernels import ForkedKernelManager
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = """---
@@ -298,11 +300,12 @@ def test_a_file_of_a_project_in_the_home_folder_is_named_without_the_projects_fo
     assert pages._without_folders(f"{root}/a and {Path.home()}/b", root) == "a and b"
 
 
-def test_a_cell_that_takes_too_long_is_stopped(project):
+@pytest.mark.parametrize("kernels", [AsyncKernelManager, ForkedKernelManager])
+def test_a_cell_that_takes_too_long_is_stopped(project, kernels):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("if steps < 0", "import time; time.sleep(60)\nif steps < 0"))
     with pytest.raises(pages.PageError, match="longer than 2 seconds"):
-        pages.execute(source, project / "book" / "page.ipynb", {}, project, cell_timeout=2)
+        pages.execute(source, project / "book" / "page.ipynb", {}, project, cell_timeout=2, kernels=kernels)
 
 
 def test_parameters_are_read_as_python_reads_them(project):
@@ -629,7 +632,7 @@ def test_every_notebook_that_trains_does_so_with_tiny_parameters(name, tmp_path,
     known = pages.parameters_of(ROOT / "notebooks" / name)
     if "store" in known:
         parameters["store"] = str(tmp_path / "store")
-    pages.execute(ROOT / "notebooks" / name, tmp_path / "out.ipynb", parameters, ROOT)
+    pages.execute(ROOT / "notebooks" / name, tmp_path / "out.ipynb", parameters, ROOT, kernels=ForkedKernelManager)
     if "store" in known:
         assert list((tmp_path / "store").glob(f"{parameters.get('task', 'cifar10')}-*.parquet"))
     assert no_numbers(tmp_path / "out.ipynb") == []

@@ -29,9 +29,11 @@ import nbformat
 import papermill
 import psutil
 import yaml
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from hdlib.report.kernels import ForkedKernelManager
 from hdlib.report.parameters import Parameter, assignments, refusal
 
 CELL_TIMEOUT = 24 * 3600  # seconds; a cell may train
@@ -159,7 +161,12 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
 
 
 def execute(
-    source: Path, output: Path, parameters: dict[str, Any], root: Path, cell_timeout: float = CELL_TIMEOUT
+    source: Path,
+    output: Path,
+    parameters: dict[str, Any],
+    root: Path,
+    cell_timeout: float = CELL_TIMEOUT,
+    kernels: type[AsyncKernelManager] = AsyncKernelManager,
 ) -> list[str]:
     """Run a notebook with parameters, write the executed notebook whole or not at all, and return its warnings.
 
@@ -199,7 +206,7 @@ def execute(
         _remove_orphans(output)
         nbformat.write(notebook, working)
         started = time.perf_counter()
-        _run(working, source.name, root, cell_timeout, parameters, failed)
+        _run(working, source.name, root, cell_timeout, parameters, failed, kernels)
         executed = nbformat.read(working, as_version=4)
         _clean(executed, root)
         executed.metadata["hdlib"] = stamp | {"seconds": round(time.perf_counter() - started, 1)}
@@ -254,13 +261,22 @@ def _whose(sentence: str, parameters: dict[str, Any]) -> str:
     return f" Here that is {' or '.join(names)}." if names else ""
 
 
-def _run(notebook: Path, name: str, root: Path, cell_timeout: float, parameters: dict[str, Any], failed: Path) -> None:
+def _run(
+    notebook: Path,
+    name: str,
+    root: Path,
+    cell_timeout: float,
+    parameters: dict[str, Any],
+    failed: Path,
+    kernels: type[AsyncKernelManager],
+) -> None:
     """Execute a notebook in its place; whatever stops it leaves what there is, which is to become `failed`."""
     try:
         papermill.execute_notebook(
             notebook,
             notebook,
             kernel_name="python3",
+            kernel_manager_class=kernels,
             cwd=root,
             execution_timeout=cell_timeout,
             progress_bar=False,
@@ -305,7 +321,7 @@ def build(root: Path, say=print) -> Path:
         started = time.perf_counter()
         say(f"{page.name} ...", end=" ")
         try:
-            warnings = execute(page.source(root), page.output(root), page.parameters, root)
+            warnings = execute(page.source(root), page.output(root), page.parameters, root, kernels=ForkedKernelManager)
         except PageError as error:
             raise PageError(f"The page {page.name} was not made: {error}") from None
         say(f"{time.perf_counter() - started:.0f} s")

@@ -374,7 +374,7 @@ def _in_processes(
         for _ in range(min(count, len(stacks))):
             pipe, end = context.Pipe()
             worker = context.Process(target=_train_in_process, args=(end, folder, compiled))
-            with _uninterrupted():  # which a process takes over: it may not hear of one while it imports, either
+            with uninterrupted():  # which a process takes over: it may not hear of one while it imports, either
                 worker.start()
                 workers[pipe] = worker
                 end.close()
@@ -393,7 +393,7 @@ def _in_processes(
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Hold back a terminal's interruption until the end, where the system can."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -438,7 +438,7 @@ def _share_out(
 def _train_in_process(pipe: Connection, folder: Path, compiled: bool) -> None:
     """Train the stacks that come through a pipe, and tell of them through it, until None comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the process that asked hears it, too
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     recorder = _Recorder(Store(folder), lambda *news: pipe.send(news))
 
@@ -456,7 +456,7 @@ def _train_in_process(pipe: Connection, folder: Path, compiled: bool) -> None:
             pipe.send(error)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Wait for the end of the process that started this one, however it comes, and end too."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
