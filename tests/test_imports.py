@@ -2,6 +2,7 @@
 
 import ast
 import runpy
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -58,6 +59,24 @@ def test_what_is_imported_is_declared(part):
     packages = packages_distributions()
     needed = {canonicalize_name(packages[top][0]) for top in tops}
     assert needed and needed <= declared(MAY_IMPORT[part][1])
+
+
+@pytest.mark.parametrize("command", [["--help"], ["run", str(ROOT / "notebooks" / "tuning.md"), "--parameters"]])
+def test_the_command_imports_torch_with_the_first_optimiser_alone(command):
+    """In a fresh process, since others have imported it."""
+    code = f"""
+import sys
+from hdlib.__main__ import main
+sys.argv = ["hdlib", *{command}]
+try:
+    main()
+except SystemExit as ended:
+    print([name for name in ("torch", "pandas", "seaborn") if name in sys.modules], ended.code)
+import hdlib
+print(hdlib.optim.AdamHD is hdlib.AdamHD, "AdamHD" in dir(hdlib), "torch" in sys.modules, hasattr(hdlib, "Adam"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-2:] == ["[] 0", "True True True False"]
 
 
 def test_every_part_is_known():
