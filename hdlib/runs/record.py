@@ -51,17 +51,17 @@ class Record:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, histories: Mapping[str, Callable[[], pd.DataFrame]], **fields: Any) -> Self:
-        """Return a record whose histories are made when they are first asked for: making frames is slow."""
+    def read(cls, later: Mapping[str, Callable[[], Any]], **fields: Any) -> Self:
+        """Return a record of which some attributes, such as frames, are made when they are first asked for."""
         record = cls.__new__(cls)
-        record.__dict__.update(fields, _histories=histories)
+        record.__dict__.update(fields, _later=later)
         return record
 
     def __getattr__(self, name: str) -> Any:
-        histories = self.__dict__.get("_histories", {})
-        if name not in histories:
+        later = self.__dict__.get("_later", {})
+        if name not in later:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.__dict__[name] = histories[name]()
+        self.__dict__[name] = later[name]()
         return self.__dict__[name]
 
     @property

@@ -145,7 +145,7 @@ class Store:
             for path, held in new.items():
                 keys = set(held) if wanted is None else wanted & set(held)
                 try:
-                    found = _read(path, keys) if keys else []
+                    found = _read(path, None if wanted is None else keys) if keys else []
                 except FileNotFoundError:  # merged away
                     continue
                 for record in found:
@@ -291,11 +291,14 @@ def _read(path: Path, keys: set[str] | None = None) -> list[Record]:
             continue
         records.append(
             Record.read(
-                {"epochs": partial(epochs, i), "trace": partial(traces, i)},
+                {
+                    "epochs": partial(epochs, i),
+                    "trace": partial(traces, i),
+                    "provenance": partial(json.loads, provenances[i]),
+                },
                 spec=spec,
                 outcome=outcomes[i],
                 iterations=iterations[i],
-                provenance=json.loads(provenances[i]),
             )
         )
     if unknown:
