@@ -484,7 +484,7 @@ def test_the_site_is_built_from_nothing_and_of_pages_that_are_checked(project, m
         index.touch()
         return subprocess.CompletedProcess([], outcome)
 
-    monkeypatch.setattr(pages, "execute", lambda *_: [])
+    monkeypatch.setattr(pages, "execute", lambda *_, **__: [])
     monkeypatch.setattr(pages.subprocess, "run", sphinx)
     with pytest.raises(pages.PageError, match="page was not executed"):
         pages.build(project)

@@ -6,7 +6,6 @@ environment and the folder are each kernel's own.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-IMPORTED = ["ipykernel.kernelapp", "pandas", "pyarrow.parquet", "pydantic", "scipy.stats", "seaborn", "torch", "tqdm"]
+SHOWING = ["ipykernel.kernelapp", "scipy.stats", "seaborn"]  # what a notebook imports beside those that train
 
 
 class ForkedKernelManager(AsyncKernelManager):
@@ -35,13 +34,11 @@ class ForkedKernelManager(AsyncKernelManager):
 
 class _Provisioner(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
-        from hdlib.runs.sweep import uninterrupted
+        from hdlib.runs.processes import TRAINING, process_context, uninterrupted
 
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)
         self.cwd = options.get("cwd") or os.getcwd()
-        process = context.Process(target=_run, args=(cmd, self.cwd, options["env"]))
-        with uninterrupted():  # neither that process while it imports, nor this one while it waits for it
+        process = process_context([*TRAINING, *SHOWING]).Process(target=_run, args=(cmd, self.cwd, options["env"]))
+        with uninterrupted():
             process.start()
         self.process = _Popen(process)
         self.pid = self.pgid = process.pid  # it begins a session
@@ -77,7 +74,7 @@ def _run(command: list[str], folder: str, environment: dict[str, str]) -> None:
     import matplotlib
     from ipykernel.kernelapp import launch_new_instance
 
-    from hdlib.runs.sweep import end_with_parent
+    from hdlib.runs.processes import end_with_parent
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     matplotlib.rcParams["backend"] = environment.get("MPLBACKEND", "module://matplotlib_inline.backend_inline")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import multiprocessing.connection
 import os
 import signal
@@ -12,10 +11,9 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from hdlib.runs.checkpoint import Checkpoints
+from hdlib.runs.processes import end_with_parent, process_context, uninterrupted
 from hdlib.runs.record import Record
 from hdlib.runs.spec import IMAGE_MODELS, RunSpec, SpecError
 from hdlib.runs.stack import bytes_per_run, can_compile, layer_sizes, stack_key, stackable, train_stack
@@ -96,9 +95,9 @@ def sweep(
     """Return the records of the specs, in their order; train and record what the store does not have.
 
     Missing runs are grouped into stacks that are trained as one program (`plan`): on a CPU in single-threaded
-    processes, on a GPU one after the other, or, of networks that are not stacked, a few side by side. A run's record
-    is stored within seconds of its end, and a long run that is not stacked keeps a checkpoint in the folder
-    `<store>.checkpoints`, so an interrupted sweep resumes where it was.
+    processes (see `process_context`), on a GPU one after the other, or, of networks that are not stacked, a few side
+    by side. A run's record is stored within seconds of its end, and a long run that is not stacked keeps a checkpoint
+    in the folder `<store>.checkpoints`, so an interrupted sweep resumes where it was.
 
     Args:
         specs: the runs; duplicates are trained once.
@@ -354,7 +353,7 @@ def _in_processes(
     A process has a pipe of its own, which closes with it, however it ends: what several of them share could be held
     by one that is killed.
     """
-    context = multiprocessing.get_context("spawn")
+    context = process_context()
     workers: dict[Connection, BaseProcess] = {}
 
     def hear(pipe: Connection) -> bool:
@@ -373,8 +372,8 @@ def _in_processes(
     try:
         for _ in range(min(count, len(stacks))):
             pipe, end = context.Pipe()
-            worker = context.Process(target=_train_in_process, args=(end, folder, compiled))
-            with uninterrupted():  # which a process takes over: it may not hear of one while it imports, either
+            worker = context.Process(target=_train_in_process, args=(end, folder, compiled, dict(os.environ)))
+            with uninterrupted():
                 worker.start()
                 workers[pipe] = worker
                 end.close()
@@ -390,20 +389,6 @@ def _in_processes(
             with suppress(Exception):  # of the end of what it says; an error of its own comes second
                 while pipe.poll():
                     hear(pipe)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back a terminal's interruption until the end, where the system can."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # or else it starts with the first process, and lets interruptions through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _share_out(
@@ -435,10 +420,11 @@ def _share_out(
         ) from error
 
 
-def _train_in_process(pipe: Connection, folder: Path, compiled: bool) -> None:
+def _train_in_process(pipe: Connection, folder: Path, compiled: bool, environment: dict[str, str]) -> None:
     """Train the stacks that come through a pipe, and tell of them through it, until None comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the process that asked hears it, too
     threading.Thread(target=end_with_parent, daemon=True).start()
+    os.environ.update(environment)
     torch.set_num_threads(1)
     recorder = _Recorder(Store(folder), lambda *news: pipe.send(news))
 
@@ -454,12 +440,6 @@ def _train_in_process(pipe: Connection, folder: Path, compiled: bool) -> None:
         except Exception as error:
             error.add_note(f"It came in a training process:\n{traceback.format_exc()}")
             pipe.send(error)
-
-
-def end_with_parent() -> None:
-    """Wait for the end of the process that started this one, however it comes, and end too."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def _plain(value: Any) -> Any:

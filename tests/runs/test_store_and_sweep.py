@@ -29,6 +29,7 @@ import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.files import write_whole
+from hdlib.runs.processes import process_context
 from hdlib.runs.record import _commit, code_version
 from hdlib.runs.sweep import SweepError, _Recorder, resolve_device, steps_per_epoch
 from hdlib.runs.train import train_each
@@ -421,6 +422,23 @@ def test_nothing_is_missed_while_another_process_writes_and_merges(tmp_path):
         writer.join()
 
 
+def training(process):
+    """Return the processes that train for one: what they are forked from is its child, or they themselves are."""
+    children = process.children()
+    if sys.platform == "linux":
+        return [one for child in children for one in child.children()]
+    return children[1:]  # the first one keeps track of what they share
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes start anew")
+def test_a_process_that_is_to_train_has_torch_when_it_starts_and_reads_hdlib_itself():
+    found = "import sys; sys.exit(10 * ('torch' in sys.modules) + ('hdlib' in sys.modules))"
+    process = process_context().Process(target=exec, args=(found,))
+    process.start()
+    process.join()
+    assert process.exitcode == 10
+
+
 @pytest.fixture
 def long_sweep(tmp_path, request):
     """Return a process that trains two runs in two others, and these; one run is short and recorded, unless told."""
@@ -436,10 +454,9 @@ def long_sweep(tmp_path, request):
     )
     (tmp_path / "long.py").write_text(code)
     process = psutil.Popen([sys.executable, tmp_path / "long.py"], stderr=subprocess.PIPE, text=True)
-    while len(process.children()) < 3 or (1 in epochs and not list(tmp_path.glob("store/*.parquet"))):
+    while len(started := training(process)) < 2 or (1 in epochs and not list(tmp_path.glob("store/*.parquet"))):
         assert process.poll() is None
         time.sleep(0.1)
-    started = process.children()[1:]  # the first one keeps track of what they share
     yield process, started
     for one in [process, *started]:
         with suppress(psutil.NoSuchProcess):
@@ -508,7 +525,7 @@ def test_an_interrupted_sweep_ends_its_processes_and_keeps_what_was_finished(tmp
     store = Store(tmp_path / "store")
     while len(store.keys()) < 2:
         time.sleep(0.1)
-    for one in [*started, process]:
+    for one in [*process.children(), *started, process]:  # as a terminal does
         one.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert told.endswith("KeyboardInterrupt\n") and told.count("Traceback") == 1
@@ -520,16 +537,18 @@ def test_an_interrupted_sweep_ends_its_processes_and_keeps_what_was_finished(tmp
 @pytest.mark.parametrize("when", [1, 2])
 def test_an_interruption_that_comes_with_a_start_leaves_no_process(tmp_path, when):
     code = (
-        "import os, signal, multiprocessing.context as context\n"
+        "import os, signal\n"
         "from hdlib.runs import grid, sweep\n"
+        "from hdlib.runs.processes import process_context\n"
         "if __name__ == '__main__':\n"
         "    import faulthandler; faulthandler.dump_traceback_later(100, exit=True)\n"
-        "    real, started = context.SpawnProcess.start, []\n"
+        "    kind, started = process_context().Process, []\n"
+        "    real = kind.start\n"
         "    def start(self):\n"
         "        real(self)\n"
         "        started.append(self)\n"
         f"        if len(started) == {when}: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    context.SpawnProcess.start = start\n"
+        "    kind.start = start\n"
         "    specs = grid(seeds=2, task='digits', method='sgd_hd', alpha0=0.01, beta=1e-3, epochs=10**6)\n"
         "    try:\n"
         f"        sweep(specs, {str(tmp_path / 'store')!r}, jobs=2)\n"
@@ -545,7 +564,7 @@ def test_an_interruption_that_comes_with_a_start_leaves_no_process(tmp_path, whe
 @pytest.mark.parametrize("long_sweep", [[LONG, LONG + 1]], indirect=True, ids=["at once"])
 def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
     process, started = long_sweep
-    for one in [*started, process]:
+    for one in [*process.children(), *started, process]:  # as a terminal does
         one.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert told.endswith("KeyboardInterrupt\n") and told.count("Traceback") == 1
