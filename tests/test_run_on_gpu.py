@@ -85,7 +85,7 @@ def test_a_job_whose_time_is_up_is_stopped_and_keeps_its_finished_runs(queue, tm
     name, outcome, _, took = queue.run(job, store, tmp_path / "work", 12, environment, options)
     assert (name, outcome) == ("tuning", "stopped")
     assert took < 12 + queue.GRACE and time.monotonic() - started < 12 + 2 * queue.GRACE
-    assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
+    assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
     with tarfile.open(tmp_path / "records.tar") as tar:
         tar.extractall(tmp_path / "back", filter="data")
     [kept] = Store(tmp_path / "back" / "results").all()

@@ -52,7 +52,7 @@ def alone(function, **environment):
     return done.stdout
 
 
-def steps(cls, settings, layout, dtype=torch.float32, device="cpu", large=(40, 30, 3, 3), **more):
+def steps(cls, settings, layout, dtype=torch.float32, device="cpu", large=(20, 24, 3, 3), **more):
     """Step on random gradients, one of which is missing once; return the parameters, and alpha and h of every step."""
     generator = torch.Generator().manual_seed(1)
 
@@ -94,7 +94,8 @@ def compare():
     torch_way = lambda self, group: ("torch" if group["foreach"] is None else "loop", True)  # noqa: E731
     SGDHD._way = AdamHD._way = torch_way
     for name, (cls, settings, layout) in CASES.items():
-        for dtype, tolerance, foreach in ((torch.float32, 1e-5, False), (torch.bfloat16, 1e-2, None)):
+        kinds = [(torch.float32, 1e-5, False), (torch.bfloat16, 1e-2, None)]
+        for dtype, tolerance, foreach in kinds if layout == "channels_last" else kinds[:1]:
             _kernels.gpu = lambda device: None
             expected, numbers = steps(cls, settings, layout, dtype, capturable=True, foreach=foreach)
             _kernels.gpu = lambda device: Kernels()
@@ -108,8 +109,8 @@ def compare():
                 torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def compile_for(capability):
-    """Compile every form of the kernels to a GPU's machine code."""
+def compile_for(capability, precisions):
+    """Compile every form of the kernels for some precisions to a GPU's machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -128,7 +129,7 @@ def compile_for(capability):
     corrections = made(corrections_kernel, {}, {"log_1": "fp64", "log_2": "fp64"}, 1)
     assert corrections["cubin"] and corrections["ptx"].count(".param .f64") == 2  # no constants: schedulers move them
     for kernel, modes in ((sgd_kernel, [{"MODE": mode} for mode in range(3)]), (adam_kernel, [{}])):
-        kinds = itertools.product(("fp32", "bf16", "fp16"), modes, (False, True), (UNIT, 1))
+        kinds = itertools.product(precisions, modes, (False, True), (UNIT, 1))
         for precision, mode, read_p, unit in kinds:
             constants = mode | {"READ_P": read_p, "UNIT": unit, "BLOCK": BLOCK}
             code = made(kernel, constants, dict.fromkeys("gpmvd", (f"*{precision}",) * TENSORS), 8)
@@ -191,9 +192,10 @@ def test_on_a_gpu_the_kernels_step_as_the_loop_does(name):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_the_kernels_compile_for_gpus_that_are_not_here(capability, tmp_path):
-    alone(f"compile_for({capability})", TRITON_CACHE_DIR=str(tmp_path))
+@pytest.mark.parametrize(("capability", "precisions"), [(80, ["bf16"]), (90, ["fp32", "bf16", "fp16"])])
+def test_the_kernels_compile_for_gpus_that_are_not_here(capability, precisions, tmp_path):
+    """For the first GPUs that compute in bfloat16 in that alone: each form takes a second."""
+    alone(f"compile_for({capability}, {precisions})", TRITON_CACHE_DIR=str(tmp_path))
 
 
 @pytest.mark.parametrize(
