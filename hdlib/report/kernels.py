@@ -20,7 +20,7 @@ SHOWING = ["ipykernel.kernelapp", "scipy.stats", "seaborn"]  # what a notebook i
 
 
 class ForkedKernelManager(AsyncKernelManager):
-    """Jupyter's manager of kernels, which forks them on Linux; elsewhere libraries may not survive it, and it does not.
+    """Jupyter's manager of kernels, whose kernels are forked on Linux; elsewhere libraries may not survive a fork.
 
     The first kernel that a process asks for waits for the imports, as any kernel does; the others do not. They look
     for modules where that process does, and end with it.

@@ -171,6 +171,7 @@ def execute(
     """Run a notebook with parameters, write the executed notebook whole or not at all, and return its warnings.
 
     A run that failed or was interrupted leaves what there is beside the output, as `<name>.failed.ipynb`.
+    `kernels` says how its kernel starts.
 
     Raises:
         PageError: the notebook is missing, a parameter is refused, the output cannot be written, a cell failed or took

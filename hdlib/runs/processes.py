@@ -33,9 +33,9 @@ def process_context(imported: Sequence[str] = TRAINING) -> BaseContext:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back a terminal's interruption until the end, where the system can; processes that start here never see one.
+    """Hold back a terminal's interruption until the end, where the system can.
 
-    It may come while they import.
+    A process that starts meanwhile goes on holding it back: it may come while that imports.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

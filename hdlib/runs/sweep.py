@@ -424,6 +424,7 @@ def _train_in_process(pipe: Connection, folder: Path, compiled: bool, environmen
     """Train the stacks that come through a pipe, and tell of them through it, until None comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the process that asked hears it, too
     threading.Thread(target=end_with_parent, daemon=True).start()
+    os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
     recorder = _Recorder(Store(folder), lambda *news: pipe.send(news))
