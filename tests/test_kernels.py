@@ -11,6 +11,7 @@ import psutil
 import pytest
 from jupyter_client import AsyncKernelManager
 from nbformat.v4 import new_code_cell, new_notebook
+from processes import alive
 
 from hdlib.report import pages
 from hdlib.report.kernels import ForkedKernelManager
@@ -82,10 +83,10 @@ def test_it_ends_with_the_process_that_asked_for_it(tmp_path):
     while not (tmp_path / "kernel").exists() or not (tmp_path / "kernel").read_text():
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.1)
-    kernel = int((tmp_path / "kernel").read_text())
-    assert psutil.pid_exists(kernel)
+    kernel = psutil.Process(int((tmp_path / "kernel").read_text()))
+    assert alive([kernel])
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    while psutil.pid_exists(kernel) and psutil.Process(kernel).status() != psutil.STATUS_ZOMBIE:
+    while alive([kernel]):
         assert time.monotonic() < until
         time.sleep(0.1)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import gpu_queue
 import psutil
 import pytest
+from processes import alive, kernels
 
 from hdlib.runs import RunSpec, Store, train
 
@@ -85,7 +86,7 @@ def test_a_job_whose_time_is_up_is_stopped_and_keeps_its_finished_runs(queue, tm
     name, outcome, _, took = queue.run(job, store, tmp_path / "work", 12, environment, options)
     assert (name, outcome) == ("tuning", "stopped")
     assert took < 12 + queue.GRACE and time.monotonic() - started < 12 + 2 * queue.GRACE
-    assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
+    assert not kernels(psutil.Process())
     with tarfile.open(tmp_path / "records.tar") as tar:
         tar.extractall(tmp_path / "back", filter="data")
     [kept] = Store(tmp_path / "back" / "results").all()
@@ -130,15 +131,15 @@ def test_a_job_that_is_interrupted_records_what_ended_and_nothing_of_it_goes_on(
         text=True,
     )
     until = time.monotonic() + 120
-    family = []
-    while time.monotonic() < until and not any("ipykernel" in " ".join(p.cmdline()) for p in family):
+    script = psutil.Process(process.pid)
+    while time.monotonic() < until and not kernels(script):
         time.sleep(0.2)
-        family = psutil.Process(process.pid).children(recursive=True)
+    family = script.children(recursive=True)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert "tuning: interrupted after" in said and "next" not in said
-    assert family and not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    assert family and not alive(family)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"records.tar", "logs.tar.gz", "table.txt"}
 
 

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from processes import alive
 
 import hdlib
 from hdlib.report.pages import is_told_in_a_sentence
@@ -425,9 +426,20 @@ def test_nothing_is_missed_while_another_process_writes_and_merges(tmp_path):
 def training(process):
     """Return the processes that train for one: what they are forked from is its child, or they themselves are."""
     children = process.children()
-    if sys.platform == "linux":
-        return [one for child in children for one in child.children()]
-    return children[1:]  # the first one keeps track of what they share
+    if sys.platform != "linux":
+        return children[1:]  # the first one keeps track of what they share
+    started = []
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            started += child.children()
+    return started
+
+
+def interrupt_all(process, started):
+    """Interrupt a process and those that it started, as a terminal does."""
+    for one in [*process.children(), *started, process]:
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGINT)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes start anew")
@@ -481,7 +493,7 @@ def test_a_sweep_whose_worker_is_killed_says_what_to_do_and_keeps_what_was_finis
     assert "\nhdlib.runs.sweep.SweepError: A training process was killed, perhaps for want of memory" in told
     assert is_told_in_a_sentence("SweepError")
     assert kept <= Store(tmp_path / "store").keys()
-    assert not any(one.is_running() for one in started)
+    assert not alive(started)
 
 
 def test_a_run_is_recorded_while_the_others_of_its_stack_go_on(tmp_path, monkeypatch):
@@ -525,13 +537,12 @@ def test_an_interrupted_sweep_ends_its_processes_and_keeps_what_was_finished(tmp
     store = Store(tmp_path / "store")
     while len(store.keys()) < 2:
         time.sleep(0.1)
-    for one in [*process.children(), *started, process]:  # as a terminal does
-        one.send_signal(signal.SIGINT)
+    interrupt_all(process, started)
     _, told = process.communicate(timeout=60)
     assert told.endswith("KeyboardInterrupt\n") and told.count("Traceback") == 1
     assert len(store.keys()) == 2
     assert len(list(store.folder.iterdir())) == 1
-    assert not any(one.is_running() for one in started)
+    assert not alive(started)
 
 
 @pytest.mark.parametrize("when", [1, 2])
@@ -564,11 +575,10 @@ def test_an_interruption_that_comes_with_a_start_leaves_no_process(tmp_path, whe
 @pytest.mark.parametrize("long_sweep", [[LONG, LONG + 1]], indirect=True, ids=["at once"])
 def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
     process, started = long_sweep
-    for one in [*process.children(), *started, process]:  # as a terminal does
-        one.send_signal(signal.SIGINT)
+    interrupt_all(process, started)
     _, told = process.communicate(timeout=60)
     assert told.endswith("KeyboardInterrupt\n") and told.count("Traceback") == 1
-    assert not any(one.is_running() for one in started)
+    assert not alive(started)
 
 
 @pytest.mark.parametrize(
