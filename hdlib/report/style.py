@@ -24,7 +24,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullLocator
 from matplotlib.transforms import Bbox
 
 LONG = 40  # characters of a table's cell from which on it is broken into lines
@@ -141,7 +141,7 @@ class Figure:
         for theme in themes:
             with matplotlib.rc_context(self._style(theme)):
                 figure = self.draw(theme)
-                _drop_unlabelled_ticks(figure)
+                _simplify_ticks(figure)
                 if places:
                     figure.set_layout_engine("none")
                     for axes, place in zip(figure.axes, places, strict=True):
@@ -171,16 +171,19 @@ class Figure:
         }
 
 
-def _drop_unlabelled_ticks(figure: matplotlib.figure.Figure) -> None:
-    """Drop the minor ticks of logarithmic axes of more than a decade: they show nothing, and cost a third of the time.
+def _simplify_ticks(figure: matplotlib.figure.Figure) -> None:
+    """Drop the minor ticks of logarithmic axes of more than a decade, and write powers of ten as text.
 
-    The style draws no marks, and within a decade alone minor ticks have labels.
+    Such minor ticks show nothing, for the style draws no marks and within a decade alone they have labels, and cost a
+    third of the time; formulas cost a seventh.
     """
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
             if axis.get_scale() == "log" and high > 10 * low:
                 axis.set_minor_locator(NullLocator())
+                if isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
+                    axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
 
 
 @dataclass(frozen=True)
