@@ -11,8 +11,8 @@ Figure 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, wraps
 from importlib.resources import files
 
 import numpy as np
@@ -41,6 +41,13 @@ MULTIPLICATIVE = {  # the alpha_0 of its multiplicative runs, by model and metho
 COLUMNS = {"loss": "train_loss", "val": "valid_loss", "alpha": "alpha"}
 
 
+def _read_once(table: Callable[[], pd.DataFrame]) -> Callable[[], pd.DataFrame]:
+    """Make a table once a process, and return a copy of it: pages ask for one hundreds of times."""
+    made = cache(table)
+    return wraps(table)(lambda: made().copy())
+
+
+@_read_once
 def figure2() -> pd.DataFrame:
     """Return the online-tuning curves: model, method, alpha0, rule, quantity, epoch, value."""
     frame = _read("figure2.csv")
@@ -51,6 +58,7 @@ def figure2() -> pd.DataFrame:
     return frame[frame["epoch"] <= ONLINE_EPOCHS]
 
 
+@_read_once
 def figure3() -> pd.DataFrame:
     """Return the tuning curves: model, method, quantity, epoch, value."""
     frame = _read("figure3.csv")
@@ -84,6 +92,7 @@ def published(model: str, task: str, lengths: Iterable[int]) -> pd.DataFrame:
     return pd.concat([*earlier, known]) if earlier else known
 
 
+@_read_once
 def figure4() -> pd.DataFrame:
     """Return the grid search: method, alpha0, beta (0 for baselines), iterations (infinite where not reached)."""
     frame = pd.read_csv(files(__package__) / "figure4.csv")
@@ -104,6 +113,7 @@ def outlined() -> frozenset[tuple[str, float, float]]:
     )
 
 
+@_read_once
 def tuning() -> pd.DataFrame:
     """Return first, final and best losses, the largest and last alpha, the time: a row per model, method and source.
 
