@@ -27,6 +27,8 @@ PAGES = [line.split("file:")[1].strip() for line in (ROOT / "_toc.yml").read_tex
 PAGES.append("book/introduction")
 # faults of the theme's own frame, not of a page
 THEME_FAULTS = {"region"}
+# a table's third row and those after it look as the first two; cells with markup of their own may not
+ALIKE = {"exclude": ["tbody tr:nth-child(n+3) td:not(:has(*))"]}
 SCREENS = {
     "desktop": dict(width=1280, height=900),
     "phone": dict(width=390, height=844),
@@ -101,11 +103,12 @@ def visited(address, browser):
         for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
             page.emulate_media(color_scheme=scheme)
             if scheme == "light":
-                page.goto(f"{address}/{name}.html", wait_until="networkidle")
+                page.goto(f"{address}/{name}.html")
             load_figures(page)
             page.wait_for_timeout(500)  # the theme looks for what scrolls 0.3 s after the layout, and fades its colours
             before = len(works)
-            for violation in Axe().run(page, options={"resultTypes": ["violations"]} | rules).response["violations"]:
+            found = Axe().run(page, ALIKE, {"resultTypes": ["violations"]} | rules).response["violations"]
+            for violation in found:
                 if violation["id"] not in THEME_FAULTS:
                     places = [node["html"][:100] for node in violation["nodes"][:3]]
                     accessible.append(f"{name} in {scheme}: {violation['id']}: {places}")
