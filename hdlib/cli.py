@@ -136,11 +136,16 @@ def forget(
 @app.command()
 def book(
     only: Annotated[str | None, typer.Option(help="execute this page alone and build nothing")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("-j", "--jobs", help="pages at one time, of which one trains; by default one per core, at most 4"),
+    ] = None,
 ) -> None:
     """Execute every page and build the site into _build/html.
 
     \b
     hdlib book
+    hdlib book --jobs 1
     hdlib book --only tuning-logreg
     """
     from hdlib.report import pages
@@ -149,7 +154,7 @@ def book(
     with one_sentence_errors():
         root = pages.find_root()
         if only is None:
-            index = pages.build(root, typer_print)
+            index = pages.build(root, echo_above_bar, jobs)
             typer.echo(f"\nThe book is in {index.relative_to(root)}: open it, or run `make serve`.")
             return
         listed = {page.name: page for page in pages.read_pages(root)}
@@ -227,6 +232,6 @@ def show_bars() -> None:
             os.environ["HDLIB_TERMINAL"] = os.ttyname(sys.stderr.fileno())
 
 
-def typer_print(text: str, end: str = "\n") -> None:
-    typer.echo(text, nl=False)
-    typer.echo("\n" if sys.stderr.isatty() else end, nl=False)  # a bar has a line of its own
+def echo_above_bar(text: str) -> None:
+    """Print a line in place of a bar that may be there, and is drawn anew below."""
+    typer.echo(f"\r\x1b[K{text}" if sys.stdout.isatty() else text)

@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import threading
+import weakref
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, ClassVar
 
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
@@ -26,9 +28,21 @@ class ForkedKernelManager(AsyncKernelManager):
     for modules where that process does, and end with it.
     """
 
+    _known: ClassVar[weakref.WeakSet[ForkedKernelManager]] = weakref.WeakSet()
+
+    @classmethod
+    def signal_all(cls, number: int) -> None:
+        """Send a signal to every kernel that this process started and that has not ended."""
+        for manager in list(cls._known):
+            process = getattr(manager.provisioner, "process", None)
+            if process is not None:
+                with suppress(OSError):  # it has ended meanwhile
+                    process.send_signal(number)
+
     async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
         if self.provisioner is None and sys.platform == "linux":
             self.provisioner = _Provisioner(kernel_spec=self.kernel_spec, parent=self)
+        self._known.add(self)
         return await super()._async_pre_start_kernel(**options)
 
 

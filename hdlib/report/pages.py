@@ -14,10 +14,14 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import chdir, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -53,6 +57,9 @@ UNWRITABLE = (
     errno.ENOTDIR,
     errno.EEXIST,
 )
+AT_ONCE = 4  # pages: each has a process that holds the records
+# signals to kernels that are to end, and seconds until the next: what ends a sweep records what was finished
+ENDING = ((signal.SIGINT, 20.0), (signal.SIGINT, 5.0), (signal.SIGTERM, 5.0))  # between cells none hears the first
 SPHINX_FOLDERS = ("html", ".doctrees", "jupyter_execute")  # below _build
 
 
@@ -313,21 +320,26 @@ def check(pages: list[Page], root: Path) -> None:
         raise PageError("\n".join(faults))
 
 
-def build(root: Path, say=print) -> Path:
-    """Execute every page, check them, and build the site from nothing; return its first page."""
+def build(root: Path, say: Callable[[str], Any] = print, jobs: int | None = None) -> Path:
+    """Execute every page, check them, and build the site from nothing; return its first page.
+
+    Args:
+        root: the project's folder.
+        say: told what was made.
+        jobs: pages that are executed at one time, of which one trains; by default one per core, AT_ONCE at most.
+
+    Raises:
+        PageError: a page was not made, or the site has faults; the first ends the other pages.
+    """
+    from hdlib.runs.sweep import usable_cores
+
+    jobs = min(usable_cores(), AT_ONCE) if jobs is None else jobs
+    if jobs < 1:
+        raise PageError(f"jobs is {jobs}: it must be at least 1.")
     pages = read_pages(root)
     if unlisted := [fault for page in pages if (fault := _unlisted(page, root))]:
         raise PageError("\n".join(unlisted))
-    for page in pages:
-        started = time.perf_counter()
-        say(f"{page.name} ...", end=" ")
-        try:
-            warnings = execute(page.source(root), page.output(root), page.parameters, root, kernels=ForkedKernelManager)
-        except PageError as error:
-            raise PageError(f"The page {page.name} was not made: {error}") from None
-        say(f"{time.perf_counter() - started:.0f} s")
-        for warning in warnings:
-            say(f"Warning: {warning}")
+    _execute_all(pages, root, say, jobs)
     check(pages, root)
     for folder in SPHINX_FOLDERS:  # what an earlier build left would satisfy references that lead nowhere now
         shutil.rmtree(root / "_build" / folder, ignore_errors=True)
@@ -337,6 +349,46 @@ def build(root: Path, say=print) -> Path:
     if done.returncode or not index.is_file():
         raise PageError("The site did not build without warnings: see the lines above.")
     return index
+
+
+def _execute_all(pages: list[Page], root: Path, say: Callable[[str], Any], jobs: int) -> None:
+    """Execute pages in threads, each of which waits for its kernel; what makes one fail, or interrupts, ends all."""
+    from hdlib.runs.processes import TURN
+
+    with tempfile.TemporaryDirectory() as folder, chdir(root):  # papermill changes it, and back, for all threads
+        os.environ[TURN] = str(Path(folder) / "turn")
+        with ThreadPoolExecutor(jobs) as threads:
+            waiting, running, made = list(pages), {}, 0
+            try:
+                while waiting or running:
+                    while waiting and len(running) < jobs:
+                        page = waiting.pop(0)
+                        running[threads.submit(_timed, page, root)] = page
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        page = running.pop(future)
+                        try:
+                            seconds, warnings = future.result()
+                        except PageError as error:
+                            raise PageError(f"The page {page.name} was not made: {error}") from None
+                        made += 1
+                        say(f"{made} of {len(pages)}: {page.name}, {seconds:.0f} s")
+                        for warning in warnings:
+                            say(f"Warning: {warning}")
+            except BaseException:
+                for number, seconds in ENDING:
+                    ForkedKernelManager.signal_all(number)
+                    if not wait(running, timeout=seconds).not_done:
+                        break
+                raise
+            finally:
+                del os.environ[TURN]
+
+
+def _timed(page: Page, root: Path) -> tuple[float, list[str]]:
+    """Execute a page; return the seconds that it took, and its warnings."""
+    started = time.perf_counter()
+    warnings = execute(page.source(root), page.output(root), page.parameters, root, kernels=ForkedKernelManager)
+    return time.perf_counter() - started, warnings
 
 
 def is_told_in_a_sentence(name: str) -> bool:

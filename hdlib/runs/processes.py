@@ -1,4 +1,4 @@
-"""Processes beside this one: how they start, and that they end with it."""
+"""Processes beside this one: how they start, that they end with it, and that they train in turn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 
+from filelock import FileLock
+
+TURN = "HDLIB_TURN"  # environment variable: the lock file of processes that are to train one after the other
 TRAINING = ["pandas", "psutil", "pyarrow.parquet", "pydantic", "torch", "tqdm"]  # what a process imports that trains
 
 
@@ -46,6 +49,13 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Wait until no other process trains whose environment names the same lock file, and keep others waiting."""
+    with FileLock(os.environ[TURN]) if os.environ.get(TURN) else nullcontext():
+        yield
 
 
 def end_with_parent() -> None:

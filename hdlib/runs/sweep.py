@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from hdlib.runs.checkpoint import Checkpoints
-from hdlib.runs.processes import end_with_parent, process_context, uninterrupted
+from hdlib.runs.processes import end_with_parent, in_turn, process_context, uninterrupted
 from hdlib.runs.record import Record
 from hdlib.runs.spec import IMAGE_MODELS, RunSpec, SpecError
 from hdlib.runs.stack import bytes_per_run, can_compile, layer_sizes, stack_key, stackable, train_stack
@@ -120,9 +120,7 @@ def sweep(
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs is {jobs}: it must be at least 1.")
     specs = list(specs)
-    recorded = store.keys()
-    missing = list({spec.key: spec for spec in specs if spec.key not in recorded}.values())
-    if missing:
+    if missing := _missing(specs, store):
         for spec in missing:
             require_precision(spec, device)
         for task in {spec.task for spec in missing}:
@@ -130,7 +128,9 @@ def sweep(
         store.require_writable()
         if jobs is None:
             jobs = usable_cores() if sum(map(_work, missing)) > PROCESSES_FROM else 1
-        _train_missing(missing, store, device, jobs, progress)
+        with in_turn():
+            if missing := _missing(missing, store):
+                _train_missing(missing, store, device, jobs, progress)
     records = store.get(specs)
     if len(records) < len(specs):
         raise SweepError(
@@ -138,6 +138,12 @@ def sweep(
             "there any more: something else removed their files. The same sweep trains them again."
         )
     return records
+
+
+def _missing(specs: Iterable[RunSpec], store: Store) -> list[RunSpec]:
+    """Return the specs that the store does not have, each once."""
+    recorded = store.keys()
+    return list({spec.key: spec for spec in specs if spec.key not in recorded}.values())
 
 
 def sweep_groups(
