@@ -15,7 +15,8 @@ from multiprocessing.context import BaseContext
 from filelock import FileLock
 
 TURN = "HDLIB_TURN"  # environment variable: the lock file of processes that are to train one after the other
-TRAINING = ["pandas", "psutil", "pyarrow.parquet", "pydantic", "torch", "tqdm"]  # what a process imports that trains
+# what a process imports that trains; torch asks for its compiler when an optimiser is made
+TRAINING = ["pandas", "psutil", "pyarrow.parquet", "pydantic.main", "torch", "torch._dynamo", "tqdm"]
 
 
 def process_context(imported: Sequence[str] = TRAINING) -> BaseContext:
