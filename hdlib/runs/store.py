@@ -1,9 +1,10 @@
 """The record store: a folder of small parquet files, each holding one or more records whole.
 
-A record is one row: its key, its spec and provenance as JSON, its histories as lists. Files are written
-beside their place and moved into it, so a record is there whole or not at all. A file's name is the checksum of its
-content: two writers never touch the same one, and a damaged file is noticed, named in a warning, and its runs count
-as not recorded. Another process may merge files away at any time: readers list again until they have met them all.
+A record is one row: its key, its spec and provenance as JSON, its histories as lists. Files are written beside their
+place and moved into it, so a record is there whole or not at all. A file's name is the task and the model of its runs
+and the checksum of its content: two writers never touch the same one, and a damaged file is noticed, named in a
+warning, and its runs count as not recorded. Another process may merge files away at any time: readers list again until
+they have met them all.
 """
 
 from __future__ import annotations
@@ -76,9 +77,9 @@ class Store:
         found = self._records({spec.key for spec in specs})
         return [found[spec.key] for spec in specs if spec.key in found]
 
-    def all(self) -> list[Record]:
-        """Return every readable record."""
-        return list(self._records().values())
+    def all(self, model: str | None = None) -> list[Record]:
+        """Return every readable record, or those of one model, for which no other file is read."""
+        return list(self._records(model=model).values())
 
     def put(self, records: Iterable[Record]) -> list[Path]:
         """Write records into new files below MAX_FILE_BYTES; return the files' paths.
@@ -136,11 +137,11 @@ class Store:
         except (OSError, ValueError) as error:
             warnings.warn(f"The records are safe, but their files could not be merged: {error}", stacklevel=2)
 
-    def _records(self, wanted: set[str] | None = None) -> dict[str, Record]:
+    def _records(self, wanted: set[str] | None = None, model: str | None = None) -> dict[str, Record]:
         """Return the readable records, all or those with the wanted keys; of two with one key the later one."""
         records: dict[str, Record] = {}
         seen: set[Path] = set()
-        while new := {path: keys for path, keys in self._files().items() if path not in seen}:
+        while new := {path: keys for path, keys in self._files(model).items() if path not in seen}:
             seen |= set(new)
             for path, held in new.items():
                 keys = set(held) if wanted is None else wanted & set(held)
@@ -154,11 +155,11 @@ class Store:
                         records[record.spec.key] = record
         return records
 
-    def _files(self) -> dict[Path, list[str]]:
-        """Return the readable files with the keys of their records."""
+    def _files(self, model: str | None = None) -> dict[Path, list[str]]:
+        """Return the readable files, all or those of a model, with the keys of their records."""
         files: dict[Path, list[str]] = {}
         seen: set[Path] = set()
-        while new := set(self.folder.glob("*.parquet")) - seen:
+        while new := set(self.folder.glob(f"*-{model}-*.parquet" if model else "*.parquet")) - seen:
             seen |= new
             for path in sorted(new):
                 try:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -205,6 +206,18 @@ def test_of_two_records_of_a_run_the_later_one_counts(tmp_path, tiny, dates):
         shutil.copy(next((tmp_path / name).iterdir()), tmp_path)
     [record] = Store(tmp_path).all()
     assert record.provenance["date"] == "2026-01-02"
+
+
+def test_the_records_of_one_model_are_read_from_its_files_alone(tmp_path):
+    mlp, logreg = (train(specs(1, model=model)[0]) for model in ("mlp", "logreg"))
+    store = Store(tmp_path)
+    store.put([mlp])
+    [other] = store.put([logreg])
+    assert len(store.all()) == 2
+    other.write_bytes(b"damaged")
+    with warnings.catch_warnings(action="error"):
+        assert [record.spec for record in store.all("mlp")] == [mlp.spec]
+        assert store.all("vgg") == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
