@@ -63,20 +63,21 @@ def run(
     hdlib run notebooks/tuning.md -p model=mlp -p epochs=2 -p seeds=1 -o mlp.ipynb
     hdlib run notebooks/online_tuning.md -p task=digits -p epochs=3 -p seeds=2
     """
-    from hdlib.report import pages
+    from hdlib.report import notebooks, pages
+    from hdlib.report.parameters import number
 
     show_bars()
     with one_sentence_errors():
         if show:
-            for name, default in pages.parameters_of(notebook).items():
+            for name, default in notebooks.parameters_of(notebook).items():
                 typer.echo(f"{name} = {default.text}  {default.comment}".rstrip())
             return
-        values = {name: pages.number(value) for name, value in named(parameter or []).items()}
+        values = {name: number(value) for name, value in named(parameter or []).items()}
         root = pages.find_root()
         target = output or root / "_build" / "runs" / f"{notebook.stem}.ipynb"
         if "store" in values and not (root / Path(str(values["store"])).expanduser()).is_dir():
             typer.echo(f"store is {values['store']!r}, a new folder: no run is recorded in it.", err=True)
-        warnings = pages.execute(notebook, target, values, root)
+        warnings = notebooks.execute(notebook, target, values, root)
     tell_warnings(warnings)
     typer.echo(f"Executed notebook: {target}")
 
@@ -99,18 +100,18 @@ def forget(
     hdlib forget -p outcome=diverged -p commit=unknown
     hdlib forget -p model=mlp -p width=30 -p commit=0123456789ab --store my-results
     """
-    from hdlib.report.pages import PageError, number
-    from hdlib.runs import RunSpec, Store
+    from hdlib.report.parameters import number
+    from hdlib.runs import RunSpec, SpecError, Store
 
     with one_sentence_errors():
         asked, folder = named(parameter), Store(store)
         if not folder.folder.is_dir():
-            raise PageError(f"store is {store!r}, and there is no such folder: name one that holds records.")
+            raise SpecError(f"store is {store!r}, and there is no such folder: name one that holds records.")
         fields = {record.spec.key: named_by(record) for record in folder.all()}
         known = dict.fromkeys(itertools.chain(RunSpec.model_fields, *fields.values()))
         for name in asked:
             if name not in known:
-                raise PageError(f"{name} is not a field of a run or of what made it: these are {', '.join(known)}.")
+                raise SpecError(f"{name} is not a field of a run or of what made it: these are {', '.join(known)}.")
         found = {
             key: own
             for key, own in fields.items()
@@ -122,7 +123,7 @@ def forget(
             )
         }
         if not found:
-            raise PageError(f"No record in {store!r} has {' and '.join(parameter)}.")
+            raise SpecError(f"No record in {store!r} has {' and '.join(parameter)}.")
         typer.echo(f"{len(found):,} of {len(fields):,} records in {store!r}, by the commit of the code that trained:")
         for commit, count in Counter(own["commit"] for own in found.values()).items():
             last = max(own.get("date", "") for own in found.values() if own["commit"] == commit)
@@ -148,7 +149,7 @@ def book(
     hdlib book --jobs 1
     hdlib book --only tuning-logreg
     """
-    from hdlib.report import pages
+    from hdlib.report import notebooks, pages
 
     show_bars()
     with one_sentence_errors():
@@ -161,7 +162,7 @@ def book(
         if only not in listed:
             raise pages.PageError(f"There is no page {only!r}: the pages are {', '.join(listed)}.")
         page = listed[only]
-        warnings = pages.execute(page.source(root), page.output(root), page.parameters, root)
+        warnings = notebooks.execute(page.source(root), page.output(root), page.parameters, root)
     tell_warnings(warnings)
     typer.echo(f"Executed page: {page.output(root).relative_to(root)}. The site is as it was: `hdlib book` builds it.")
 
@@ -186,15 +187,15 @@ def named_by(record: Record) -> dict[str, Any]:
 
 def named(texts: list[str]) -> dict[str, str]:
     """Return what is given as NAME=VALUE."""
-    from hdlib.report.pages import PageError
+    from hdlib.report.parameters import ParameterError
 
     values: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise PageError(f"-p {text!r} has no value: write -p {text}=VALUE.")
+            raise ParameterError(f"-p {text!r} has no value: write -p {text}=VALUE.")
         if name in values:
-            raise PageError(f"{name} is given twice, as {values[name]!r} and {value!r}: give one of them.")
+            raise ParameterError(f"{name} is given twice, as {values[name]!r} and {value!r}: give one of them.")
         values[name] = value
     return values
 
@@ -202,7 +203,7 @@ def named(texts: list[str]) -> dict[str, str]:
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """Print refused input, and an interruption, as a sentence without a traceback, and leave with status 2 or 130."""
-    from hdlib.report.pages import is_told_in_a_sentence
+    from hdlib.report.notebooks import is_told_in_a_sentence
 
     try:
         yield

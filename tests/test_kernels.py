@@ -13,7 +13,7 @@ from jupyter_client import AsyncKernelManager
 from nbformat.v4 import new_code_cell, new_notebook
 from processes import alive
 
-from hdlib.report import pages
+from hdlib.report import notebooks
 from hdlib.report.kernels import ForkedKernelManager
 
 if sys.platform != "linux":
@@ -38,12 +38,12 @@ SLEEPS = "import os, time\nopen('kernel', 'w').write(str(os.getpid()))\ntime.sle
 PROGRAM = """
 from pathlib import Path
 
-from hdlib.report import pages
+from hdlib.report import notebooks
 from hdlib.report.kernels import ForkedKernelManager
 
 if __name__ == "__main__":
     here = Path()
-    pages.execute(here / "code.ipynb", here / "out.ipynb", {}, here, kernels=ForkedKernelManager)
+    notebooks.execute(here / "code.ipynb", here / "out.ipynb", {}, here, kernels=ForkedKernelManager)
 """
 
 
@@ -55,7 +55,7 @@ def notebook(folder, code):
 def shown(source, kernels, n):
     """Execute a notebook, and return what its last cell shows."""
     output = source.with_name("out.ipynb")
-    pages.execute(source, output, {"n": n}, source.parent, kernels=kernels)
+    notebooks.execute(source, output, {"n": n}, source.parent, kernels=kernels)
     outputs = nbformat.read(output, as_version=4).cells[-1].outputs
     return [out.get("text") or sorted(out.data) for out in outputs]
 

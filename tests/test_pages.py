@@ -23,8 +23,9 @@ from traitlets.config import Config
 from typer.testing import CliRunner
 
 from hdlib.cli import app
-from hdlib.report import pages
+from hdlib.report import notebooks, pages
 from hdlib.report.kernels import ForkedKernelManager
+from hdlib.report.notebooks import NotebookError
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = """---
@@ -114,7 +115,7 @@ def project(tmp_path):
 def executed_once(tmp_path_factory):
     project = one_page(tmp_path_factory.mktemp("executed"))
     [page] = pages.read_pages(project)
-    pages.execute(page.source(project), page.output(project), page.parameters, project)
+    notebooks.execute(page.source(project), page.output(project), page.parameters, project)
     return project
 
 
@@ -160,7 +161,7 @@ def test_a_page_shows_the_parameters_it_was_run_with_and_no_others(project):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     given = {"steps": 3, "name": 'the paper\'s "β"'}
-    pages.execute(source, project / "out.ipynb", given, project)
+    notebooks.execute(source, project / "out.ipynb", given, project)
     notebook = nbformat.read(project / "out.ipynb", as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     assert len(code) == 2
@@ -175,20 +176,20 @@ def test_an_executed_page_names_no_folder_of_this_machine(project):
     shown = "import os, warnings, IPython; warnings.warn(os.getcwd() + '/x'); print(IPython.__file__)"
     source.write_text(source.read_text().replace("if steps < 0", f"{shown}\nif steps < 0"))
     [page] = pages.read_pages(project)
-    pages.execute(page.source(project), page.output(project), page.parameters, project)
+    notebooks.execute(page.source(project), page.output(project), page.parameters, project)
     text = page.output(project).read_text()
     assert "UserWarning: x" in text and "IPython/__init__.py" in text
     assert not [folder for folder in (project, sys.prefix, Path.home()) if f"{folder}/" in text]
 
 
 def test_a_stamp_has_all_values_and_says_where_there_is_more_than_its_commit(project, monkeypatch):
-    monkeypatch.setattr(pages.papermill, "execute_notebook", lambda *_, **__: None)
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda *_, **__: None)
     git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a page"]):
         subprocess.run([*git, *command], check=True)
     stamps = []
     for _ in range(2):  # the output of the first is a file that is in no commit
-        pages.execute(project / "notebooks" / "note.md", project / "out.ipynb", {"steps": 3}, project)
+        notebooks.execute(project / "notebooks" / "note.md", project / "out.ipynb", {"steps": 3}, project)
         stamps.append(nbformat.read(project / "out.ipynb", as_version=4).metadata.hdlib)
     assert [stamp.dirty for stamp in stamps] == [False, True] and stamps[0].commit == stamps[1].commit
     assert stamps[0].parameters == {"steps": 3} and stamps[0].effective == {"name": "nothing", "steps": 3}
@@ -198,7 +199,7 @@ def test_what_is_stored_for_other_pages_is_not_shown_on_its_own():
     storing = [
         (name, cell.metadata.get("tags"))
         for name in NOTEBOOKS
-        for cell in pages.read_notebook(ROOT / "notebooks" / name).cells
+        for cell in notebooks.read_notebook(ROOT / "notebooks" / name).cells
         if cell.cell_type == "code" and "findings.glue(" in cell.source
     ]
     assert storing and [tags for _, tags in storing] == [["remove-cell"]] * len(storing), storing
@@ -211,7 +212,7 @@ def test_sections_whose_code_shows_nothing_are_left_out(project):
     source.write_text(f"{source.read_text()}\n{shown}\n{silent}\n## Prose alone\n\nProse.\n")
     [page] = pages.read_pages(project)
     for steps, left_out in ((1, ["## Silent", "if steps > 5", "More."]), (6, [])):
-        pages.execute(page.source(project), page.output(project), {"steps": steps}, project)
+        notebooks.execute(page.source(project), page.output(project), {"steps": steps}, project)
         cells = nbformat.read(page.output(project), as_version=4).cells
         removed = [cell.source for cell in cells if "remove-cell" in cell.metadata.get("tags", [])]
         assert len(removed) == len(left_out)
@@ -254,17 +255,17 @@ def test_a_kernel_that_dies_is_told_in_a_sentence(project, monkeypatch):
     def die(*_, **__):  # a real one is missed only after a while
         raise DeadKernelError("Kernel died")
 
-    monkeypatch.setattr(pages.papermill, "execute_notebook", die)
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", die)
     source = project / "notebooks" / "note.md"
-    with pytest.raises(pages.PageError, match=r"^note\.md was not finished, its kernel died, perhaps for want of mem"):
-        pages.execute(source, project / "book" / "page.ipynb", {}, project)
+    with pytest.raises(NotebookError, match=r"^note\.md was not finished, its kernel died, perhaps for want of mem"):
+        notebooks.execute(source, project / "book" / "page.ipynb", {}, project)
     assert [path.name for path in (project / "book").glob("*.ipynb")] == ["page.failed.ipynb"]
 
 
 def test_a_notebook_is_not_replaced_by_its_execution(project):
     source = project / "notebooks" / "note.md"
-    with pytest.raises(pages.PageError, match=r"would replace note\.md: name another output"):
-        pages.execute(source, project / "notebooks" / ".." / "notebooks" / "note.md", {}, project)
+    with pytest.raises(NotebookError, match=r"would replace note\.md: name another output"):
+        notebooks.execute(source, project / "notebooks" / ".." / "notebooks" / "note.md", {}, project)
     assert source.read_text() == NOTEBOOK
 
 
@@ -278,8 +279,8 @@ def test_a_notebook_is_not_replaced_by_its_execution(project):
 )
 def test_a_notebook_without_parameters_that_can_be_read_is_refused(tmp_path, name, text, sentence):
     (tmp_path / name).write_text(text)
-    with pytest.raises(pages.PageError) as refused:
-        pages.parameters_of(tmp_path / name)
+    with pytest.raises(NotebookError) as refused:
+        notebooks.parameters_of(tmp_path / name)
     assert sentence in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -292,20 +293,20 @@ def test_the_project_is_found_from_any_folder_in_it_and_only_there(project, monk
 
 
 def test_the_way_to_a_project_in_the_systems_root_is_not_cut_out_of_addresses():
-    assert pages._without_folders("see https://example.org/a", Path("/")) == "see https://example.org/a"
+    assert notebooks._without_folders("see https://example.org/a", Path("/")) == "see https://example.org/a"
 
 
 def test_a_file_of_a_project_in_the_home_folder_is_named_without_the_projects_folder():
     root = Path.home() / "project"
-    assert pages._without_folders(f"{root}/a and {Path.home()}/b", root) == "a and b"
+    assert notebooks._without_folders(f"{root}/a and {Path.home()}/b", root) == "a and b"
 
 
 @pytest.mark.parametrize("kernels", [AsyncKernelManager, ForkedKernelManager])
 def test_a_cell_that_takes_too_long_is_stopped(project, kernels):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("if steps < 0", "import time; time.sleep(60)\nif steps < 0"))
-    with pytest.raises(pages.PageError, match="longer than 2 seconds"):
-        pages.execute(source, project / "book" / "page.ipynb", {}, project, cell_timeout=2, kernels=kernels)
+    with pytest.raises(NotebookError, match="longer than 2 seconds"):
+        notebooks.execute(source, project / "book" / "page.ipynb", {}, project, cell_timeout=2, kernels=kernels)
 
 
 def test_parameters_are_read_as_python_reads_them(project):
@@ -314,7 +315,7 @@ def test_parameters_are_read_as_python_reads_them(project):
     source.write_text(
         source.read_text().replace('name = "nothing"  # what the page is about\nsteps = 2  # how many', lines)
     )
-    assert {name: (p.text, p.comment) for name, p in pages.parameters_of(source).items()} == {
+    assert {name: (p.text, p.comment) for name, p in notebooks.parameters_of(source).items()} == {
         "name": ("'a # b = c'", "# with = signs"),
         "steps": ("[\n    1,\n    2,\n]", "# many"),
     }
@@ -323,15 +324,15 @@ def test_parameters_are_read_as_python_reads_them(project):
 def test_a_number_without_a_fraction_is_whole_where_the_default_is(project):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("steps = 2  # how many", "steps = 2\nrate = 0.5"))
-    taken = pages.accepted(source, {"steps": 1e5, "rate": 1.0})
+    taken = notebooks.accepted(source, {"steps": 1e5, "rate": 1.0})
     assert {name: repr(value) for name, value in taken.items()} == {"steps": "100000", "rate": "1.0"}
 
 
 def test_prose_that_names_no_parameter_is_refused(project):
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text() + "\n{{ model }}\n")
-    with pytest.raises(pages.PageError, match=r"names {{ model }}"):
-        pages.execute(source, project / "book" / "page.ipynb", {}, project)
+    with pytest.raises(NotebookError, match=r"names {{ model }}"):
+        notebooks.execute(source, project / "book" / "page.ipynb", {}, project)
 
 
 def test_a_page_that_was_never_executed_is_refused(project):
@@ -348,7 +349,7 @@ def test_a_changed_notebook_makes_its_page_stale(executed):
 
 def test_a_page_that_does_not_say_what_made_it_is_stale(project):
     [page] = pages.read_pages(project)
-    nbformat.write(pages.read_notebook(page.source(project)), page.output(project))
+    nbformat.write(notebooks.read_notebook(page.source(project)), page.output(project))
     with pytest.raises(pages.PageError, match="page is stale"):
         pages.check([page], project)
 
@@ -389,12 +390,12 @@ def test_a_cell_that_was_not_executed_in_turn_is_refused(executed, count):
 
 def test_a_failing_notebook_replaces_nothing(executed):
     before = (executed / "book" / "page.ipynb").read_bytes()
-    with pytest.raises(pages.PageError, match="ZeroDivisionError"):
-        pages.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 0}, executed)
+    with pytest.raises(NotebookError, match="ZeroDivisionError"):
+        notebooks.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 0}, executed)
     assert (executed / "book" / "page.ipynb").read_bytes() == before
     left = executed / "book" / "page.failed.ipynb"
     assert last_cell(nbformat.read(left, as_version=4)).outputs[0].ename == "ZeroDivisionError"
-    pages.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 1}, executed)
+    notebooks.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 1}, executed)
     assert [path.name for path in (executed / "book").glob("*.ipynb")] == ["page.ipynb"]
 
 
@@ -404,8 +405,8 @@ def test_what_a_failing_notebook_left_is_named_and_what_killed_processes_left_is
     orphan, living = (executed / "book" / f".page.{process}.ipynb" for process in (ended.pid, os.getppid()))
     for path in (orphan, living):
         path.write_text("{")
-    with pytest.raises(pages.PageError) as failed:
-        pages.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 0}, executed)
+    with pytest.raises(NotebookError) as failed:
+        notebooks.execute(executed / "notebooks" / "note.md", executed / "book" / "page.ipynb", {"steps": 0}, executed)
     assert str(failed.value).endswith(f"What was executed of it is in {executed.resolve()}/book/page.failed.ipynb.")
     assert living.exists() and not orphan.exists()
 
@@ -423,7 +424,7 @@ def test_a_warning_that_is_printed_again_is_told_once():
     lines = [f"/a/cell.py:{i}: UserWarning: a file is damaged\n  warn()\n" for i in range(2)]
     outputs = [nbformat.v4.new_output("stream", name="stderr", text=line) for line in lines]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=outputs)])
-    assert pages._warnings(notebook) == ["a file is damaged"]
+    assert notebooks._warnings(notebook) == ["a file is damaged"]
 
 
 def test_two_processes_may_make_the_same_page(project):
@@ -461,15 +462,15 @@ def test_a_disk_that_fills_up_is_told_in_a_sentence(project):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 def test_an_output_that_cannot_be_written_is_told_in_a_sentence(project, monkeypatch, number):
     def refuse(code):
-        monkeypatch.setattr(pages.nbformat, "write", Mock(side_effect=OSError(code, os.strerror(code))))
+        monkeypatch.setattr(notebooks.nbformat, "write", Mock(side_effect=OSError(code, os.strerror(code))))
 
     source, output = project / "notebooks" / "note.md", project / "out.ipynb"
     refuse(number)
-    with pytest.raises(pages.PageError, match=rf"out.ipynb cannot be written \({os.strerror(number)}\): make room, or"):
-        pages.execute(source, output, {}, project)
+    with pytest.raises(NotebookError, match=rf"out.ipynb cannot be written \({os.strerror(number)}\): make room, or"):
+        notebooks.execute(source, output, {}, project)
     refuse(errno.EIO)  # a fault of the machine, which is nobody's mistake
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        pages.execute(source, output, {}, project)
+        notebooks.execute(source, output, {}, project)
 
 
 def test_the_site_is_built_from_nothing_and_of_pages_that_are_checked(project, monkeypatch):
@@ -484,7 +485,7 @@ def test_the_site_is_built_from_nothing_and_of_pages_that_are_checked(project, m
         index.touch()
         return subprocess.CompletedProcess([], outcome)
 
-    monkeypatch.setattr(pages, "execute", lambda *_, **__: [])
+    monkeypatch.setattr(notebooks, "execute", lambda *_, **__: [])
     monkeypatch.setattr(pages.subprocess, "run", sphinx)
     with pytest.raises(pages.PageError, match="page was not executed"):
         pages.build(project)
@@ -499,8 +500,8 @@ def test_the_site_is_built_from_nothing_and_of_pages_that_are_checked(project, m
 
 def test_the_list_that_has_a_value_which_a_run_refuses_is_named():
     given = {"alphas": [0.1, -1.0], "sgd_beta": 1e-3, "seeds": 5}
-    assert pages._whose("alpha0 is -1.0: alpha0 should be at least 0.", given) == " Here that is alphas."
-    assert pages._whose("beta is 0.001 but the rule is 'auto'.", given) == " Here that is sgd_beta."
+    assert notebooks._whose("alpha0 is -1.0: alpha0 should be at least 0.", given) == " Here that is alphas."
+    assert notebooks._whose("beta is 0.001 but the rule is 'auto'.", given) == " Here that is sgd_beta."
 
 
 def hdlib(*arguments):
@@ -524,7 +525,7 @@ def test_a_notebooks_parameters_are_listed_and_nothing_is_run(project, monkeypat
 def test_what_is_executed_where_no_output_is_named(project, monkeypatch):
     """A notebook goes below _build, and a page that is asked for alone to its place, with its own parameters."""
     executed = []
-    monkeypatch.setattr(pages, "execute", lambda *arguments: executed.append(arguments) or [])
+    monkeypatch.setattr(notebooks, "execute", lambda *arguments: executed.append(arguments) or [])
     monkeypatch.chdir(project)
     root = project.resolve()
     told = hdlib("run", "notebooks/note.md", "-p", "steps=1e-3").output
@@ -542,7 +543,7 @@ def test_an_interruption_is_told_in_a_sentence(project, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pages, "execute", interrupt)
+    monkeypatch.setattr(notebooks, "execute", interrupt)
     monkeypatch.chdir(project)
     result = hdlib("run", "notebooks/note.md")
     assert result.exit_code == 130
@@ -582,7 +583,7 @@ def test_a_page_that_no_reader_would_find_is_refused_before_any_execution(execut
     contents.write_text("root: book/other\nparts: [{chapters: [{file: book/more, sections: [{file: book/page}]}]}]")
     assert hdlib("check").exit_code == 0
     contents.write_text("root: book/other\nparts: [{chapters: [{file: book/pages}]}]")
-    monkeypatch.setattr(pages, "execute", None)
+    monkeypatch.setattr(notebooks, "execute", None)
     for command in ("check", "book"):
         result = hdlib(command)
         assert result.exit_code == 2
@@ -629,10 +630,10 @@ def test_a_wrong_list_of_pages_is_refused_before_any_execution(project, monkeypa
 def test_every_notebook_that_trains_does_so_with_tiny_parameters(name, tmp_path, image_folder, monkeypatch):
     monkeypatch.setenv("HDLIB_DATA", str(image_folder))
     parameters = dict(TINY[name])
-    known = pages.parameters_of(ROOT / "notebooks" / name)
+    known = notebooks.parameters_of(ROOT / "notebooks" / name)
     if "store" in known:
         parameters["store"] = str(tmp_path / "store")
-    pages.execute(ROOT / "notebooks" / name, tmp_path / "out.ipynb", parameters, ROOT, kernels=ForkedKernelManager)
+    notebooks.execute(ROOT / "notebooks" / name, tmp_path / "out.ipynb", parameters, ROOT, kernels=ForkedKernelManager)
     if "store" in known:
         assert list((tmp_path / "store").glob(f"{parameters.get('task', 'cifar10')}-*.parquet"))
     assert no_numbers(tmp_path / "out.ipynb") == []
@@ -663,8 +664,8 @@ def shown(path):
 def test_a_notebook_refuses_bad_parameters_before_training(parameters, sentence, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     values = {"task": "digits", "epochs": 1, "seeds": 1, "store": str(tmp_path / "store")} | parameters
-    with pytest.raises(pages.PageError, match=sentence) as refused:
-        pages.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out.ipynb", values, ROOT)
+    with pytest.raises(NotebookError, match=sentence) as refused:
+        notebooks.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out.ipynb", values, ROOT)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "store").exists() or not list((tmp_path / "store").iterdir())
 
@@ -683,7 +684,7 @@ def without_kernel(monkeypatch):
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # a shell puts its own there
-    monkeypatch.setattr(pages.papermill, "execute_notebook", execute)
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", execute)
 
 
 @pytest.mark.parametrize(
@@ -697,8 +698,8 @@ def without_kernel(monkeypatch):
 @pytest.mark.usefixtures("without_kernel")
 def test_tuning_refuses_what_is_no_run_before_training(parameters, sentence, tmp_path):
     values = {"task": "digits", "epochs": 1, "seeds": 1, "store": str(tmp_path / "store")} | parameters
-    with pytest.raises(pages.PageError, match=sentence) as refused:
-        pages.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out.ipynb", values, ROOT)
+    with pytest.raises(NotebookError, match=sentence) as refused:
+        notebooks.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out.ipynb", values, ROOT)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "store").exists() or not list((tmp_path / "store").iterdir())
 
@@ -715,8 +716,8 @@ def test_tuning_refuses_what_is_no_run_before_training(parameters, sentence, tmp
 @pytest.mark.usefixtures("without_kernel")
 def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, sentence, tmp_path):
     values = {"task": "digits", "cap": 9, "seeds": 1, "store": str(tmp_path / "store")} | parameters
-    with pytest.raises(pages.PageError) as refused:
-        pages.execute(ROOT / "notebooks" / "grid_search.md", tmp_path / "out.ipynb", values, ROOT)
+    with pytest.raises(NotebookError) as refused:
+        notebooks.execute(ROOT / "notebooks" / "grid_search.md", tmp_path / "out.ipynb", values, ROOT)
     assert str(refused.value) == sentence and not (tmp_path / "store").exists()
 
 
@@ -732,8 +733,8 @@ def test_the_grid_refuses_what_it_cannot_show_before_training(parameters, senten
 @pytest.mark.usefixtures("without_kernel")
 def test_counts_of_what_comes_late_on_a_page_are_refused_before_training(name, parameter, value, tmp_path):
     values = {parameter: value, "store": str(tmp_path / "store")}
-    with pytest.raises(pages.PageError) as refused:
-        pages.execute(ROOT / "notebooks" / f"{name}.md", tmp_path / "out.ipynb", values, ROOT)
+    with pytest.raises(NotebookError) as refused:
+        notebooks.execute(ROOT / "notebooks" / f"{name}.md", tmp_path / "out.ipynb", values, ROOT)
     reason = rf": it must be a whole number of at least {value + 1}|, but there are \d+: give no more"
     assert re.fullmatch(rf"{parameter} is {value}({reason})\.", str(refused.value))
     assert not (tmp_path / "store").exists()
@@ -754,8 +755,8 @@ def test_counts_of_what_comes_late_on_a_page_are_refused_before_training(name, p
 @pytest.mark.usefixtures("without_kernel")
 def test_experiments_that_cannot_be_are_refused_before_training(experiments, sentence, tmp_path):
     values = {"experiments": experiments, "store": str(tmp_path / "store")}
-    with pytest.raises(pages.PageError) as refused:
-        pages.execute(ROOT / "notebooks" / "vgg_network.md", tmp_path / "out.ipynb", values, ROOT)
+    with pytest.raises(NotebookError) as refused:
+        notebooks.execute(ROOT / "notebooks" / "vgg_network.md", tmp_path / "out.ipynb", values, ROOT)
     assert sentence in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "store").exists()
 
@@ -763,8 +764,8 @@ def test_experiments_that_cannot_be_are_refused_before_training(experiments, sen
 @pytest.mark.parametrize(("steps", "sentence"), [(0, "steps is 0: it must be"), (2.5, "steps is 2.5: give a whole")])
 @pytest.mark.usefixtures("without_kernel")
 def test_the_check_of_the_method_refuses_what_is_no_step(steps, sentence, tmp_path):
-    with pytest.raises(pages.PageError, match=sentence):
-        pages.execute(ROOT / "notebooks" / "method.md", tmp_path / "out.ipynb", {"steps": steps}, ROOT)
+    with pytest.raises(NotebookError, match=sentence):
+        notebooks.execute(ROOT / "notebooks" / "method.md", tmp_path / "out.ipynb", {"steps": steps}, ROOT)
 
 
 @pytest.mark.parametrize(
@@ -779,8 +780,8 @@ def test_the_check_of_the_method_refuses_what_is_no_step(steps, sentence, tmp_pa
 @pytest.mark.usefixtures("without_kernel")
 def test_runs_that_vgg_asks_for_late_are_refused_before_training(parameter, value, sentence, tmp_path):
     values = TINY["vgg.md"] | {parameter: value, "store": str(tmp_path / "store")}
-    with pytest.raises(pages.PageError) as refused:
-        pages.execute(ROOT / "notebooks" / "vgg.md", tmp_path / "out.ipynb", values, ROOT)
+    with pytest.raises(NotebookError) as refused:
+        notebooks.execute(ROOT / "notebooks" / "vgg.md", tmp_path / "out.ipynb", values, ROOT)
     assert sentence in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "store").exists()
 
@@ -788,8 +789,8 @@ def test_runs_that_vgg_asks_for_late_are_refused_before_training(parameter, valu
 def test_an_output_that_is_a_folder_is_refused_before_training(tmp_path):
     values = {"task": "digits", "epochs": 1, "seeds": 1, "store": str(tmp_path / "store")}
     (tmp_path / "out").mkdir()
-    with pytest.raises(pages.PageError, match=r"output is '.*/out', which is a folder: name a file in it"):
-        pages.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out", values, ROOT)
+    with pytest.raises(NotebookError, match=r"output is '.*/out', which is a folder: name a file in it"):
+        notebooks.execute(ROOT / "notebooks" / "tuning.md", tmp_path / "out", values, ROOT)
     assert not (tmp_path / "store").exists()
 
 

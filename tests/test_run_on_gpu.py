@@ -34,12 +34,12 @@ def main(queue, monkeypatch, *arguments):
 
 
 def test_every_job_has_parameters_that_its_notebook_knows(queue):
-    from hdlib.report import pages
+    from hdlib.report import notebooks
 
     for job in queue.JOBS:
         source = queue.source_of(job)
         if source.suffix == ".md" and source.is_file():
-            pages.accepted(source, job.parameters | job.tiny)
+            notebooks.accepted(source, job.parameters | job.tiny)
 
 
 def test_the_perceptrons_jobs_are_those_of_its_pages(queue):

@@ -38,6 +38,20 @@ class Parameter(NamedTuple):
     place: tuple[int, int, int, int]
 
 
+def number(value: Any) -> Any:
+    """Return the Python value that a text means, as papermill's command line reads it; other text as it is.
+
+    >>> number("1e-3"), number("True"), number("mlp")
+    (0.001, True, 'mlp')
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
 def assignments(cell: str) -> dict[str, Parameter]:
     """Return what a cell assigns to names, in its order.
 

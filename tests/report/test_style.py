@@ -27,8 +27,8 @@ def test_text_is_escaped_and_a_sentence_broken_into_lines():
 @pytest.mark.parametrize(
     "module",
     [
-        *("runs.sweep", "report.findings", "report.pages", "report.paper", "report.style", "report.verdicts"),
-        "report.vgg_published",
+        *("runs.sweep", "report.findings", "report.notebooks", "report.parameters", "report.paper", "report.style"),
+        *("report.verdicts", "report.vgg_published"),
     ],
 )
 def test_the_examples_of_docstrings_hold(module):

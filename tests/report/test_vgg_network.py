@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hdlib.report import pages, paper, vgg, vgg_network
+from hdlib.report import notebooks, paper, vgg, vgg_network
 from hdlib.report.parameters import ParameterError
 from hdlib.runs import BASELINE, METHODS, Record, RunSpec, Store
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
@@ -119,7 +119,8 @@ def test_a_network_with_fewer_seeds_than_another_is_not_said_to_have_as_many():
 @pytest.fixture(scope="module")
 def shown():
     """The records that the page shows, with the parameters it has."""
-    parameters = {name: known.value for name, known in pages.parameters_of(ROOT / "notebooks/vgg_network.md").items()}
+    known = notebooks.parameters_of(ROOT / "notebooks/vgg_network.md")
+    parameters = {name: parameter.value for name, parameter in known.items()}
     common = {name: parameters[name] for name in ("task", "width_factor", "batch_size", "precision")}
     betas = {method: paper.tuned_beta(method, "vgg") for method in BASELINE}
     asked = vgg_network.asked(parameters["experiments"], betas, model="vgg", alpha0=paper.TUNED_FROM, **common)

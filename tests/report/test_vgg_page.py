@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import figures, paper, vgg, vgg_limits, vgg_published
-from hdlib.report.pages import read_notebook, read_pages
+from hdlib.report.notebooks import read_notebook
+from hdlib.report.pages import read_pages
 from hdlib.report.style import Noted, significant
 from hdlib.runs import BASELINE, METHODS, Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS

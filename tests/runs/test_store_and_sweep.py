@@ -28,7 +28,7 @@ import torch
 from processes import alive
 
 import hdlib
-from hdlib.report.pages import is_told_in_a_sentence
+from hdlib.report.notebooks import is_told_in_a_sentence
 from hdlib.runs import SpecError, Store, grid, sweep, train
 from hdlib.runs.files import write_whole
 from hdlib.runs.processes import process_context
