@@ -31,11 +31,18 @@ class ForkedKernelManager(AsyncKernelManager):
     _known: ClassVar[weakref.WeakSet[ForkedKernelManager]] = weakref.WeakSet()
 
     @classmethod
-    def signal_all(cls, number: int) -> None:
-        """Send a signal to every kernel that this process started and that has not ended."""
-        for manager in list(cls._known):
+    def signal_all(cls, number: int, told: set[ForkedKernelManager] | None = None) -> None:
+        """Send a signal to every kernel that this process started and that has not ended.
+
+        Args:
+            number: the signal's.
+            told: managers of kernels to leave out; those of the others are added.
+        """
+        told = set() if told is None else told
+        for manager in set(cls._known) - told:
             process = getattr(manager.provisioner, "process", None)
             if process is not None:
+                told.add(manager)
                 with suppress(OSError):  # it has ended meanwhile
                     process.send_signal(number)
 

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import chdir
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,8 +28,7 @@ from hdlib.report.notebooks import NotebookError
 from hdlib.report.parameters import number
 
 AT_ONCE = 4  # pages: each has a process that holds the records
-# signals to kernels that are to end, and seconds until the next: what ends a sweep records what was finished
-ENDING = ((signal.SIGINT, 20.0), (signal.SIGINT, 5.0), (signal.SIGTERM, 5.0))  # between cells none hears the first
+ENDING = 20.0  # seconds for kernels that were interrupted: a sweep records what was finished
 SPHINX_FOLDERS = ("html", ".doctrees", "jupyter_execute")  # below _build
 
 
@@ -149,13 +148,19 @@ def _execute_all(pages: list[Page], root: Path, say: Callable[[str], Any], jobs:
                         for warning in warnings:
                             say(f"Warning: {warning}")
             except BaseException:
-                for number, seconds in ENDING:
-                    ForkedKernelManager.signal_all(number)
-                    if not wait(running, timeout=seconds).not_done:
-                        break
+                _end(running)
                 raise
             finally:
                 del os.environ[TURN]
+
+
+def _end(running: Iterable[Future]) -> None:
+    """Interrupt the kernels of pages, those too that start meanwhile; end what stays, such as one between two cells."""
+    told: set[ForkedKernelManager] = set()
+    until = time.monotonic() + ENDING
+    while wait(running, timeout=0.5).not_done and time.monotonic() < until:
+        ForkedKernelManager.signal_all(signal.SIGINT, told)
+    ForkedKernelManager.signal_all(signal.SIGTERM)
 
 
 def _timed(page: Page, root: Path) -> tuple[float, list[str]]:
