@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import weakref
+from collections.abc import Set
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar
@@ -31,20 +32,21 @@ class ForkedKernelManager(AsyncKernelManager):
     _known: ClassVar[weakref.WeakSet[ForkedKernelManager]] = weakref.WeakSet()
 
     @classmethod
-    def signal_all(cls, number: int, told: set[ForkedKernelManager] | None = None) -> None:
-        """Send a signal to every kernel that this process started and that has not ended.
+    def signal_all(cls, number: int, besides: Set[ForkedKernelManager] = frozenset()) -> set[ForkedKernelManager]:
+        """Send a signal to the kernels that this process started and that have not ended; return their managers.
 
         Args:
             number: the signal's.
-            told: managers of kernels to leave out; those of the others are added.
+            besides: managers whose kernels are left alone.
         """
-        told = set() if told is None else told
-        for manager in set(cls._known) - told:
+        told = set()
+        for manager in set(cls._known) - besides:
             process = getattr(manager.provisioner, "process", None)
             if process is not None:
                 told.add(manager)
                 with suppress(OSError):  # it has ended meanwhile
                     process.send_signal(number)
+        return told
 
     async def _async_pre_start_kernel(self, **options: Any) -> tuple[list[str], dict[str, Any]]:
         if self.provisioner is None and sys.platform == "linux":

@@ -128,30 +128,37 @@ def _execute_all(pages: list[Page], root: Path, say: Callable[[str], Any], jobs:
     """Execute pages in threads, each of which waits for its kernel; what makes one fail, or interrupts, ends all."""
     from hdlib.runs.processes import TURN
 
-    with tempfile.TemporaryDirectory() as folder, chdir(root):  # papermill changes it, and back, for all threads
+    waiting, running = list(pages), {}
+    # papermill changes the folder, and back, for all threads: here it is that of all pages
+    with tempfile.TemporaryDirectory() as folder, chdir(root), ThreadPoolExecutor(jobs) as threads:
         os.environ[TURN] = str(Path(folder) / "turn")
-        with ThreadPoolExecutor(jobs) as threads:
-            waiting, running, made = list(pages), {}, 0
-            try:
-                while waiting or running:
-                    while waiting and len(running) < jobs:
-                        page = waiting.pop(0)
-                        running[threads.submit(_timed, page, root)] = page
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        page = running.pop(future)
-                        try:
-                            seconds, warnings = future.result()
-                        except NotebookError as error:
-                            raise PageError(f"The page {page.name} was not made: {error}") from None
-                        made += 1
-                        say(f"{made} of {len(pages)}: {page.name}, {seconds:.0f} s")
-                        for warning in warnings:
-                            say(f"Warning: {warning}")
-            except BaseException:
-                _end(running)
-                raise
-            finally:
-                del os.environ[TURN]
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    page = waiting.pop(0)
+                    running[threads.submit(_execute, page, root)] = page
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    page = running.pop(future)
+                    seconds, warnings = future.result()
+                    say(f"{len(pages) - len(waiting) - len(running)} of {len(pages)}: {page.name}, {seconds:.0f} s")
+                    for warning in warnings:
+                        say(f"Warning: {warning}")
+        except BaseException:
+            _end(running)
+            raise
+        finally:
+            del os.environ[TURN]
+
+
+def _execute(page: Page, root: Path) -> tuple[float, list[str]]:
+    """Execute a page; return the seconds that it took, and its warnings."""
+    started = time.perf_counter()
+    source, output = page.source(root), page.output(root)
+    try:
+        warnings = notebooks.execute(source, output, page.parameters, root, kernels=ForkedKernelManager)
+    except NotebookError as error:
+        raise PageError(f"The page {page.name} was not made: {error}") from None
+    return time.perf_counter() - started, warnings
 
 
 def _end(running: Iterable[Future]) -> None:
@@ -159,16 +166,8 @@ def _end(running: Iterable[Future]) -> None:
     told: set[ForkedKernelManager] = set()
     until = time.monotonic() + ENDING
     while wait(running, timeout=0.5).not_done and time.monotonic() < until:
-        ForkedKernelManager.signal_all(signal.SIGINT, told)
+        told |= ForkedKernelManager.signal_all(signal.SIGINT, besides=told)
     ForkedKernelManager.signal_all(signal.SIGTERM)
-
-
-def _timed(page: Page, root: Path) -> tuple[float, list[str]]:
-    """Execute a page; return the seconds that it took, and its warnings."""
-    started = time.perf_counter()
-    source, output = page.source(root), page.output(root)
-    warnings = notebooks.execute(source, output, page.parameters, root, kernels=ForkedKernelManager)
-    return time.perf_counter() - started, warnings
 
 
 def _page(name: str, entry: Any) -> Page:
