@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,14 @@ class Store:
         return [found[spec.key] for spec in specs if spec.key in found]
 
     def all(self, model: str | None = None) -> list[Record]:
-        """Return every readable record, or those of one model, for which no other file is read."""
+        """Return every readable record, or those of one model, for which no other file is read.
+
+        Raises:
+            SpecError: there is no such model.
+        """
+        models = get_args(RunSpec.model_fields["model"].annotation)
+        if model is not None and model not in models:
+            raise SpecError(f"model is {model!r}: it must be one of {', '.join(map(repr, models))}.")
         return list(self._records(model=model).values())
 
     def put(self, records: Iterable[Record]) -> list[Path]:
@@ -138,7 +146,10 @@ class Store:
             warnings.warn(f"The records are safe, but their files could not be merged: {error}", stacklevel=2)
 
     def _records(self, wanted: set[str] | None = None, model: str | None = None) -> dict[str, Record]:
-        """Return the readable records, all or those with the wanted keys; of two with one key the later one."""
+        """Return the readable records, those with the wanted keys or of a model alone where these are given.
+
+        Of two with one key it is the later one.
+        """
         records: dict[str, Record] = {}
         seen: set[Path] = set()
         while new := {path: keys for path, keys in self._files(model).items() if path not in seen}:

@@ -218,6 +218,8 @@ def test_the_records_of_one_model_are_read_from_its_files_alone(tmp_path):
     with warnings.catch_warnings(action="error"):
         assert [record.spec for record in store.all("mlp")] == [mlp.spec]
         assert store.all("vgg") == []
+    with pytest.raises(SpecError, match=r"model is 'mpl': it must be one of 'logreg', 'mlp', "):
+        store.all("mpl")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
