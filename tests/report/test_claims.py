@@ -116,6 +116,13 @@ def test_a_case_in_which_nothing_differs_is_no_refutation():
     assert verdicts.exceptions([without]) == "- It is so. Equal: b."
 
 
+@pytest.mark.parametrize("table", [paper.figure2, paper.figure3, paper.figure4, paper.tuning])
+def test_who_changes_a_table_of_the_paper_changes_it_for_nobody_else(table):
+    before, mine = table().copy(), table()
+    mine["of mine"] = 0
+    pd.testing.assert_frame_equal(table(), before)
+
+
 def test_the_papers_losses_at_an_epoch_stand_beside_shorter_runs_alone():
     curve = paper.figure3()
     curve = curve[(curve["model"] == "vgg") & (curve["method"] == "sgd") & (curve["quantity"] == "train_loss")]
