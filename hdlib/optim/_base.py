@@ -94,6 +94,14 @@ def is_number(text: str) -> bool:
     return True
 
 
+def _bounded_unless_zero(alpha: Number, options: Control) -> Number:
+    """Return alpha within its bounds, or 0: a step that goes nowhere is one of torch's distributed checkpoints."""
+    bounded = options.bounded(alpha)
+    if isinstance(alpha, Tensor):
+        return torch.where(alpha == 0, alpha, cast(Tensor, bounded))
+    return alpha if alpha == 0 else bounded
+
+
 class HypergradientOptimizer(Optimizer):
     """Base of the optimisers that adapt `group["lr"]` (the paper's alpha) once per step.
 
@@ -119,7 +127,7 @@ class HypergradientOptimizer(Optimizer):
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], given: Guards) -> None:
         names = {key: name for name, key in KEYS.items()}  # an optimiser may be made with another one's defaults
-        guards = {names.get(key, key): v for key, v in given.items() if key not in MEASURED or isinstance(v, str)}
+        guards = {names.get(key, key): v for key, v in given.items() if key not in MEASURED or v != 0}
         unknown = ", ".join(sorted(set(guards) - set(control.OPTIONS)))
         if unknown:
             known = ", ".join(name for name in control.OPTIONS if name != "rule")
@@ -180,7 +188,8 @@ class HypergradientOptimizer(Optimizer):
         Args:
             param_group: `params` and the values in which the group differs from the constructor's. A number for
                 `hypergrad_lr` alone is the beta of the constructor's `rule`, or of "additive" where that came from
-                "auto". With `shared_alpha` the default of `lr` is the alpha of the other groups.
+                "auto". With `shared_alpha` the default of `lr` is the alpha of the other groups. Beside an
+                `initial_lr`, `min_lr` and `max_lr` together are OneCycleLR's own numbers, and no bounds.
 
         Raises:
             TypeError: the group is not a dict.
@@ -214,8 +223,9 @@ class HypergradientOptimizer(Optimizer):
 
     def _take_over(self, group: Group) -> bool:
         """Fill in what a new group takes neither from the constructor nor as it is given; say if alpha is of that."""
+        scheduled = {"initial_lr", "min_lr", "max_lr"} <= group.keys()  # the bounds are OneCycleLR's own numbers
         for name, key in KEYS.items():
-            if name in group and key not in group and "initial_lr" not in group:  # else a scheduler's own number
+            if name in group and key not in group and not scheduled:
                 group[key] = group.pop(name)
         rule, automatic = group.get("rule"), "auto" in (self.defaults["rule"], self.defaults["hypergrad_lr"])
         if rule is None and group.get("hypergrad_lr") == "auto":
@@ -364,7 +374,7 @@ class HypergradientOptimizer(Optimizer):
             if moved:
                 self._adapt(groups, [sum_up(values) for values in zip(*sums, strict=True)])
             else:  # a first step, whose alpha somebody, such as a scheduler, may have written
-                remember(groups, {"lr": options.bounded(first["lr"]), "hypergrad": 0.0})
+                remember(groups, {"lr": _bounded_unless_zero(first["lr"], options), "hypergrad": 0.0})
         else:
             for group, some in zip(groups, parts, strict=True):
                 for part in some:
@@ -523,15 +533,15 @@ class HypergradientOptimizer(Optimizer):
         return True
 
     def _stands(self, groups: list[Group]) -> bool:
-        """Whether no step of these groups has gone anywhere: none was taken, or all their gradients were zero.
+        """Whether no step of these groups has gone anywhere: none was taken, or their gradients or alpha were zero.
 
-        The latter is not looked for on an accelerator, which would have to be waited for, and with `capturable`.
+        The latter are not looked for on an accelerator, which would have to be waited for, and with `capturable`.
         """
         slope, capturable = groups[0]["slope"], groups[0]["capturable"]
         at_hand = not isinstance(slope, Tensor) or (slope.device.type == "cpu" and not capturable)
         at_hand = at_hand and not torch.compiler.is_compiling()
         if at_hand and slope != 0:
-            return False
+            return bool(groups[0]["step_size"] == 0)
         states = [(group, p, self.state[p]) for group in groups for p in group["params"] if self.state.get(p)]
         if not any(self._has_direction(group, state) for group, _, state in states):
             return True
@@ -548,9 +558,9 @@ class HypergradientOptimizer(Optimizer):
         found: list[tuple[Any, list[Number]]] = []
         for group, some in zip(groups, parts, strict=True):
             for part in some:
-                for p, g in zip(part.params, part.grads, strict=True):
+                for p, g, state in zip(part.params, part.grads, part.states, strict=True):
                     g, p = rules.precise(gradient(group, g, p, l2_of(group))), rules.precise(kept(group, p))
-                    d = self._first_direction(group, g, p)
+                    d = self._first_direction(group, g, p, state)
                     found.append((part.mesh, [total([rules.dot(p, p)]), total([rules.dot(d, d)])]))
         alpha = groups[0]["lr"]
         sizes = over_meshes(found, 2)
@@ -560,8 +570,8 @@ class HypergradientOptimizer(Optimizer):
             sizes = [float(value) for value in sizes]
         remember(groups, {"lr": control.first_alpha(alpha, options_of(groups[0]), *sizes)})
 
-    def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
-        """Return -D_1 of one tensor from its gradient g_1."""
+    def _first_direction(self, group: Group, g: Tensor, p: Tensor, state: State) -> Tensor:
+        """Return -D_t of one tensor from the gradient g_t of the first step that goes anywhere."""
         raise NotImplementedError
 
     def _slope(self, group: Group, parts: list[Part], gamma: Number) -> Number:

@@ -53,8 +53,14 @@ def needs_slope(group: Group) -> bool:
 def remember(groups: list[Group], values: dict[str, Number]) -> None:
     """Put values into groups, into the tensors that are there already where there are any.
 
-    All at once, and not by `copy_`: compiled by torch 2.11, that leaves a 0-dim float64 tensor as it was.
+    All at once, and not by `copy_`: compiled by torch 2.11, that leaves a 0-dim float64 tensor as it was. What is
+    compiled would compute the values one after the other as it copies, and from tensors that it has written to already,
+    so there they are computed before, as one vector.
     """
+    if torch.compiler.is_compiling():
+        computed = {name: value.reshape(()) for name, value in values.items() if isinstance(value, Tensor)}
+        if computed:
+            values = values | dict(zip(computed, torch.stack([*computed.values()]).unbind(), strict=True))
     kept: list[Tensor] = []
     new: list[Tensor] = []
     for group in groups:

@@ -109,7 +109,7 @@ def corrections_kernel(steps, floors, scales, before, eps, log_1: tl.float64, lo
     step = steps[0]
     for j in tl.static_range(1, len(steps)):
         step = tl.where(program == j, steps[j], step)
-    t = tl.load(step).to(tl.float64)
+    t = tl.maximum(tl.load(step).to(tl.float64), 1.0)
     root = tl.sqrt(1 - tl.exp(t * log_2))
     tl.store(floors + before + program, (eps * root).to(tl.float32))
     tl.store(scales + before + program, (root / (1 - tl.exp(t * log_1))).to(tl.float32))

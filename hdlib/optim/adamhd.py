@@ -170,9 +170,13 @@ class AdamHD(HypergradientOptimizer):
             for p, g, m, v in chunks(tensors):
                 yield p, g, _direction(group, p, m, v, floor, scale) if moved else None
 
-    def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
+    def _first_direction(self, group: Group, g: Tensor, p: Tensor, state: State) -> Tensor:
         decay = _decays(group)[1]
-        direction: Tensor = g / (g.abs() + group["eps"])
+        (beta1, beta2), t = group["betas"], 1.0
+        if "exp_avg" in state and _at_hand(group, state["step"]):
+            t += state["step"].item()  # of steps without any gradient, which leave the corrections of step t
+        mean, root = (1 - beta1) / (1 - beta1**t), ((1 - beta2) / (1 - beta2**t)) ** 0.5
+        direction: Tensor = g * mean / (g.abs() * root + group["eps"])
         return direction.add(p, alpha=decay) if decay != 0 else direction
 
     def _check_adaptable(self, group: Group, p: Tensor) -> None:
@@ -347,8 +351,9 @@ def _decays(group: Group) -> tuple[float, float]:
 
 
 def _corrections(group: Group, t: float | Tensor) -> tuple[Any, Any]:
-    """Return the group's `rules.adam_corrections`."""
+    """Return the group's `rules.adam_corrections`; at step 0, of a checkpoint say, moments are zero and any will do."""
     beta1, beta2 = group["betas"]
+    t = t.clamp(min=1.0) if isinstance(t, Tensor) else max(t, 1.0)
     return rules.adam_corrections(t, beta1, beta2, group["eps"])
 
 

@@ -147,8 +147,12 @@ class SGDHD(HypergradientOptimizer):
         for moved, (p, g, d) in part.rows(part.params, part.grads, part.real(_kept(group))):
             yield p, g, d if moved else None
 
-    def _first_direction(self, group: Group, g: Tensor, p: Tensor) -> Tensor:
-        return g * (1 + group["momentum"]) if group["nesterov"] else g
+    def _first_direction(self, group: Group, g: Tensor, p: Tensor, state: State) -> Tensor:
+        v = state.get("momentum_buffer") if group["momentum"] != 0 else None
+        if v is None:
+            return g * (1 + group["momentum"]) if group["nesterov"] else g
+        velocity: Tensor = rules.precise(plain(v)) * group["momentum"] + g * (1 - group["dampening"])
+        return g + group["momentum"] * velocity if group["nesterov"] else velocity
 
     def _observe(self, group: Group, part: Part) -> list[Number]:
         if group["hypergrad_lr"] == 0:

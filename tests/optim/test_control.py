@@ -518,6 +518,8 @@ def test_a_misspelt_guard_and_a_zero_that_cannot_grow_are_refused():
         make("adam", tensors(), max_lrr=1.0)
     with pytest.raises(TypeError, match="no argument hypergrad:"):
         make("adam", tensors(), hypergrad="auto")
+    with pytest.raises(TypeError, match="no argument slope:"):
+        make("adam", tensors(), slope=0.1)
     with pytest.raises(ValueError, match=r"hypergrad is 'auto': .* did you mean hypergrad_lr\?"):
         SGDHD([{"params": tensors(), "hypergrad": "auto"}], lr=0.01)
     with pytest.raises(ValueError, match="lr is 0"):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from hdlib import SGDHD, AdamHD, AdamWHD
 
@@ -82,10 +83,68 @@ def test_the_first_step_that_goes_anywhere_is_limited(cls, settings, way):
     p = ones(100)
     settings = settings | dict(weight_decay=0.0)
     optimizer = cls([p], lr=10.0, hypergrad_lr="auto", **way, **settings)
-    for gradient, most in ((0.0, 0.0), (0.0, 0.0), (1.0, 0.301)):
+    for gradient, most in (*[(0.0, 0.0)] * 300, (1.0, 0.301)):  # of which Adam's corrections are no longer those of 1
         before = p.detach().clone()
         step(optimizer, gradient)
         assert (p - before).norm() <= most * before.norm()
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS])
+def test_the_first_step_that_goes_anywhere_counts_the_velocity_of_a_checkpoint(way):
+    p = ones(100)
+    native = torch.optim.SGD([p], lr=1e-6, momentum=0.9, nesterov=True)
+    for _ in range(9):
+        step(native, 1.0)
+    optimizer = SGDHD([p], hypergrad_lr="auto", nesterov=True, momentum=0.9, **way)
+    optimizer.load_state_dict(native.state_dict())
+    optimizer.param_groups[0]["lr"] = 10.0
+    before = p.detach().clone()
+    step(optimizer, 1.0)
+    assert (p - before).norm().item() == pytest.approx(0.3 * before.norm().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize(("cls", "settings"), METHODS)
+def test_a_distributed_checkpoint_of_an_optimiser_that_has_not_stepped_changes_nothing(cls, settings, tensor):
+    """torch takes a step with zero gradients and a learning rate of 0 there, to see what the state is made of."""
+    outcomes = []
+    for asked in (False, True):
+        torch.manual_seed(0)
+        net = torch.nn.Linear(8, 8)
+        start = net.weight.detach().clone()
+        lr = torch.tensor(9.0) if tensor else 9.0
+        settings = settings | dict(weight_decay=0.01, min_lr=1e-3, hypergrad_lr="auto")
+        optimizer = cls(net.parameters(), lr=lr, **settings)
+        if asked:
+            get_optimizer_state_dict(net, optimizer)
+            assert torch.equal(net.weight, start)
+        (5 * net(torch.ones(8))).sum().backward()
+        optimizer.step()
+        outcomes.append((net.weight - start).norm() / start.norm())
+    assert outcomes[0] < 0.301 and outcomes[1] < 0.301
+
+
+@pytest.mark.parametrize("way", [{}, *WAYS, dict(foreach=False, capturable=True), dict(lr=torch.tensor(1e-3))])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_a_checkpoint_of_a_step_that_was_skipped_has_no_direction(way, amsgrad):
+    """torch.optim.Adam leaves counts and moments of zero where GradScaler skips its first step, if it is fused."""
+    p, q = ones(3), ones(3)
+    native = torch.optim.Adam([q], amsgrad=amsgrad, fused=True)
+    native.found_inf, native.grad_scale = torch.ones(()), None
+    step(native, 1.0)
+    [state] = native.state.values()
+    assert state["step"] == 0
+    native.found_inf = None
+    optimizer = AdamHD([p], amsgrad=amsgrad, **way)
+    loaded = native.state_dict()
+    loaded["param_groups"][0]["fused"] = way.get("fused", False)
+    loaded["param_groups"][0] |= {name: value for name, value in way.items() if name != "lr"}
+    optimizer.load_state_dict(loaded)
+    for _ in range(3):
+        step(optimizer, 1.0)
+        step(native, 1.0)
+        assert optimizer.param_groups[0]["hypergrad"] <= 0
+    torch.testing.assert_close(p, q, rtol=1e-5, atol=0)
 
 
 def test_a_step_in_the_middle_is_not_limited_because_a_gradient_was_zero():
@@ -404,3 +463,12 @@ def test_numbers_of_a_scheduler_in_torchs_groups_are_no_guards():
     torch.optim.lr_scheduler.OneCycleLR(native, 0.02, total_steps=60)
     (group,) = AdamHD(native.param_groups, hypergrad_lr="auto").param_groups
     assert group["hypergrad_min_lr"] is group["hypergrad_max_lr"] is None and group["max_lr"] == 0.02
+
+
+def test_a_bound_beside_the_start_of_a_schedule_is_a_bound():
+    """`initial_lr` is what a run that resumes its scheduler has in its groups."""
+    group = {"params": [ones(3)], "lr": 0.01, "initial_lr": 0.01, "max_lr": 0.02}
+    optimizer = SGDHD([group], hypergrad_lr=0.1)
+    for _ in range(4):
+        step(optimizer, 1.0)
+    assert optimizer.learning_rates() == [0.02]
