@@ -61,10 +61,11 @@ def scope(records: Sequence[Record]) -> str:
         "And [a run of VGG](vgg-epochs) that was lost is continued for a few epochs, so from trained weights. The "
         f"constants, {AUTO_START:g}, {AUTO_STEPS:g} steps, {AUTO_OVERSHOOT:g} and {AUTO_FIRST:g} of the norm, are "
         "absolute, and the noise in *r* depends on the minibatch. Whether they suit other minibatches, longer runs, or "
-        "weights that are trained already, was not tested beyond that. Those of the look at what steps gain, "
-        f"{AUTO_WORTH:g}, {AUTO_JUMP:g}, {AUTO_MEMORY:g} and {AUTO_DROP:g}, were chosen on the digits, in batches of "
-        "16 to all of them, and on small models of other kinds that are not shown, and kept because they changed next "
-        "to nothing on logistic regression and the perceptron of 100 with batches of 128."
+        "weights that are trained already, was not tested beyond that. Those of [what a step is "
+        f"worth](#what-a-step-is-worth), a factor of {1 / AUTO_WORTH:g}, gains of {AUTO_JUMP:g} F at most, a mean of "
+        f"about {round(1 / (1 - AUTO_MEMORY))} gains and a fall to {AUTO_DROP:g}, were chosen on the digits, in "
+        "batches of 16 to all of them, and on small models of other kinds that are not shown, and kept because they "
+        "changed next to nothing on logistic regression and the perceptron of 100 with batches of 128."
     )
 
 
@@ -103,7 +104,7 @@ def noiseless(groups: Mapping[str, Sequence[Record]]) -> Table:
                     "method": name,
                     "runs lost": f"{(accuracy < 100 * HALF).sum()} of {len(runs)}",
                     "training loss": between(runs["train_loss"]),
-                    "accuracy": f"{accuracy.min():.0f} to {accuracy.max():.0f} %",
+                    "accuracy": " to ".join(dict.fromkeys(f"{a:.0f}" for a in (accuracy.min(), accuracy.max()))) + " %",
                     "largest α": between(runs["largest"]),
                 }
             )

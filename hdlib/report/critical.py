@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, scientific
+from hdlib.report.style import LABELS, Figure, Table, Theme, between, counted, rounded, scientific
 from hdlib.runs import BASELINE, RunSpec
 from hdlib.runs.critical import ALPHA0, GROWTHS, PREDICTORS
 
@@ -306,7 +306,7 @@ def limits_of_adam(measured: pd.DataFrame, models: Sequence[str]) -> str:
         return "For Adam-HD no critical β was measured."
     told = " and ".join(f"{scientific(limit)} for {model}" for model, limit in limits.items())
     text = f"For Adam-HD the measured critical β is {told}"
-    return text + (f", a factor of {scientific(limits.max() / limits.min())} between them." if len(limits) > 1 else ".")
+    return text + (f", a factor of {rounded(limits.max() / limits.min())} between them." if len(limits) > 1 else ".")
 
 
 def against(ratio: float, what: str = "the prediction") -> str:
@@ -317,5 +317,5 @@ def against(ratio: float, what: str = "the prediction") -> str:
     if ratio == 0 or np.isinf(ratio):
         return f"{'below' if ratio == 0 else 'above'} every β that was tried"
     if ratio < 0.5:
-        return f"{scientific(1 / ratio)} times below {what}"
-    return f"{scientific(ratio)} times {what}"
+        return f"{rounded(1 / ratio)} times below {what}"
+    return f"{rounded(ratio)} times {what}"

@@ -33,6 +33,7 @@ LINE_KEYS = ["method", "rule", "decay", "alpha0"]
 ALPHA_FLOOR = 1e-6  # below this an axis of learning rates is linear, so that zero and negative values have a place
 PAPER_POINTS = dict(linestyle="none", marker="o", markersize=3.5, markerfacecolor="none", markeredgewidth=0.9)
 MARK = 4  # size of the marks that tell families apart
+DECAY_MARKERS = {"inv_sqrt": "v", "cosine": "D"}  # of baselines whose learning rate falls
 PALE = 0.5  # strength of the colours of the paper's curves in Figure 3
 EARLY_POINTS = 100  # points drawn of the early iterations, log-spaced
 
@@ -128,12 +129,12 @@ def tuning(records: Sequence[Record], name: str, caption: str = "") -> Figure:
                 for method, line in theirs[theirs["quantity"] == quantity].groupby("method"):
                     axis.plot(line["epoch"], line["value"], **theme.line(method, strength=PALE) | broad, zorder=1)
             for (method, rule, decay, _), line in data[data["quantity"] == quantity].groupby(LINE_KEYS):
-                _line(axis, line, _x(data), **theme.line(method, rule, decay), **_marks(_family(method), len(line)))
+                _line(axis, line, _x(data), **theme.line(method, rule, decay), **_marks(method, decay, len(line)))
             _scales(axis, quantity, data, linear_below=1e-3)
         _mark_divergence(axes[0, 0], axes[0, 1], records, lambda spec: theme.color(spec.method))
         handles = [
-            Line2D([], [], label=label, marker=MARKERS[family], markersize=MARK, **style)
-            for label, style, family in _methods(records, theme)
+            Line2D([], [], label=label, marker=marker, markersize=MARK, **style)
+            for label, style, marker in _methods(records, theme)
         ]
         if len(theirs):
             handles.append(Line2D([], [], color=theme.paper, label="the paper's curves, pale", **broad))
@@ -331,21 +332,25 @@ def _mark_divergence(
         late.text(0.98, 0.96, text, transform=late.transAxes, ha="right", va="top", fontsize="small")
 
 
-def _marks(family: str, points: int) -> dict:
-    """Return a few marks along a line that tell its family from the others without colour."""
-    first = FAMILIES.index(family) + 1
-    return dict(marker=MARKERS[family], markersize=MARK, markevery=(first * points // 24, max(1, points // 6)))
+def _marks(method: str, decay: str, points: int) -> dict:
+    """Return a few marks along a line that tell its family, and how its learning rate falls, without colour."""
+    first = FAMILIES.index(_family(method)) + 1
+    return dict(marker=_marker(method, decay), markersize=MARK, markevery=(first * points // 24, max(1, points // 6)))
+
+
+def _marker(method: str, decay: str) -> str:
+    return MARKERS[_family(method)] if decay == "none" else DECAY_MARKERS[decay]
 
 
 def _methods(records: Sequence[Record], theme: Theme) -> list[tuple[str, dict, str]]:
-    """Return a legend's label, line and family for each method that ran."""
+    """Return a legend's label, line and mark for each method that ran."""
     kinds = sorted(
         {(r.spec.method, r.spec.rule, r.spec.decay) for r in records},
         key=lambda kind: (list(LABELS).index(kind[0]), kind[1], kind[2]),
     )
     found = []
     for method, rule, decay in kinds:
-        found.append((label(method, decay, rule), theme.line(method, rule, decay), _family(method)))
+        found.append((label(method, decay, rule), theme.line(method, rule, decay), _marker(method, decay)))
     return found
 
 

@@ -309,9 +309,10 @@ def multiplicative(records: Sequence[Record]) -> str:
         best = finals[finals["method"] == base].groupby("alpha0")["train_loss"].mean().min()
         other = finals[(finals["method"] == method) & (finals["rule"] != "multiplicative")]
         same = other.loc[np.isclose(other["alpha0"], start), "train_loss"].mean()
+        beta = "the automatic β" if (other["rule"] == "auto").any() else "the β of this page"
         lines.append(
             f"{label(method, 'none', 'multiplicative')} from α₀ = {power_of_ten(start)} ends at a training loss of "
-            f"{_loss(end)}, where {LABELS[method]} with the β of this page "
+            f"{_loss(end)}, where {LABELS[method]} with {beta} "
             f"{f'ends at {_loss(same)}' if np.isfinite(same) else 'diverges'} from there, and the "
             f"best fixed {LABELS[base]} at {_loss(best)}"
         )

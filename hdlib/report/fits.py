@@ -9,11 +9,13 @@ from operator import attrgetter
 import numpy as np
 import pandas as pd
 
-from hdlib.report.style import LABELS, Table, counted, power_of_ten, scientific
+from hdlib.report import paper
+from hdlib.report.style import LABELS, Table, counted, power_of_ten, scientific, several, significant
 from hdlib.runs import BASELINE, Record, RunSpec
 
 CLEAR = 1.5  # from here on, of the next candidate's factor over the best one's, alpha says clearly which fits best
 SAME = 1.05  # up to here, of two candidates' factors of the training loss, it does not tell them apart
+FIRST = 10  # epochs over which the paper's Figures 2 and 3 are set beside each other
 DECAYED = "α₀ / √t"
 NAMES = {"logreg": "logistic regression", "mlp": "the perceptron"}
 
@@ -35,9 +37,34 @@ def error(record: Record, curve: pd.DataFrame, epochs: int | None = None, column
     return float(np.exp(np.sqrt((ratio**2).mean()))), len(ratio)
 
 
-def table(fitted: pd.DataFrame) -> Table:
-    """Return, for each of the `candidates`, how far its learning rates and training losses are off the paper's."""
-    table, note = fitted.copy(), _seeds(fitted)
+def shown_twice() -> str:
+    """Say how near the paper's Figures 2 and 3 are in the alpha of Adam-HD: of its Figure 3 it states beta."""
+    figures = paper.figure2(), paper.figure3()
+    second, third = (f[(f["quantity"] == "alpha") & (f["method"] == "adam_hd")] for f in figures)
+    second = second[np.isclose(second["alpha0"], paper.TUNED_FROM) & (second["rule"] == "additive")]
+    apart = {}
+    for model in NAMES:
+        both = (f[(f["model"] == model) & f["epoch"].between(1, FIRST)] for f in (second, third))
+        ours, theirs = (f.groupby("epoch")["value"].mean() for f in both)
+        apart[model] = float(np.exp(np.log(ours / theirs).abs().max()))
+    start, stated = paper.TUNED_FROM, paper.tuned_beta("adam_hd", "mlp")
+    return (
+        f"The paper shows Adam-HD from α₀ = {power_of_ten(start)} again in its Figure 3, for which it states β = "
+        f"{power_of_ten(stated)}. In the first {FIRST} epochs the perceptron's α of the two figures differs by "
+        f"{significant(100 * (apart['mlp'] - 1), 2)} % at most, that of logistic regression by a factor of up to "
+        f"{significant(apart['logreg'], 2)}: the perceptron's β seems to be the same in both, and that of logistic "
+        "regression is not."
+    )
+
+
+def table(fitted: pd.DataFrame, ran: str) -> Table:
+    """Return, for each of the `candidates`, how far its learning rates and training losses are off the paper's.
+
+    Args:
+        fitted: of `candidates`.
+        ran: a sentence on what was run, for the note below.
+    """
+    table, note = fitted.copy(), f"{_seeds(fitted)} {ran}".strip()
     table["model"] = table["model"].map({"logreg": "logistic regression", "mlp": "perceptron"})
     table["method"] = table["method"].map(LABELS)
     table["α off by a factor of"] = [scientific(value) for value in table["factor"]]
@@ -48,10 +75,15 @@ def table(fitted: pd.DataFrame) -> Table:
 
 def _seeds(table: pd.DataFrame) -> str:
     """Say how many seeds the candidates of each panel are compared over."""
-    found: dict[int, list[str]] = {}
-    for (model, method), rows in _panels(table):
-        found.setdefault(int(rows["seeds"].iloc[0]), []).append(f"{LABELS[method]} on {NAMES[model]}")
-    told = [f"{counted(seeds, 'seed')} for {', '.join(panels)}" for seeds, panels in sorted(found.items())]
+    panels = {panel: int(rows["seeds"].iloc[0]) for panel, rows in _panels(table)}
+    of_method: dict[str, set[int]] = {}
+    for (_, method), seeds in panels.items():
+        of_method.setdefault(method, set()).add(seeds)
+    found: dict[int, dict[str, None]] = {}
+    for (model, method), seeds in panels.items():
+        where = "" if len(of_method[method]) == 1 else f" on {NAMES[model]}"
+        found.setdefault(seeds, {})[f"{LABELS[method]}{where}"] = None
+    told = [f"{counted(seeds, 'seed')} for {several([*names])}" for seeds, names in sorted(found.items())]
     return f"Candidates with all initial learning rates are compared over {'; '.join(told)}." if told else ""
 
 

@@ -108,13 +108,12 @@ def note(records: Sequence[Record]) -> str:
     specs = [record.spec for record in records]
     least, most = seeds(records)
     devices = sorted({record.provenance["device"] for record in records})
-    data = sources(records)
     precisions = sorted({spec.precision for spec in specs})
     return (
         f"{len(records):,} run{'s' if len(records) > 1 else ''}, "
         f"{'' if least == most else 'up to '}{most} seed{'s' if most > 1 else ''}, "
         f"{_lengths(specs)}, "
-        f"{' and '.join(precisions)}, {', '.join(devices)}. Data: {'; '.join(data)}."
+        f"{' and '.join(precisions)}, {', '.join(devices)}. Data: {'; '.join(sources(records))}{_part(specs)}."
     )
 
 
@@ -150,6 +149,15 @@ def run_length(spec: RunSpec) -> str:
 def compared_on(spec: RunSpec) -> str:
     """Return what a comparison is of: "perceptron of 100, 2 epochs"."""
     return f"{model_name(spec).removeprefix('the ')}, {run_length(spec)}"
+
+
+def _part(specs: Sequence[RunSpec]) -> str:
+    """Say on how many of the training images runs were trained, where that is not all of them."""
+    images = {spec.train_images for spec in specs}
+    if images == {None}:
+        return ""
+    counts = [*map("{:,}".format, sorted(images - {None})), *(["all"] if None in images else [])]
+    return f", trained on {' or '.join(counts)} of the first"
 
 
 def _lengths(specs: Sequence[RunSpec]) -> str:

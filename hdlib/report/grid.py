@@ -306,13 +306,14 @@ def holds(records: Sequence[Record]) -> str:
                 "slower. "
             )
         if len(good):
-            text += f"It is at least as fast from every α₀ with {_betas(good)}"
+            text += f"It is nowhere seen to be slower with {_betas(good)}"
         else:
             best, total = by_beta["bad"].idxmin(), pairs["alpha0"].nunique()
             count = round(total * (1 - by_beta["bad"].min()))
-            text += "There is no β with which it is at least as fast from every α₀"
-            text += f"; the best is {power_of_ten(best)}, with {count} of {total}" if count else ""
-        text += f" (in {neither} of these {len(own)} cells neither arrived)." if neither else "."
+            text += "There is no β with which it is nowhere slower"
+            text += f"; the best is {power_of_ten(best)}, with {count} of {total} α₀" if count else ""
+        undecided = f"; in {neither} of these {len(own)} cells neither arrived, which decides nothing"
+        text += f"{undecided if neither else ''}."
         if len(lost):
             last = frame[(frame["method"] == method) & frame["beta"].isin(lost)]["ended"].max()
             text += f" With {_betas(lost)} it diverged from every α₀, by iteration {last:,}."
@@ -324,13 +325,15 @@ def overview(records: Sequence[Record]) -> dict[str, str]:
     """Return what was run, and in how many of the hypergradient cells how many failed, for the page on both grids.
 
     "cells" is how many have a beta, "diverged" in how many of them at least half of the seeds have, "slower" how many
-    are slower than the baseline, as `where_slower` counts them, of Adam the undecayed. Where the paper prints numbers
-    "within" is how many of them lie within our seeds, and "printed" how many there are.
+    are slower than the baseline, as `where_slower` counts them, of Adam the undecayed, and "neither" in how many
+    neither arrived. Where the paper prints numbers "within" is how many of them lie within our seeds, and "printed" how
+    many there are.
     """
     frame = reached(records)
     kinds = pd.concat([_pairs(frame, method, baseline)["kind"] for method, baseline in PLAIN_BASELINE.items()])
     found = {"seeds": counted(frame["seed"].nunique(), "seed"), "cells": f"{len(kinds)}"}
-    found |= {kind: f"{int((kinds == kind).sum())}" for kind in ("slower", "diverged")}
+    names = {"slower": "slower", "diverged": "diverged", "neither": "neither arrived"}
+    found |= {name: f"{int((kinds == kind).sum())}" for name, kind in names.items()}
     if printed(records):
         numbers = cells(frame)["paper"].notna().sum()
         found |= {"within": f"{within(records)}", "printed": f"{numbers}"}
@@ -405,7 +408,7 @@ def sensitivity(records: Sequence[Record], name: str) -> Figure:
     table = cells(reached(records))
     cap = _cap(records)
     known = sorted(table.loc[table["method"].isin(BASELINE), "beta"].unique())
-    betas = dict(zip(known, np.linspace(0.3, 1, len(known)), strict=True))  # and how strong their lines are
+    betas = dict(zip(known, np.linspace(0.45, 1, len(known)), strict=True))  # and how strong their lines are
     shapes = zip(known, itertools.cycle("osD^vP"), strict=False)
     marks = {beta: dict(marker=shape, markersize=4) for beta, shape in shapes}
 

@@ -130,13 +130,13 @@ def guards(records: Sequence[Record]) -> str:
     least, fewest = (min(column) for column in zip(*ran.values(), strict=True))
     beyond = f" beyond {least:,} iterations or with more than {counted(fewest, 'seed')}" if least else ""
     further = [
-        f"the guard *{name}* up to {iterations:,} iterations with {counted(seeds, 'seed')}"
+        f"*{name}*, {iterations:,} iterations and {counted(seeds, 'seed')}"
         for name, (iterations, seeds) in ran.items()
         if iterations > least or seeds > fewest
     ]
     run = (["the automatic β"] if any(r.spec.rule == "auto" for r in mlp) else []) + further
-    exceptions = f" Run for longer or with more seeds: {'; '.join(run)}." if run else ""
-    return f"Guards on the paper's perceptron{beyond}.{exceptions}"
+    which, exceptions = ("Most guards", f" (not so: {'; '.join(run)})") if run else ("Guards", "")
+    return f"{which} on the paper's perceptron{beyond}{exceptions}."
 
 
 def _paper_mlp(records: Sequence[Record]) -> list[Record]:

@@ -98,7 +98,9 @@ def sentences(found: pd.DataFrame) -> str:
             text += f" ({reached.index[0]}; in {others} at most at {_times(reached.iloc[1])})"
             critical = own.groupby("model")["critical"].first()[reached.index]
             text += f", though the critical β span a factor of {rounded(critical.max() / critical.min())}"
-        lines.append(f"{text}{_grid_ends(own, f'{share} of it')}{_above_fixed(own, f'With {share} of it')}.")
+        lines.append(
+            f"{text}{_grid_ends(own, f'{share} of it')}{_above_fixed(own, f'With {share} of the critical β')}."
+        )
     return "\n".join(lines)
 
 
@@ -123,9 +125,11 @@ def _above_fixed(own: pd.DataFrame, lead: str) -> str:
     above = known[known["fixed"] > 1]
     if known.empty:
         return ""
-    where = f", at up to {_times(above['fixed'].max())} its loss" if len(above) else ""
+    method = own["method"].iloc[0]
+    where = f", by a factor of up to {scientific(above['fixed'].max())}" if len(above) else ""
     return (
-        f". {lead}, it ends above the same method without HD from {len(above) or 'none'} of {len(known)} starts{where}"
+        f". {lead} {LABELS[method]} ends above {LABELS[BASELINE[method]]} from {len(above) or 'none'} of {len(known)} "
+        f"starts{where}"
     )
 
 
@@ -134,7 +138,9 @@ def in_practice(iterations: int) -> str:
     first, *others = (f"{SHARES[share]} with {LABELS[method]}" for method, share in TAKEN.items())
     return (
         f"**In practice:** find the largest β at which the loss does not rise in {iterations} iterations, and take "
-        f"{', '.join([first.replace(' with', ' of it with'), *others])}: [what that is worth](#what-to-do-with-it)."
+        f"{', '.join([first.replace(' with', ' of it with'), *others])}. It is no guarantee: the shares were chosen on "
+        "the runs of this page, in longer ones less can be better, and from α₀ above "
+        f"{power_of_ten(HIGHEST)} it can be too much. [What that is worth](#what-to-do-with-it) says more."
     )
 
 

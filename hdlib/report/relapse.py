@@ -50,9 +50,10 @@ def sentences(records: Sequence[Record]) -> list[str]:
         jump, method = epoch_of(record), record.spec.method
         text = (
             f"{LABELS[method]} with seed {record.spec.seed} fell back: its training loss, {significant(loss.min())} in "
-            f"epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last ({FACTOR} times the lowest and more "
-            f"counts). It rose most in epoch {jump}, in which the mean α went from {significant(alpha[jump - 1])} to "
-            f"{significant(alpha[jump])}{recovered(record)}."
+            f"epoch {loss.idxmin()}, is {significant(loss.iloc[-1])} in the last (from {FACTOR} times the lowest on a "
+            f"run counts as fallen back). It began in epoch {began(record)}{recovered(record)}. The training loss, a "
+            f"mean over an epoch, rose most in epoch {jump}, in which the mean α went from "
+            f"{significant(alpha[jump - 1])} to {significant(alpha[jump])}."
         )
         others = [r for r in records if r.spec.method == method and r is not record]
         if others:

@@ -68,8 +68,8 @@ def sentences(rings: pd.DataFrame) -> str:
         missed = [f"{model} ({against(ratio, 'it')})" for model, ratio in over[~near].items()]
         text += f"; not in {' and '.join(missed)}" if missed else ""
         if len(found):
-            text += f". Training fails at {between(beyond)} times that β"
-            text += f", furthest beyond it in {beyond.idxmax()}" if len(found) > 1 else ""
+            text += f". Training fails at {between(beyond)} times the β at which ringing begins"
+            text += f" ({scientific(beyond.max())}: {beyond.idxmax()})" if len(found) > 1 else ""
         at_once = int((found["how"] == "diverged").sum())
         if at_once:
             text += (

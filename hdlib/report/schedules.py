@@ -107,14 +107,21 @@ def table(models: Mapping[str, Sequence[Record]]) -> Table:
         pd.DataFrame(rows),
         "Means over seeds, as in online tuning. Near: from how many α₀ the loss is at most a tenth above the lowest of "
         "the family, whichever way it was reached. "
-        + " ".join(f"{model.capitalize()}: {frames.note(runs)}{_coinciding(runs)}" for model, runs in models.items()),
+        + " ".join(f"{model.capitalize()}: {frames.note(runs)}" for model, runs in models.items())
+        + _coinciding(models),
     )
 
 
-def _coinciding(records: Sequence[Record]) -> str:
+def _coinciding(models: Mapping[str, Sequence[Record]]) -> str:
     """Say from which alpha_0 runs with the automatic beta are the same run, since their first step is limited alike."""
-    alone = frames.coinciding([record for record in records if _way(record) == AUTOMATIC])
-    return f" With the automatic β {alone}: the limit on the first step gives them the same α." if alone else ""
+    alike: dict[str, list[str]] = {}
+    for model, records in models.items():
+        if told := frames.coinciding([record for record in records if _way(record) == AUTOMATIC]):
+            alike.setdefault(told, []).append(model)
+    return "".join(
+        f" With the automatic β {told} ({several(names)}): the limit on the first step gives them the same α."
+        for told, names in alike.items()
+    )
 
 
 def sentences(records: Sequence[Record]) -> str:
@@ -275,12 +282,13 @@ def prodigy_in_short(models: Mapping[str, Sequence[Record]]) -> str:
                 automatic = _of(data, family, AUTOMATIC, quantity)
                 above.append(end > automatic.max())
                 below.append(end < automatic.min())
-        told.append((sum(above) or "none", sum(below) or "none"))
-    (alone_above, alone_below), (along_above, along_below) = told
+        among = len(above) - sum(above) - sum(below)
+        counts = {"above all": sum(above), "below all": sum(below), "between the best and the worst": among}
+        told.append(several([f"{where} in {count}" for where, count in counts.items() if count]))
+    alone, along = told
     return (
-        f"Of these {len(above)} losses Prodigy alone ends above Adam-HD with the automatic β from every α₀ in "
-        f"{alone_above}, and below it from every α₀ in {alone_below}; along a cosine above in {along_above} and below "
-        f"in {along_below}."
+        f"In {len(above)} losses Prodigy is set beside Adam-HD with the automatic β from all α₀. Without a schedule it "
+        f"ends {alone}; along a cosine {along}."
     )
 
 

@@ -28,6 +28,7 @@ from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullLocato
 from matplotlib.transforms import Bbox
 
 LONG = 40  # characters of a table's cell from which on it is broken into lines
+EQUAL = 1e-3  # relative difference below which two numbers are told as equal
 LARGE = 1e6  # from which on a number is written as a power of ten
 LABELS = {
     "sgd": "SGD",
@@ -284,11 +285,15 @@ def relative(low: float, high: float) -> str:
     ('at 0.51 to 164 times', 'at 1.7 times')
     >>> relative(1.021, 1.043), relative(0.9929, 0.9955), relative(0.96, 1.038)
     ('2.1 to 4.3 % above', '0.45 to 0.71 % below', 'between 4.0 % below and 3.8 % above')
+    >>> relative(0.9999, 1.026)
+    'at most 2.6 % above'
     """
     if not 0.5 < low <= high < 1.5:
         first, last = significant(low, 2), significant(high, 2)
         return f"at {first if first == last else f'{first} to {last}'} times"
     first, last = (significant(100 * abs(ratio - 1), 2) for ratio in (low, high))
+    if 1 - EQUAL < low < 1 < high:
+        return f"at most {last} % above"
     if low < 1 <= high:
         return f"between {first} % below and {last} % above"
     first, last = (last, first) if high < 1 else (first, last)

@@ -152,13 +152,13 @@ def ledger(found: Sequence[Verdict]) -> Table:
     ]
     return Table(
         pd.DataFrame(rows),
-        "What was found is the geometric mean over cases of the ratio that the criterion names, where it names one; "
-        "below it from which case's to which case's own, and a 95 % interval over seeds. The mean depends on which "
-        "cases there are, such as the α₀ that were tried; the interval speaks of other seeds alone. Its width, on the "
-        "logarithmic scale, is the mean width of Student's intervals of the cases with three seeds or more; that is "
-        "wide enough however the cases correlate. Where no case has more than two seeds, their range is shown instead. "
-        "A run that did not arrive counts with the iterations after which it was given up. Cases may have fewer seeds "
-        "than stated, down to one, which has no interval.",
+        "What was found: where the criterion names a ratio, its geometric mean over the cases. In small print, "
+        "“cases” are the smallest and the largest ratio of a single case, “seeds” a 95 % interval of the mean over "
+        "seeds. The mean depends on which cases there are, such as the α₀ that were tried; the interval speaks of "
+        "other seeds alone. Its width, on the logarithmic scale, is the mean width of Student's intervals of the cases "
+        "with three seeds or more; that is wide enough however the cases correlate. Where no case has more than two "
+        "seeds, their range is shown instead. A run that did not arrive counts with the iterations after which it was "
+        "given up. Cases may have fewer seeds than stated, down to one, which has no interval.",
     )
 
 

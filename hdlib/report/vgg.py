@@ -69,9 +69,7 @@ def scale(records: Sequence[Record], known: Sequence[Record] = ()) -> str:
     if any("jpg" in source for source in frames.sources(records)):
         text += "JPEG is lossy, so losses may differ a little from those on the original images. "
     if complete(records):
-        return (
-            text + "That is the paper's experiment at its full length and size; the network is one of two, see below."
-        )
+        return text + "That is the paper's experiment at its full length and size; which network it had is asked below."
     told = (
         "levels of loss can be compared with the published ones epoch by epoch"
         if whole(records) == list(records)
@@ -100,6 +98,12 @@ def network(record: Record) -> str:
     return network_name(record.spec.variant, record.spec.norm_start)
 
 
+def pictured(record: Record) -> str:
+    """Return what a figure's caption calls a run's network: "VGG-16 as in the authors' code, 1/8 of the channels"."""
+    width = record.spec.width_factor
+    return f"VGG-16 as in {network(record)}" + ("" if width == 1 else f", {fraction(width)} of the channels")
+
+
 def steps(records: Sequence[Record]) -> int:
     """Return how many iterations an epoch has."""
     spec = records[0].spec
@@ -114,7 +118,7 @@ def caption(records: Sequence[Record]) -> str:
         "the highest seed. "
     )
     return (
-        f"VGG-16 as in {network(records[0])}, all methods from α₀ = {records[0].spec.alpha0:g}; baselines dashed, "
+        f"{pictured(records[0])}, all methods from α₀ = {records[0].spec.alpha0:g}; baselines dashed, "
         f"hypergradient methods solid. The axes of α are linear between −10⁻³ and 10⁻³. "
         f"{lines if frames.seeds(records)[1] > 1 else ''}The pale lines are the paper's "
         f"curves, digitised; an epoch of theirs is of all images and has {STEPS} iterations{epoch}."

@@ -61,14 +61,13 @@ def critical_sentence(measured: pd.DataFrame, betas: dict[str, float], iteration
     for method, runs in widest.groupby("method", sort=False):
         middle = runs["critical"].median()
         if not 0 < middle < np.inf:
-            told.append(f"not comparable for {LABELS[method]}, whose was not found ({critical_beta(runs)})")
+            told.append(f"not known for {LABELS[method]}, whose was not found ({critical_beta(runs)})")
             continue
-        over = middle / betas[method]
-        how = f"{rounded(over)} times below it" if over >= 1 else f"{rounded(1 / over)} times above it"
-        told.append(f"{how} for {LABELS[method]}")
+        told.append(f"{rounded(middle / betas[method])} for {LABELS[method]}")
+    variant, factor = widest["model"].iloc[0].split()
     return (
-        f"For VGG as in {_network(widest['model'].iloc[0])}, and beside the critical β of {iterations} iterations, the "
-        f"experiment's β is {several(told)}."
+        f"With {fraction(float(factor))} of the channels, as in {vgg.VARIANTS[variant]}, the critical β of "
+        f"{iterations} iterations over the experiment's β is {several(told)}."
     )
 
 

@@ -127,7 +127,7 @@ def agreement_sentence(records: Sequence[Record]) -> str:
         lines += [f"- {said}" for said in _precedent(relapse.relapsed(group))]
         lines += [f"- {said}" for said in _beside_published(group)]
         lines.append(
-            "- An ordering that does not hold in every seed is not decided, though it may be the same in the means."
+            "- An ordering that is not that of every seed is not decided: other seeds could turn it."
             if max(len(_pairs(group, *ordering)) for ordering in ORDERINGS) > 1
             else "- With one seed, a small difference may be chance."
         )
@@ -192,18 +192,18 @@ def bottom_line_of_fewer_images(records: Sequence[Record]) -> str:
         return ""
     same, everywhere, total = _same(longest)["paper"]
     spec, many = longest[0].spec, frames.seeds(longest)[1] > 1
+    seeds = " in every seed" if many else ""
+    seeds += f", {same - everywhere} more in the means alone" if same > everywhere else ""
     text = (
         f"With [{vgg.seeds_of(longest)}](vgg-epochs), {fraction(spec.width_factor)} of the channels, "
-        f"{counted(spec.epochs, 'epoch')} of {vgg.extent(longest[0])[1]:,} images, {same} of {total} come out as in "
-        "the paper's figure"
-        f"{f' in the means over seeds, {everywhere} of them in every seed' if many else ''}"
+        f"{counted(spec.epochs, 'epoch')} of {vgg.extent(longest[0])[1]:,} images, {everywhere} of {total} come out as "
+        f"in the paper's figure{seeds}"
     )
     lost = [
         f"{counted(len(own), 'run')} of {LABELS[method]} fell back"
-        + (relapse.recovered(own[0]) if len(own) == 1 else "")
         for (method,), own in vgg.grouped(relapse.relapsed(longest), "method")
     ]
-    return f"{text}. With the paper's β {several(lost)}." if lost else f"{text}."
+    return f"{text}; {several(lost)}." if lost else f"{text}."
 
 
 def _longest(records: Iterable[Record]) -> list[Record]:
@@ -254,27 +254,30 @@ def _compared(records: Sequence[Record], published: pd.DataFrame) -> dict[tuple[
 
 
 def _orderings(records: Sequence[Record], published: pd.DataFrame) -> str:
-    """Say how many orderings of published runs ours have, which not, and which are undecided."""
+    """Say how many orderings of published runs ours have, in every seed or in the means alone, and which not."""
     still, compared = _still(records), _compared(records, published)
     counts = {method: sum(row["adapts"] == method for row in compared.values()) for method in BASELINE}
     decided = {key: row for key, row in compared.items() if row["adapts"] not in still}
     told = []
     if decided:
-        other = {key: row for key, row in decided.items() if not row["same"]}
-        lost, unclear = (
-            [(row["adapts"], quantity) for (quantity, *_), row in other.items() if row["reversed"] == in_every_seed]
-            for in_every_seed in (True, False)
+        alike, in_means, against, lost = (
+            [(row["adapts"], quantity) for (quantity, *_), row in decided.items() if holds(row)]
+            for holds in (
+                lambda row: row["everywhere"],
+                lambda row: row["same"] and not row["everywhere"],
+                lambda row: not row["same"] and not row["reversed"],
+                lambda row: row["reversed"],
+            )
         )
         of = several([LABELS[BASELINE[method]] for method, n in counts.items() if n and method not in still])
-        everywhere = sum(row["everywhere"] for row in decided.values() if row["same"])
         several_seeds = max(row["seeds"] for row in decided.values()) > 1
         told.append(
-            f"{f'{len(decided) - len(other)} of' if other else 'all'} {len(decided)} orderings"
-            f"{f' of {of}' if still else ''} are the same"
-            f"{f' in the means over seeds, {everywhere} of them in every seed' if several_seeds else ''}"
+            f"{f'{len(alike)} of' if len(alike) < len(decided) else 'all'} {len(decided)} orderings"
+            f"{f' of {of}' if still else ''} are the same{' in every seed' if several_seeds else ''}"
         )
-        told += [f"not the same: {_differ(lost)}"] if lost else []
-        told += [f"not decided: {_differ(unclear)}"] if unclear else []
+        told += [f"the same in the means alone: {_differ(in_means)}"] if in_means else []
+        told += [f"the other way round in the means, though not in every seed: {_differ(against)}"] if against else []
+        told += [f"the other way round{' in every seed' if several_seeds else ''}: {_differ(lost)}"] if lost else []
     told += [
         f"the {counts[method]} of {LABELS[method]} are undecided, since its α is at most "
         f"{significant(100 * moved, 2)} % from α₀ in the last epoch"

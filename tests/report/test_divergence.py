@@ -96,7 +96,7 @@ def test_beta_is_set_against_the_limit_of_each_method(steps):
     said = divergence.sizes_sentences(steps, sgd, 1_796_010, 1e-4)
     assert "‖D‖² is 1.8 × 10⁶ for Adam, against 1,796,010 parameters, and 4.00 for SGD." in said
     assert "is 200,000 for Adam and 1.00 for SGD, 200,000 times less." in said
-    assert "For Adam 2/κ is 1.0 × 10⁻⁵, and β = 10⁻⁴ breaks the condition: it is 10.0 times that." in said
+    assert "For Adam 2/κ is 1.0 × 10⁻⁵, and β = 10⁻⁴ breaks the condition: it is 10 times that." in said
     assert "For SGD 2/κ is 2.00, and the same β meets the condition: it is 20,000 times below that." in said
 
 
@@ -148,7 +148,7 @@ def test_it_is_counted_where_the_first_curvature_is_not_the_largest(measured):
 
 def test_the_limits_of_two_models_are_set_side_by_side(measured):
     said = critical.limits_of_adam(measured, ["logistic regression", "2 layers of 1000 (the paper's)"])
-    assert "0.000800 for logistic regression and 1.0 × 10⁻⁵ for 2 layers" in said and "a factor of 80.0 between" in said
+    assert "0.000800 for logistic regression and 1.0 × 10⁻⁵ for 2 layers" in said and "a factor of 80 between" in said
 
 
 def test_a_model_that_the_best_predictor_misses_does_not_count_for_the_networks_with_hidden_layers(measured):

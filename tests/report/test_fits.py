@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hdlib.report import fits
+from hdlib.report.paper import figure2, figure3
 from hdlib.runs import Record, RunSpec
 from hdlib.runs.record import EPOCH_COLUMNS, TRACE_COLUMNS
 
@@ -15,9 +16,9 @@ CURVES = pd.DataFrame(
 )
 
 
-def run(alpha, beta, alpha0=1e-3, epochs=2, seed=0, method="sgd_hd", decay="none"):
+def run(alpha, beta, alpha0=1e-3, epochs=2, seed=0, method="sgd_hd", decay="none", model="logreg"):
     """Return a made-up run whose alpha is always the same."""
-    spec = RunSpec(method=method, alpha0=alpha0, beta=beta, epochs=epochs, seed=seed, decay=decay)
+    spec = RunSpec(method=method, alpha0=alpha0, beta=beta, epochs=epochs, seed=seed, decay=decay, model=model)
     table = pd.DataFrame([[i, i, 1.0, alpha, 1.0, 0.5] for i in range(epochs + 1)], columns=EPOCH_COLUMNS)
     return Record(spec, "finished", epochs, table, pd.DataFrame([], columns=TRACE_COLUMNS), {})
 
@@ -67,7 +68,7 @@ def test_the_training_loss_is_compared_beside_alpha():
     table = fits.candidates([near, far], both)
     assert np.allclose(table["factor"], [2, 3]) and np.allclose(table["loss"], [2, 8])
     assert fits.told_of_losses(table) == {"logreg_sgd_hd": "2.00, and by 8.00 with β = 10⁻⁵, the closest other"}
-    assert list(fits.table(table).data["training loss off by"]) == ["2.00", "8.00"]
+    assert list(fits.table(table, "").data["training loss off by"]) == ["2.00", "8.00"]
     lossless = fits.candidates([near], CURVES)
     assert lossless["loss"].isna().all() and "loss" not in fits.in_short(lossless)
 
@@ -115,7 +116,29 @@ def test_the_table_says_over_how_many_seeds_each_panel_is_compared():
     alone = [run(0.02, beta, seed=seed) for beta in (1e-4, 1e-5) for seed in (0, 1)]
     adam = run(0.02, 0.0, method="adam")
     curves = pd.concat([CURVES, CURVES.assign(method="adam")])
-    assert fits.table(fits.candidates([*alone, adam, run(0.02, 1e-4, seed=2)], curves)).note == (
-        "Candidates with all initial learning rates are compared over one seed for Adam on logistic regression; 2 "
-        "seeds for SGD-HD on logistic regression."
+    assert fits.table(fits.candidates([*alone, adam, run(0.02, 1e-4, seed=2)], curves), "6 runs.").note == (
+        "Candidates with all initial learning rates are compared over one seed for Adam; 2 seeds for SGD-HD. 6 runs."
     )
+    other = [run(0.02, beta, model="mlp") for beta in (1e-4, 1e-5)]
+    curves = pd.concat([curves, CURVES.assign(model="mlp")])
+    assert fits.table(fits.candidates([*alone, adam, *other], curves), "").note.endswith(
+        "over one seed for Adam and SGD-HD on the perceptron; 2 seeds for SGD-HD on logistic regression."
+    )
+
+
+def test_what_the_paper_shows_twice_is_set_beside_each_other():
+    said = fits.shown_twice()
+    assert "from α₀ = 10⁻³ again in its Figure 3, for which it states β = 10⁻⁷." in said
+    second, third = (f[(f["quantity"] == "alpha") & (f["method"] == "adam_hd")] for f in (figure2(), figure3()))
+    second = second[np.isclose(second["alpha0"], 1e-3) & (second["rule"] == "additive")]
+    for model, told in (
+        ("mlp", "differs by {:.2g} % at most"),
+        ("logreg", "a factor of up to {:.2g}: the perceptron's"),
+    ):
+        both = (
+            f[(f["model"] == model) & f["epoch"].isin(range(1, 11))].set_index("epoch")["value"]
+            for f in (second, third)
+        )
+        ratio = np.divide(*both)
+        worst = max(ratio.max(), 1 / ratio.min())
+        assert len(ratio) == 10 and told.format(100 * (worst - 1) if model == "mlp" else worst) in said

@@ -132,21 +132,20 @@ def test_guards_that_went_further_than_the_others_are_named():
         record(iterations=900, **common | dict(beta=0.02, rule="multiplicative", width=10)),
         record(iterations=100, **common, beta=0.02, rule="multiplicative"),
     ]
-    start = "Guards on the paper's perceptron beyond 100 iterations or with more than one seed. "
-    start += "Run for longer or with more seeds: the automatic β"
-    assert missing.guards(runs + others) == f"{start}."
+    start = (
+        "Most guards on the paper's perceptron beyond 100 iterations or with more than one seed (not so: the automatic"
+    )
+    start += " β"
+    assert missing.guards(runs + others) == f"{start})."
     further = [
         record(iterations=900, **common, beta=0.02, rule="multiplicative"),
         record(iterations=100, **common, beta="auto", overshoot=0.0, seed=1),
     ]
     said = missing.guards(runs + others + further)
     assert said == (
-        f"{start}; the guard *multiplicative* up to 900 iterations with one seed; the guard *automatic, greedy* up to "
-        "100 iterations with 2 seeds."
+        f"{start}; *multiplicative*, 900 iterations and one seed; *automatic, greedy*, 100 iterations and 2 seeds)."
     )
     assert f"- {said}" in missing.sentences(runs + others + further).splitlines()
-    bounded = "the guard *bounds 0 and 0.1* up to 100 iterations with one seed"
-    assert (
-        missing.guards(runs[:1]) == f"Guards on the paper's perceptron. Run for longer or with more seeds: {bounded}."
-    )
+    bounded = "*bounds 0 and 0.1*, 100 iterations and one seed"
+    assert missing.guards(runs[:1]) == f"Most guards on the paper's perceptron (not so: {bounded})."
     assert missing.guards(others[:1]) == "Guards on the paper's perceptron."

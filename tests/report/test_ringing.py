@@ -59,7 +59,7 @@ def test_the_law_is_said_to_hold_within_a_step_of_the_grid_and_exceptions_are_na
     said = ringing.sentences(rings)
     assert "one step of the grid is a factor of 10.0." in said
     assert "in 1 of 2 models, 2.00 times it; not in b (100 times below it)" in said
-    assert "Training fails at 5.00 to 50.0 times that β, furthest beyond it in b" in said
+    assert "Training fails at 5.00 to 50.0 times the β at which ringing begins (50.0: b)" in said
     assert "In 1 of them half of the seeds diverged there already" in said
     assert "does α turn negative from there in c: 2 / largest κ lies above the grid" in said
 

@@ -156,15 +156,15 @@ def test_prodigy_from_its_own_start_stands_beside_what_adam_reaches(records):
         "From d₀ = 10⁻¹ it stayed where it began."
     )
     assert schedules.prodigy_in_short(models) == (
-        "Of these 2 losses Prodigy alone ends above Adam-HD with the automatic β from every α₀ in none, and below it "
-        "from every α₀ in 2; along a cosine above in none and below in 2."
+        "In 2 losses Prodigy is set beside Adam-HD with the automatic β from all α₀. Without a schedule it ends below "
+        "all in 2; along a cosine below all in 2."
     )
     between = {"one": with_prodigy(records, {1e-6: 0.2345})}  # a cosine's is a tenth lower, and below 0.215
     assert schedules.prodigy_in_short(between).endswith(
-        "in 2, and below it from every α₀ in none; along a cosine above in none and below in 2."
+        "Without a schedule it ends above all in 2; along a cosine below all in 2."
     )
     within = {"one": with_prodigy(records, {1e-6: 0.2175})}
-    assert "in none, and below it from every α₀ in none; along" in schedules.prodigy_in_short(within)
+    assert "it ends between the best and the worst in 2; along" in schedules.prodigy_in_short(within)
     assert schedules.beside_prodigy({"one": records}).data.empty and schedules.estimates({"one": records}) == ""
 
 

@@ -52,7 +52,8 @@ def test_every_line_stands_out_from_the_page(theme, page):
 
 
 def test_families_and_ways_are_told_apart_without_colour():
-    assert len({figures._marks(family, 100)["marker"] for family in style.FAMILIES}) == len(style.FAMILIES)
+    kinds = [*((family, "none") for family in style.FAMILIES), ("adam", "cosine"), ("adam", "inv_sqrt")]
+    assert len({figures._marks(*kind, 100)["marker"] for kind in kinds}) == len(kinds)
     assert len(set(relapse.DASHES)) == len(relapse.DASHES) == len(branch.WAYS) - 1
 
 

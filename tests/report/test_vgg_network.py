@@ -155,11 +155,11 @@ def test_what_the_page_says_of_the_networks_follows_from_the_records(shown):
     assert low < train.loc[(figure, "sgd"), "mean"] < high < starts.loc[blog, "min"]
     assert starts.loc[figure, "max"] < train.loc[(figure, "sgd"), "mean"]
     assert (
-        f"loss of SGD is {starts.loc[figure, 'min']:.3f} at the start and "
+        f"SGD's training loss rises in the figure, from {starts.loc[figure, 'min']:.3f} at the start to "
         f"{train.loc[(figure, 'sgd'), 'mean']:.3f} in the first epoch" in page
     )
     start = starts.loc[blog].map("{:.3f}".format).unique().tolist()
-    assert [f"as high, {low:.3f} to {high:.3f}, but comes down from {value};" in page for value in start] == [True]
+    assert [f"as high, {low:.3f} to {high:.3f}, but comes down from {value}, and" in page for value in start] == [True]
     assert max(train.loc[(name, "sgd"), "max"] for name in (ones, uniform)) < low
     assert off(train, uniform, theirs, "sgd") < 0.002 < 0.02 < off(train, uniform, figure, "sgd")
     assert {m for m in METHODS if off(train, uniform, figure, m) < off(train, blog, figure, m)} == {"sgd_hd", "adam"}
