@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,15 +64,17 @@ def run(
     hdlib run notebooks/online_tuning.md -p task=digits -p epochs=3 -p seeds=2
     """
     from hdlib.report import notebooks, pages
-    from hdlib.report.parameters import number
+    from hdlib.report.parameters import read_as
 
     show_bars()
     with one_sentence_errors():
+        known = notebooks.parameters_of(notebook)
         if show:
-            for name, default in notebooks.parameters_of(notebook).items():
+            for name, default in known.items():
                 typer.echo(f"{name} = {default.text}  {default.comment}".rstrip())
             return
-        values = {name: number(value) for name, value in named(parameter or []).items()}
+        values = {name: read_as(text, known.get(name)) for name, text in named(parameter or []).items()}
+        notebooks.accepted(notebook, values)
         root = pages.find_root()
         target = output or root / "_build" / "runs" / f"{notebook.stem}.ipynb"
         if "store" in values and not (root / Path(str(values["store"])).expanduser()).is_dir():
@@ -102,6 +104,7 @@ def forget(
     """
     from hdlib.report.parameters import number
     from hdlib.runs import RunSpec, SpecError, Store
+    from hdlib.runs.spec import meant
 
     with one_sentence_errors():
         asked, folder = named(parameter), Store(store)
@@ -111,16 +114,12 @@ def forget(
         known = dict.fromkeys(itertools.chain(RunSpec.model_fields, *fields.values()))
         for name in asked:
             if name not in known:
-                raise SpecError(f"{name} is not a field of a run or of what made it: these are {', '.join(known)}.")
+                hint = meant(name, known)
+                raise SpecError(f"{name} is not a field of a run or of what made it: {hint} are {', '.join(known)}.")
         found = {
             key: own
             for key, own in fields.items()
-            if all(
-                own.get(name) == number(text)
-                or str(own.get(name)) == text
-                or ((name, text) == ("beta", "auto") and own["rule"] == "auto")
-                for name, text in asked.items()
-            )
+            if all(own.get(name) == number(text) or str(own.get(name)) == text for name, text in asked.items())
         }
         if not found:
             raise SpecError(f"No record in {store!r} has {' and '.join(parameter)}.")
@@ -128,6 +127,7 @@ def forget(
         for commit, count in Counter(own["commit"] for own in found.values()).items():
             last = max(own.get("date", "") for own in found.values() if own["commit"] == commit)
             typer.echo(f"{commit:>12}: {count:,}, the last of {last[:10] or 'an unknown date'}")
+        typer.echo("They are of " + "; ".join(kinds_of(found.values())) + ".")
         if not yes:
             typer.confirm("Forget them?", abort=True)
         folder.forget(found)
@@ -180,9 +180,18 @@ def check() -> None:
 
 
 def named_by(record: Record) -> dict[str, Any]:
-    """Return everything by which a record can be named."""
+    """Return everything by which a record can be named; the automatic rule's beta is what it is asked for by."""
     made = record.provenance | {"commit": record.provenance.get("commit") or "unknown"}
-    return record.spec.model_dump() | {"outcome": record.outcome} | made
+    beta = {"beta": "auto"} if record.spec.rule == "auto" else {}
+    return record.spec.model_dump() | beta | {"outcome": record.outcome} | made
+
+
+def kinds_of(records: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Return "logreg with sgd_hd, beta auto (3)" for each kind of records, as `named_by` returns them."""
+    for (model, method, auto), count in Counter(
+        (r["model"], r["method"], r["beta"] == "auto") for r in records
+    ).items():
+        yield f"{model} with {method}{', beta auto' if auto else ''} ({count:,})"
 
 
 def named(texts: list[str]) -> dict[str, str]:
@@ -228,6 +237,10 @@ def show_bars() -> None:
     """Let the kernels that this process starts tell their progress where it has its standard error."""
     own = f"/proc/{os.getpid()}/fd/2"
     os.environ["HDLIB_TERMINAL"] = own if os.path.exists(own) else ""
+    if os.path.isfile(own):  # a log, to whose end all have to write: each has a place of its own in it otherwise
+        import fcntl
+
+        fcntl.fcntl(2, fcntl.F_SETFL, fcntl.fcntl(2, fcntl.F_GETFL) | os.O_APPEND)
     if sys.stderr.isatty():
         with suppress(OSError, AttributeError):  # a container's terminal, and Windows', has no name
             os.environ["HDLIB_TERMINAL"] = os.ttyname(sys.stderr.fileno())

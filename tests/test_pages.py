@@ -502,6 +502,9 @@ def test_the_list_that_has_a_value_which_a_run_refuses_is_named():
     given = {"alphas": [0.1, -1.0], "sgd_beta": 1e-3, "seeds": 5}
     assert notebooks._whose("alpha0 is -1.0: alpha0 should be at least 0.", given) == " Here that is alphas."
     assert notebooks._whose("beta is 0.001 but the rule is 'auto'.", given) == " Here that is sgd_beta."
+    assert notebooks._whose("seeds is 5: it must be less.", given) == ""
+    others = {"seeds": 5, "cosine_seeds": 0}
+    assert notebooks._whose("seeds is 0: it must be at least 1.", others) == " Here that is cosine_seeds."
 
 
 def hdlib(*arguments):
@@ -528,15 +531,26 @@ def test_what_is_executed_where_no_output_is_named(project, monkeypatch):
     monkeypatch.setattr(notebooks, "execute", lambda *arguments: executed.append(arguments) or [])
     monkeypatch.chdir(project)
     root = project.resolve()
-    told = hdlib("run", "notebooks/note.md", "-p", "steps=1e-3").output
+    told = hdlib("run", "notebooks/note.md", "-p", "steps=3").output
     assert told.split() == ["Executed", "notebook:", str(root / "_build" / "runs" / "note.ipynb")]
     assert hdlib("book", "--only", "page").output.startswith("Executed page: book/page.ipynb. The site is as it was")
     (_, target, values, _), alone = executed
-    assert (target, values) == (root / "_build" / "runs" / "note.ipynb", {"steps": 0.001})
+    assert (target, values) == (root / "_build" / "runs" / "note.ipynb", {"steps": 3})
     assert alone == (root / "notebooks" / "note.md", root / "book" / "page.ipynb", {"steps": 1, "name": "tests"}, root)
     unknown = hdlib("book", "--only", "pag")
     assert unknown.exit_code == 2 and unknown.output == "There is no page 'pag': the pages are page.\n"
     assert len(executed) == 2
+
+
+def test_a_folder_of_records_may_be_named_by_a_number(project, monkeypatch):
+    """And that it is new is said of a command that runs alone."""
+    source = project / "notebooks" / "note.md"
+    source.write_text(source.read_text().replace("steps = 2", 'store = "results"\nsteps = 2'))
+    monkeypatch.chdir(project)
+    done = hdlib("run", "notebooks/note.md", "-p", "store=20240501", "-o", "out.ipynb")
+    assert done.exit_code == 0 and "store is '20240501', a new folder" in done.output
+    refused = hdlib("run", "notebooks/note.md", "-p", "store=20240501", "-p", "stps=1")
+    assert refused.exit_code == 2 and len(refused.output.splitlines()) == 1 and "did you mean steps?" in refused.output
 
 
 def test_an_interruption_is_told_in_a_sentence(project, monkeypatch):

@@ -511,7 +511,8 @@ def _peaks(records: Sequence[Record]) -> str:
             sign = ", and is negative at times" if lowest < 0 else ""
             rises = any(peak > r.spec.alpha0 for peak, r in zip(peaks, runs, strict=True))
             told = f"rises to {spread(peaks)}" if rises else "does not rise above α₀"
-            rise = 100 * (max(peaks) / runs[0].spec.alpha0 - 1)
+            start = runs[0].spec.alpha0
+            rise = 100 * (max(peaks) / start - 1) if start else np.inf
             if rises and rise < 50:
                 told = f"rises by no more than {significant(rise, 2)} %"
             parts.append(f"{LABELS[method]} {told}{sign}")

@@ -199,9 +199,11 @@ def _whose(sentence: str, parameters: dict[str, Any]) -> str:
 
     >>> _whose("beta is -1.0: beta should be at least 0.", {"sgd_beta": -1, "seeds": 5})
     ' Here that is sgd_beta.'
+    >>> _whose("seeds is -1: it must be a whole number.", {"cosine_seeds": -1, "seeds": 5})
+    ' Here that is cosine_seeds.'
     """
     refused = re.match(r"(\w+) is (.+?)(?:[:,]| but| with) ", sentence)
-    if not refused or refused[1] in parameters:
+    if not refused:
         return ""
     value = number(refused[2])
     names = [
@@ -209,6 +211,8 @@ def _whose(sentence: str, parameters: dict[str, Any]) -> str:
         for name, given in parameters.items()
         if value == given or (isinstance(given, (list, tuple)) and any(value == one for one in given))
     ]
+    if refused[1] in names:
+        return ""
     return f" Here that is {' or '.join(names)}." if names else ""
 
 

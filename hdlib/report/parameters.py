@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+CHOICES = re.compile(r"# [\w ]+: ((?:\w+, )*\w+ or \w+)")  # a comment that ends in all strings there are
 KINDS = {
     bool: "truth value",
     int: "number",
@@ -52,6 +53,12 @@ def number(value: Any) -> Any:
         return value
 
 
+def read_as(text: str, default: Parameter | None) -> Any:
+    """Return the value that a text on a command line means for a parameter: one that is a string stays a string."""
+    value = number(text)
+    return text if default is not None and isinstance(default.value, str) and not isinstance(value, str) else value
+
+
 def assignments(cell: str) -> dict[str, Parameter]:
     """Return what a cell assigns to names, in its order.
 
@@ -84,7 +91,7 @@ def refusal(source: str, name: str, value: Any, known: Mapping[str, Parameter]) 
         name: of the parameter.
         value: that it is given.
         known: the notebook's parameters. A value has the default's type, and is whole where that is; a number may be
-            a string that the comment quotes, such as "auto".
+            a string that the comment quotes, such as "auto", and a string is one of those that it lists, if it does.
     """
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
@@ -103,6 +110,9 @@ def refusal(source: str, name: str, value: Any, known: Mapping[str, Parameter]) 
         return f"{name} is {value!r}: give a whole number, without a point, such as {example}."
     if _plain(ast.parse(repr(value), mode="eval").body) is ...:  # Python writes inf and nan as names that it lacks
         return f"{name} is {value!r}: give finite numbers, such as {example}."
+    choices = CHOICES.fullmatch(default.comment) if wanted == "string" else None
+    if choices and value not in re.split(", | or ", choices[1]):
+        return f"{name} is {value!r}: give {choices[1]}."
     return ""
 
 

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from functools import cache, cached_property, lru_cache
 from typing import Any, Literal, Self, get_args
 
@@ -162,11 +163,8 @@ class RunSpec(BaseModel):
             )
         if self.method == "prodigy" and self.alpha0 == 0:
             raise ValueError("alpha0 is 0.0 but prodigy multiplies its first estimate: give a small one, such as 1e-6.")
-        if self.rule == "multiplicative" and not (adapts and self.beta < 1):
-            raise ValueError(
-                f"rule is 'multiplicative' with method {self.method} and beta {self.beta}: it needs a "
-                "hypergradient method and a beta below 1."
-            )
+        if self.rule == "multiplicative" and self.beta >= 1:
+            raise ValueError(f"beta is {self.beta} but the rule is 'multiplicative': give a beta below 1.")
         control = self.control()
         if not adapts and control != Control():
             changed = next(name for name in OPTIONS if getattr(control, name) != getattr(Control(), name))
@@ -181,7 +179,8 @@ class RunSpec(BaseModel):
             )
         examples = self.train_images or SIZES[self.task][0]
         if self.batch_size > examples:
-            raise ValueError(f"batch_size is {self.batch_size} but a run trains on {examples} examples: take no more.")
+            remedy = "take no more" + (", or more train_images" if self.train_images else "")
+            raise ValueError(f"batch_size is {self.batch_size} but a run trains on {examples} examples: {remedy}.")
         if self.variant == "paper" and self.norm_start != "ones":
             raise ValueError(
                 f"norm_start is {self.norm_start!r} but variant 'paper' has no batch normalisation: leave it out."
@@ -249,8 +248,17 @@ class RunSpec(BaseModel):
         return min(self.epochs * self.steps_per_epoch(size), self.max_iterations or math.inf)
 
     def with_(self, **changes: Any) -> RunSpec:
-        """Return a copy with some fields changed, validated again."""
-        return RunSpec(**(self.model_dump() | changes))
+        """Return a copy with some fields changed, validated again; a number for beta is none of the rule "auto"."""
+        fields = self.model_dump()
+        if self.rule == "auto" and changes.get("beta", "auto") != "auto":
+            del fields["rule"]
+        return RunSpec(**(fields | changes))
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean beta? The fields" where a name that is not known is close to one, or else "the fields"."""
+    close = SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+    return f"did you mean {close}? The fields" if close else "the fields"
 
 
 def _key(canonical: str) -> str:
@@ -278,10 +286,8 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
-        known = ", ".join(RunSpec.model_fields)
-        close = SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name, RunSpec.model_fields, n=1)), None)
-        hint = f"did you mean {close}? The" if close else "the"
-        return f"{name} is not a field of a run: {hint} fields are {known}."
+        known = RunSpec.model_fields
+        return f"{name} is not a field of a run: {meant(name, known)} are {', '.join(known)}."
     if first["type"] == "missing":
         return f"{name} is missing ({RunSpec.model_fields[name].description}): every run needs it."
     value = first["input"]

@@ -67,6 +67,8 @@ def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
     """
     fields, seeds = {name: _plain(value) for name, value in fields.items()}, _plain(seeds)
     for name, value in fields.items():
+        if isinstance(value, (set, frozenset, dict)):
+            raise SpecError(f"{name} is {value!r}: give a list, whose order is that of the runs.")
         if isinstance(value, AXES):
             if not value:
                 raise SpecError(f"{name} is {value!r}: give at least one value.")
@@ -85,7 +87,7 @@ def grid(seeds: int | None = None, **fields: Any) -> list[RunSpec]:
 
 
 def sweep(
-    specs: Iterable[RunSpec],
+    specs: Iterable[RunSpec] | RunSpec,
     store: Store | str = "results",
     *,
     device: str = "auto",
@@ -100,7 +102,7 @@ def sweep(
     in the folder `<store>.checkpoints`, so an interrupted sweep resumes where it was.
 
     Args:
-        specs: the runs; duplicates are trained once.
+        specs: the runs, or a single one; duplicates are trained once.
         store: where records are looked up and kept.
         device: "auto" (a GPU where there is one), "cpu", or a CUDA device such as "cuda".
         jobs: processes on a CPU; by default one per core that this process may use, or none but this one for
@@ -117,9 +119,9 @@ def sweep(
     """
     store = store if isinstance(store, Store) else Store(store)
     device = resolve_device(str(device))
-    if jobs is not None and jobs < 1:
-        raise SpecError(f"jobs is {jobs}: it must be at least 1.")
-    specs = list(specs)
+    if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
+        raise SpecError(f"jobs is {jobs!r}: it must be a whole number of at least 1.")
+    specs = [specs] if isinstance(specs, RunSpec) else list(specs)
     if missing := _missing(specs, store):
         for spec in missing:
             require_precision(spec, device)

@@ -16,6 +16,7 @@ from hdlib.cli import app
 from hdlib.report.parameters import (
     ParameterError,
     assignments,
+    read_as,
     refusal,
     refuse_fewer,
     refuse_more,
@@ -82,6 +83,7 @@ def test_forgetting_runs_says_how_many_and_whose_and_asks(recorded):
     store, forget = recorded
     refused = forget("-p", "rule=auto", keys="n\n")
     assert refused.exit_code == 1 and len(store.keys()) == 4
+    assert "They are of logreg with sgd_hd, beta auto (2)." in refused.output
     assert "2 of 4 records" in refused.output and "0123456789ab: 2, the last of 2026-01-02" in refused.output
     done = forget("-p", "rule=auto", "-p", "commit=0123456789ab", keys="y\n")
     assert done.exit_code == 0 and done.output.endswith("Forgotten: 2 records.\n")
@@ -119,7 +121,12 @@ def test_a_store_in_the_home_folder_may_be_named_by_a_tilde(recorded, monkeypatc
     ("arguments", "sentence"),
     [
         (["-p", "rule"], "-p 'rule' has no value: write -p rule=VALUE."),
-        (["-p", "lr=0.1"], "lr is not a field of a run or of what made it: these are task, model, width"),
+        (
+            ["-p", "lr=0.1"],
+            "is not a field of a run or of what made it: did you mean alpha0? The fields are task, model",
+        ),
+        (["-p", "zz=0.1"], "zz is not a field of a run or of what made it: the fields are task, model, width"),
+        (["-p", "beta=1"], "has beta=1."),  # which is how the automatic rule's is recorded
         (["-p", "seed=1", "-p", "seed=2"], "seed is given twice, as '1' and '2': give one of them."),
         (["-p", "rule=auto", "-p", "seed=7"], "has rule=auto and seed=7."),
         (["-p", "rule=auto", "--store", "nope"], "store is 'nope', and there is no such folder"),
@@ -135,6 +142,7 @@ def test_a_selection_that_cannot_be_is_refused_in_one_sentence(recorded, argumen
 
 KNOWN = assignments(
     """title = "a page"
+model = "mlp"  # model: logreg, mlp or vgg
 epochs: int = 20  # passes
 beta = 1e-4  # hypergradient learning rate, or "auto"
 alphas = [1e-1, 1e-2]
@@ -159,6 +167,8 @@ rows = [
         ("alphas", "0.1", "alphas is the string '0.1': give a list, such as [1e-1, 1e-2]."),
         ("rows", 3, "rows is the number 3: give a list, such as [ 1, 2]."),
         ("title", 2018, 'title is the number 2018: give a string, such as "a page".'),
+        ("model", "vit", "model is 'vit': give logreg, mlp or vgg."),
+        ("model", "vgg", ""),
         ("flag", 1, "flag is the number 1: give a truth value, such as False."),
         (
             "alpha",
@@ -178,6 +188,11 @@ rows = [
 )
 def test_a_parameter_of_another_type_is_refused_in_one_sentence(name, value, sentence):
     assert refusal("note.md", name, value, KNOWN) == sentence
+
+
+def test_what_is_given_for_a_string_is_one():
+    assert [read_as(text, KNOWN["title"]) for text in ("2024", '"2024"', "1e-3", "a")] == ["2024", "2024", "1e-3", "a"]
+    assert (read_as("3", KNOWN["epochs"]), read_as("auto", KNOWN["beta"]), read_as("3", None)) == (3, "auto", 3)
 
 
 def test_what_a_cell_gives_to_one_name_is_a_parameter_and_nothing_else():

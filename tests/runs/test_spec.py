@@ -84,6 +84,7 @@ def test_values_that_contradict_one_another_are_refused(fields):
         (dict(model="mlp", variant="paper"), "variant is 'paper' but the model is mlp: it is for vgg."),
         (dict(model="vit", task="cifar10", width_factor=2), "width_factor is 2.0 but the model is vit: it is for vgg."),
         (dict(train_images=1000), "train_images is 1000 but the model is logreg: it is for vgg and vit."),
+        (dict(rule="multiplicative", beta=2), "beta is 2.0 but the rule is 'multiplicative': give a beta below 1."),
         (dict(model="vgg", task="cifar10", depth=3), "depth is 3 but the model is vgg: it is for mlp."),
         (dict(model="vgg", task="cifar10", input_scale=2), "input_scale is 2.0 but the model is vgg: it is for logreg "
          "and mlp."),
@@ -170,19 +171,26 @@ def test_a_grid_takes_arrays_as_it_takes_lists():
     assert made == grid(alpha0=[0.1, 0.5], batch_size=[16, 32], seeds=2, **fields)
     with pytest.raises(SpecError, match=r"has 0\.1 twice"):
         grid(alpha0=np.array([0.1, 0.1]), **fields)
+    with pytest.raises(SpecError, match=r"alpha0 is \{0\.1\}: give a list"):
+        grid(alpha0={0.1}, **fields)
 
 
 def test_an_automatic_beta_is_asked_for_as_of_the_optimisers():
     spec = RunSpec(method="adam_hd", alpha0=0.1, beta="auto", epochs=1)
     assert spec == RunSpec(method="adam_hd", alpha0=0.1, beta=1.0, rule="auto", epochs=1)
     assert spec.control().rule == "auto"
+    assert spec.with_(beta=1e-3) == RunSpec(method="adam_hd", alpha0=0.1, beta=1e-3, epochs=1)
+    assert spec.with_(beta=0.5, rule="auto").rule == spec.with_(seed=1).rule == "auto"
+    assert spec.with_(method="adam", beta=0.0).rule == "additive"
     with pytest.raises(SpecError, match="does not adapt"):
         RunSpec(method="adam", alpha0=0.1, beta="auto", epochs=1)
 
 
 def test_a_minibatch_is_no_larger_than_the_part_of_the_images_that_a_run_has():
     fields = dict(task="cifar10", model="vit", method="sgd", alpha0=0.1, epochs=1, train_images=100)
-    with pytest.raises(SpecError, match=r"batch_size is 128 but a run trains on 100 examples: take no more\."):
+    with pytest.raises(
+        SpecError, match=r"batch_size is 128 but a run trains on 100 examples: take no more, or more train_images\."
+    ):
         RunSpec(**fields)
     assert RunSpec(**fields, batch_size=100).steps_per_epoch(100) == 1
 

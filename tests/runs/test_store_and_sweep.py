@@ -605,6 +605,7 @@ def test_an_interruption_while_processes_still_start_is_told_once(long_sweep):
         (dict(device=None), "device is 'None': it must be 'auto', 'cpu' or"),
         (dict(device="cuda:first"), "must be 'auto', 'cpu' or"),
         (dict(jobs=0), "jobs is 0"),
+        (dict(jobs="2"), "jobs is '2': it must be a whole number"),
     ],
 )
 def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message, monkeypatch):
@@ -613,6 +614,11 @@ def test_what_cannot_run_is_refused_before_training(tmp_path, arguments, message
         sweep(specs(), tmp_path, **arguments)
     assert not list(tmp_path.iterdir())
     assert resolve_device("auto") == "cpu"
+
+
+def test_one_run_is_a_sweep_too(tmp_path):
+    [spec] = specs(1)
+    assert [record.spec for record in sweep(spec, tmp_path, jobs=1)] == [spec]
 
 
 def test_a_device_may_be_torchs_own(tmp_path):
@@ -687,12 +693,14 @@ def test_a_notebooks_kernel_tells_its_progress_in_the_log_of_the_command_that_ex
         "with module.progress_bar(None, total=4, desc='2 runs') as bar:\n    bar.update(3)\n"
     )
     command = (
-        "import subprocess, sys; from hdlib import cli; cli.show_bars(); "
-        f"subprocess.run([sys.executable, {str(kernel)!r}], check=True)"
+        "import subprocess, sys; from hdlib import cli; cli.show_bars(); print('first', flush=True); "
+        f"subprocess.run([sys.executable, {str(kernel)!r}], check=True); print('last')"
     )
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "2 runs: 75 % after 00:00" in done.stderr
+    with (tmp_path / "log").open("w") as log:
+        done = subprocess.run([sys.executable, "-c", command], stdout=log, stderr=log, check=False)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert done.returncode == 0, lines
+    assert (lines[0], lines[-1]) == ("first", "last") and "2 runs: 75 % after 00:00" in lines[-2]
 
 
 def test_processes_are_started_for_much_work_alone(tmp_path, monkeypatch):
