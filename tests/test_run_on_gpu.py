@@ -50,7 +50,8 @@ def test_the_perceptrons_jobs_are_those_of_its_pages(queue):
     names |= {"online-tuning-automatic": "online-tuning-mlp-automatic", "tuning": "tuning-mlp"}
     jobs = {job.name: job.parameters for job in queue.JOBS}
     for job, page in names.items():
-        assert {"title": told[page]["title"]} | jobs[job] == told[page]
+        said = {name: text for name, text in told[page].items() if name in ("title", "note")}
+        assert said | jobs[job] == told[page]
 
 
 def test_a_rehearsal_trains_packs_and_resumes(queue, tmp_path, monkeypatch, capsys):
