@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.nn import functional as F
 
 from hdlib import SGDHD, AdamHD, AdamWHD
+from hdlib.optim._group import remember
 
 RULES = ["additive", "multiplicative"]
 
@@ -48,23 +49,15 @@ class TestCompile:
         assert outcomes[1][1] == pytest.approx(outcomes[0][1], rel=1e-12)
 
     def test_what_inductor_writes_back_is_not_read_again_on_the_way(self):
-        """Alpha goes into two groups, and with it what passes over to another rate, of which it is a part."""
+        """A shared alpha goes into every group, and what passes over to another rate depends on it."""
         torch._dynamo.reset()
-        outcomes = []
-        for compiled in (False, True):
-            groups = [{"params": [torch.ones(n, requires_grad=True)]} for n in (3, 2)]
-            options = dict(hypergrad_lr=1e-3, shared_alpha=True, final_lr=0.05, transition=5.0, weight_decay=0.5)
-            optimizer = AdamWHD(groups, lr=torch.tensor(0.3), **options)
-            step = torch.compile(optimizer.step) if compiled else optimizer.step
-            found = []
-            for _ in range(3):
-                for group in groups:
-                    group["params"][0].grad = 2 * group["params"][0].detach()
-                step()
-                names = ("lr", "hypergrad", "transition_step", "step_size")
-                found += [float(group[name]) for group in optimizer.param_groups for name in names]
-            outcomes.append(found)
-        assert outcomes[1] == pytest.approx(outcomes[0], rel=1e-6)
+        groups = [dict(lr=torch.zeros((), dtype=torch.float64), differentiable=False) for _ in range(3)]
+        for group in groups:
+            group["step_size"] = torch.zeros((), dtype=torch.float64)
+        move = torch.compile(lambda: remember(groups, {"lr": groups[0]["lr"] + 1, "step_size": 2 * groups[0]["lr"]}))
+        for t in range(3):
+            move()
+            assert [(float(g["lr"]), float(g["step_size"])) for g in groups] == [(t + 1, 2 * t)] * 3
 
     @pytest.mark.parametrize("name", ["heavy_ball", "adam"])
     def test_with_a_tensor_learning_rate_it_settles_and_is_not_compiled_again(self, name):
