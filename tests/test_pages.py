@@ -546,9 +546,11 @@ def test_a_folder_of_records_may_be_named_by_a_number(project, monkeypatch):
     """And that it is new is said of a command that runs alone."""
     source = project / "notebooks" / "note.md"
     source.write_text(source.read_text().replace("steps = 2", 'store = "results"\nsteps = 2'))
+    executed = []
+    monkeypatch.setattr(notebooks, "execute", lambda *arguments: executed.append(arguments[2]) or [])
     monkeypatch.chdir(project)
-    done = hdlib("run", "notebooks/note.md", "-p", "store=20240501", "-o", "out.ipynb")
-    assert done.exit_code == 0 and "store is '20240501', a new folder" in done.output
+    done = hdlib("run", "notebooks/note.md", "-p", "store=20240501")
+    assert executed == [{"store": "20240501"}] and "store is '20240501', a new folder" in done.output
     refused = hdlib("run", "notebooks/note.md", "-p", "store=20240501", "-p", "stps=1")
     assert refused.exit_code == 2 and len(refused.output.splitlines()) == 1 and "did you mean steps?" in refused.output
 
