@@ -169,6 +169,12 @@ def many():
         torch.testing.assert_close(d, 1.9 * g)
     assert kernel.units == [16, 16, 16, 1]
 
+    zero = torch.zeros(5)  # moments at step 0: of a checkpoint whose only step was skipped
+    h, squared, length = _triton.adam_sums(
+        [[zero, zero + 2, zero, zero]], [torch.tensor(0.0)], (0.9, 0.999), 1e-8, 1.0, 0.0, 0.0
+    )
+    assert (h, squared, length) == (0, 20, 0)
+
 
 def test_interpreted_the_kernels_step_as_the_loop_does():
     alone("compare()", TRITON_INTERPRET="1")

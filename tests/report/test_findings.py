@@ -375,3 +375,9 @@ def test_a_small_rise_of_alpha_is_told_in_per_cent():
         for seed, peak in enumerate(peaks)
     ]
     assert "Adam-HD rises by no more than 5.0 %" in findings.tuning(runs)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_rise_from_zero_is_none_in_per_cent():
+    runs = [run([2, 1], [0.0, 1e-3], method="adam_hd", beta=1e-7, alpha0=0.0)]
+    assert findings.tuning(runs).endswith("The learning rate of Adam-HD rises to 0.00100.")

@@ -125,6 +125,9 @@ def test_what_counts_as_near_is_near_the_lowest_of_the_family(records):
     alike = [replace(r, epochs=r.epochs.assign(train_loss=0.2)) if r.spec.rule == "auto" else r for r in records]
     note = schedules.table({"logistic regression": alike}).note
     assert "With the automatic β SGD-HD from α₀ = 10⁻¹ and 10⁻³ ends at the same losses" in note
+    both = schedules.table({"one": alike, "another": alike, "a third": records}).note
+    assert both.count("ends at the same losses") == note.count("ends at the same losses")
+    assert "(one and another): the limit on the first step" in both
 
 
 def with_prodigy(records, ends, found=2e-3):

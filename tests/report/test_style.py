@@ -83,6 +83,15 @@ def test_capped_runs_are_said_to_have_so_many_iterations(tiny):
     assert "2 runs, 2 seeds, at most 3 iterations," in note and "epoch" not in note
 
 
+def test_runs_on_a_part_of_the_images_are_said_to_be(tiny):
+    record = train(tiny.with_(epochs=1))
+    images = dict(task="cifar10", model="vgg", method="sgd", alpha0=0.1, epochs=1)
+    some, all_of_them = (replace(record, spec=RunSpec(**images, train_images=n)) for n in (10_000, None))
+    assert frames.note([some]).endswith(", trained on 10,000 of the first.")
+    assert frames.note([some, all_of_them]).endswith(", trained on 10,000 or all of the first.")
+    assert "trained on" not in frames.note([all_of_them]) + frames.note([record])
+
+
 def test_seeds_are_those_of_one_configuration(tiny):
     runs = [train(tiny), train(tiny.with_(seed=1)), train(tiny.with_(alpha0=0.02))]
     assert frames.seeds(runs) == (1, 2) and "up to 2 seeds" in frames.note(runs)
